@@ -1,0 +1,8 @@
+//! Tributary's rules: ids, wire format, signed envelopes and the pure state machines of datanets, tasks,
+//! verification, receipts and money.
+//!
+//! Architecture invariant: nothing in this crate reads a clock, draws from an ambient random generator,
+//! does I/O or iterates over a hash map. Time, randomness and results of work come in as inputs; messages,
+//! timers and work go out as outputs. `peer` drives these machines with real sockets, `simnet` with virtual time.
+
+pub mod id;
