@@ -3,7 +3,7 @@ pragma solidity 0.8.37;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {Distributor, IFinalRoot} from "./Distributor.sol";
 import {Ed25519} from "./Ed25519.sol";
 import {ReceiptProof, ReceiptTree} from "./ReceiptTree.sol";
@@ -37,7 +37,7 @@ struct NodeProof {
 /// @dev batch id = keccak256(abi.encode(Batch)), the eight fields as eight words in their order.
 /// What no proof here can show: that an amount follows from the receipts, that a digest belongs to a receipt, that data is withheld.
 /// Against those stand the guardian's veto and the distributor's payout cap.
-contract Anchor is IFinalRoot, ReentrancyGuard {
+contract Anchor is IFinalRoot, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
 
     enum Reason {

@@ -3,7 +3,7 @@ pragma solidity 0.8.37;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IDistributor} from "./IDistributor.sol";
 import {LeafProof, SumTree} from "./SumTree.sol";
 
@@ -18,7 +18,7 @@ interface IFinalRoot {
 /// `epochCap` is paid out.
 /// @dev Amounts are cumulative since the beginning, so a missed epoch costs nothing and a claim made twice pays nothing. A claim that the
 /// cap cuts short pays what the cap leaves and the rest stays due. The hashes are described in SumTree.
-contract Distributor is IDistributor, ReentrancyGuard {
+contract Distributor is IDistributor, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
 
     IERC20 public immutable token;

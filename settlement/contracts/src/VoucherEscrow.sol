@@ -5,7 +5,7 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IDistributor} from "./IDistributor.sol";
 
 /// What a payer owes a payee on one stream since its beginning: the worker's price and, beside it, the fees. Atto-OPEN.
@@ -25,7 +25,7 @@ struct Voucher {
 ///
 /// The payer is whoever signed. A voucher replaces all earlier ones of its stream, so it can be handed in again without effect, and a lost
 /// one costs nothing.
-contract VoucherEscrow is EIP712, ReentrancyGuard {
+contract VoucherEscrow is EIP712, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
 
     struct Account {
