@@ -2,7 +2,19 @@
 //! verification, receipts and money.
 //!
 //! Architecture invariant: nothing in this crate reads a clock, draws from an ambient random generator,
-//! does I/O or iterates over a hash map. Time, randomness and results of work come in as inputs; messages,
-//! timers and work go out as outputs. `peer` drives these machines with real sockets, `simnet` with virtual time.
+//! does I/O or iterates over a hash map. Time, randomness and results of work come in as inputs; messages
+//! and work go out as outputs. `peer` drives these machines with real sockets, `simnet` with virtual time.
 
+pub mod attribution;
+pub mod batch;
+pub mod datanet;
+pub mod economy;
+pub mod envelope;
 pub mod id;
+pub mod limits;
+pub mod merkle;
+pub mod message;
+pub mod receipt;
+pub mod task;
+pub mod verification;
+pub mod wire;

@@ -1,0 +1,122 @@
+//! From credits to integer shares: how much of an answer each contributor explains.
+//!
+//! Invariant: the shares and the commons' part of one answer sum exactly to [`WHOLE`]; shares are linear in
+//! the credits, so that splitting one identity into several gains nothing (design section 8, "Shares").
+
+use std::collections::BTreeMap;
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AccountId, ChainAddress};
+
+/// The whole of an answer, in parts per million.
+pub const WHOLE: u32 = 1_000_000;
+
+/// The weight of one contributor in one answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Share {
+    /// Who contributed.
+    pub account: AccountId,
+    /// Where their earnings go, as they signed it with their contribution.
+    pub payout: ChainAddress,
+    /// Parts per million of the answer.
+    pub weight: u32,
+}
+
+/// What an attribution method said of one contributor: by how much the loss of the answer rises when they
+/// are left out, in millionths of a nat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CreditScore {
+    /// Who contributed.
+    pub account: AccountId,
+    /// Where their earnings go.
+    pub payout: ChainAddress,
+    /// Loss difference, in micro-nats; negative when leaving them out helps.
+    pub micro_nats: i64,
+}
+
+/// Credit, in micro-nats, that no contributor explains and that stays with the commons in every answer, so
+/// that weak evidence pays the pool: a twentieth of a nat.
+pub const COMMONS_MICRO_NATS: u64 = 50_000;
+
+/// The credit below which a contributor's score is taken for training noise, in micro-nats.
+pub const NOISE_MICRO_NATS: u64 = 5_000;
+
+/// Turns credits into shares: sums them per identity, subtracts the noise, clips once at zero, and divides by
+/// the sum with the commons' part. Never a softmax, which rewards splitting. The commons' weight is what is
+/// missing to [`WHOLE`]. Shares are ordered by account; contributors without credit are left out.
+#[must_use]
+pub fn shares(credits: &[CreditScore]) -> Vec<Share> {
+    let mut sums: BTreeMap<AccountId, (ChainAddress, i64)> = BTreeMap::new();
+    for credit in credits {
+        let entry = sums.entry(credit.account).or_insert((credit.payout, 0));
+        entry.1 = entry.1.saturating_add(credit.micro_nats);
+    }
+    let clipped: Vec<(AccountId, ChainAddress, u64)> = sums
+        .into_iter()
+        .map(|(account, (payout, sum))| {
+            (account, payout, u64::try_from(sum).unwrap_or(0).saturating_sub(NOISE_MICRO_NATS))
+        })
+        .collect();
+    let pot: u128 =
+        clipped.iter().map(|(_, _, credit)| u128::from(*credit)).sum::<u128>() + u128::from(COMMONS_MICRO_NATS);
+    clipped
+        .into_iter()
+        .filter_map(|(account, payout, credit)| {
+            let weight = u128::from(credit) * u128::from(WHOLE) / pot;
+            let weight = u32::try_from(weight).unwrap_or(WHOLE);
+            (weight > 0).then_some(Share { account, payout, weight })
+        })
+        .collect()
+}
+
+/// The weight that no contributor explains, or `None` when the shares exceed the whole.
+#[must_use]
+pub fn commons_weight(shares: &[Share]) -> Option<u32> {
+    let sum: u64 = shares.iter().map(|share| u64::from(share.weight)).sum();
+    u32::try_from(u64::from(WHOLE).checked_sub(sum)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn score(identity: u8, micro_nats: i64) -> CreditScore {
+        CreditScore { account: AccountId([identity; 32]), payout: ChainAddress([identity; 20]), micro_nats }
+    }
+
+    #[test]
+    fn weak_evidence_pays_the_commons() {
+        let shares = shares(&[score(1, 2_000), score(2, -70_000)]);
+        assert_eq!(shares, []);
+        assert_eq!(commons_weight(&shares), Some(WHOLE));
+    }
+
+    #[test]
+    fn strong_evidence_pays_the_contributor() {
+        let shares = shares(&[score(1, 5_000_000), score(2, 1_000)]);
+        assert_eq!(shares.len(), 1);
+        assert!(shares[0].weight > WHOLE / 10 * 9, "{shares:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn shares_and_commons_are_the_whole(credits in proptest::collection::vec((0..6_u8, any::<i64>()), 0..20)) {
+            let scores: Vec<CreditScore> = credits.iter().map(|(who, nats)| score(*who, *nats)).collect();
+            let shares = shares(&scores);
+            let sum: u64 = shares.iter().map(|share| u64::from(share.weight)).sum();
+            prop_assert_eq!(sum + u64::from(commons_weight(&shares).unwrap()), u64::from(WHOLE));
+        }
+
+        #[test]
+        fn one_identity_gains_nothing_by_many_entries(parts in proptest::collection::vec(0..1_000_000_i64, 1..8), other in 0..1_000_000_i64) {
+            let whole = shares(&[score(1, parts.iter().sum()), score(2, other)]);
+            let mut split: Vec<CreditScore> = parts.iter().map(|part| score(1, *part)).collect();
+            split.push(score(2, other));
+            prop_assert_eq!(whole, shares(&split));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Every bound of the protocol and its reason.
+//!
+//! Invariant: nothing that comes from another peer is allocated, stored or queued without one of these bounds.
+
+/// A signed envelope with header and signature, in bytes: fits a request without fragmentation of buffers.
+pub const ENVELOPE_MAX_BYTES: usize = 64 * 1024;
+/// A gossip message, in bytes: gossip multiplies every byte by the mesh degree.
+pub const GOSSIP_MAX_BYTES: usize = 32 * 1024;
+/// A request or response between two peers, in bytes; larger things are blobs.
+pub const REQUEST_MAX_BYTES: usize = 1024 * 1024;
+/// Addresses in one peer record: a host with more is misconfigured or an amplification attempt.
+pub const ADDRESSES_MAX: usize = 16;
+/// Characters in one address.
+pub const ADDRESS_MAX_BYTES: usize = 256;
+/// Clock difference that is tolerated between sender and receiver, in milliseconds: two minutes.
+pub const CLOCK_WINDOW_MS: u64 = 120_000;
+/// How far behind a signer's newest sequence number a message may arrive: gossip and direct paths overtake each other.
+pub const REPLAY_WINDOW: u64 = 1024;
+/// Signers whose sequence numbers are remembered; the least recently heard is forgotten first.
+pub const REPLAY_SIGNERS_MAX: usize = 65_536;
+/// Peers whose records are kept.
+pub const PEERS_MAX: usize = 16_384;
+/// Datanets a node keeps.
+pub const DATANETS_MAX: usize = 4096;
+/// Contributors in one datanet.
+pub const CONTRIBUTORS_MAX: usize = 4096;
+/// Entries in one contributor's log: at 64 MiB a shard this is 64 TiB.
+pub const LOG_ENTRIES_MAX: u64 = 1_048_576;
+/// Log entries in one answer to a log request: stays below [`REQUEST_MAX_BYTES`].
+pub const LOG_BATCH_MAX: usize = 256;
+/// Contributors named in one head announcement: stays below [`GOSSIP_MAX_BYTES`].
+pub const HEAD_CONTRIBUTORS_MAX: usize = 256;
+/// Records in one shard.
+pub const SHARD_RECORDS_MAX: u32 = 4_000_000;
+/// Bytes of one shard, 256 MiB: the upper end of the design's range.
+pub const SHARD_MAX_BYTES: u64 = 256 * 1024 * 1024;
+/// Characters of a name.
+pub const NAME_MAX_BYTES: usize = 128;
+/// Bytes of a licence expression (SPDX).
+pub const LICENCE_MAX_BYTES: usize = 128;
+/// Bytes of a training recipe as canonical JSON.
+pub const RECIPE_MAX_BYTES: usize = 4096;
+/// Tasks a node follows at once; finished ones are forgotten first.
+pub const TASKS_MAX: usize = 4096;
+/// Bids kept for one task.
+pub const BIDS_MAX: usize = 64;
+/// Times a task is offered again after its worker died before it is given up.
+pub const AWARD_ROUNDS_MAX: u32 = 8;
+/// Milliseconds in which sealed bids are taken.
+pub const BID_WINDOW_MS: u64 = 1_500;
+/// Milliseconds in which bids are opened after that.
+pub const REVEAL_WINDOW_MS: u64 = 1_500;
+/// Milliseconds without a heartbeat after which a lease is lost.
+pub const LEASE_MS: u64 = 12_000;
+/// Milliseconds between a worker's heartbeats: four chances within one lease.
+pub const HEARTBEAT_MS: u64 = 3_000;
+/// Milliseconds a verifier has before another one is asked.
+pub const VERIFY_TIMEOUT_MS: u64 = 90_000;
+/// Milliseconds between repeats of an unanswered message.
+pub const RETRY_MS: u64 = 2_000;
+/// Milliseconds between a node's housekeeping ticks.
+pub const TICK_MS: u64 = 1_000;
+/// Milliseconds between announcements of a node's own record and heads.
+pub const ANNOUNCE_MS: u64 = 4_000;
+/// Milliseconds after which a silent peer's record is not relied upon any more.
+pub const PEER_STALE_MS: u64 = 20_000;
+/// Checkpoints in one training result: stays below [`ENVELOPE_MAX_BYTES`].
+pub const CHECKPOINTS_MAX: usize = 512;
+/// Segments one verdict may cover.
+pub const SEGMENTS_MAX: usize = 64;
+/// Prompt of an inference request, in bytes.
+pub const PROMPT_MAX_BYTES: usize = 32 * 1024;
+/// Tokens one answer may have.
+pub const ANSWER_TOKENS_MAX: u32 = 8192;
+/// Fingerprint bytes in one audit request: 258 bytes for each 32 tokens of the longest answer.
+pub const FINGERPRINTS_MAX_BYTES: usize = 128 * 1024;
+/// Contributors with a weight in one receipt: design section 8 gives the largest 200 their own δ.
+pub const RECEIPT_SHARES_MAX: usize = 208;
+/// Adapters a node says it serves in one record.
+pub const SERVING_MAX: usize = 64;
+/// Receipts in one witness batch.
+pub const BATCH_RECEIPTS_MAX: usize = 4096;
+/// Bytes of a batch body.
+pub const BATCH_MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// Milliseconds over which a witness gathers receipts before it seals a batch.
+pub const BATCH_INTERVAL_MS: u64 = 4_000;
+/// Witnesses of one receipt: design section 5 asks for 8 to 16.
+pub const WITNESSES_PER_RECEIPT: usize = 8;
+/// Batch heads remembered for a witness.
+pub const BATCH_HEADS_MAX: usize = 4096;
+/// Receipts waiting for acknowledgement that a node sends again.
+pub const OUTBOX_MAX: usize = 4096;
+/// Unpaid work a worker does for one payer before it asks for a voucher, in answers.
+pub const EXPOSURE_ANSWERS_MAX: u32 = 256;
+/// Earnings in one epoch's ledger.
+pub const LEDGER_ACCOUNTS_MAX: usize = 1_048_576;
+/// Milliseconds a fetch of a blob may take before it is asked for again.
+pub const FETCH_RETRY_MS: u64 = 5_000;
+/// Depth of a Merkle proof: 2^40 leaves are more than any tree here holds.
+pub const MERKLE_DEPTH_MAX: usize = 40;
