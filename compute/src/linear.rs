@@ -1,0 +1,86 @@
+//! One dense product of a block, with the hook where LoRA comes in.
+//!
+//! Invariant: whatever the hook, a row's result depends bitwise only on the row, the weight and the row's own pair.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+
+use crate::lora::{Adapter, Pair};
+use crate::model::Module;
+use crate::ops::{lora_product, product};
+use crate::train::Dropout;
+
+/// Which adapter applies to which rows.
+#[derive(Clone, Copy)]
+pub enum Hook<'a> {
+    /// The base alone.
+    Base,
+    /// One adapter for all rows, in training with dropout on what it sees.
+    One(&'a Adapter, Option<&'a Dropout<'a>>),
+    /// Rows in segments that cover them all in order, each with its own adapter or the base.
+    Segments(&'a [(Range<usize>, Option<&'a Adapter>)]),
+}
+
+/// A weight (in, out) at its place in the model.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor,
+    layer: usize,
+    module: Module,
+}
+
+impl Linear {
+    /// The product `module` of block `layer` with weight (in, out).
+    #[must_use]
+    pub const fn new(weight: Tensor, layer: usize, module: Module) -> Self {
+        Self { weight, layer, module }
+    }
+
+    /// The weight, (in, out).
+    #[must_use]
+    pub const fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// x (rows, in) to (rows, out).
+    ///
+    /// # Errors
+    /// When shapes don't fit.
+    pub fn forward(&self, x: &Tensor, hook: Hook<'_>) -> Result<Tensor> {
+        match hook {
+            Hook::Base => product(x, &self.weight),
+            Hook::One(adapter, dropout) => match adapter.pair(self.layer, self.module) {
+                None => product(x, &self.weight),
+                Some(pair) => {
+                    let mask =
+                        dropout.map(|dropout| dropout.mask(x.dims2()?.1, self.layer, self.module)).transpose()?;
+                    let scale = adapter.config().scale();
+                    lora_product(x, &self.weight, &pair.down, &pair.up, scale, mask.as_ref())
+                }
+            },
+            Hook::Segments(segments) => self.segmented(x, segments),
+        }
+    }
+
+    /// One product for all rows, then each segment's addition: on a processor faster than gathering pairs per row.
+    fn segmented(&self, x: &Tensor, segments: &[(Range<usize>, Option<&Adapter>)]) -> Result<Tensor> {
+        let base = product(x, &self.weight)?;
+        let pair_of = |adapter: &Option<&Adapter>| -> Option<(Pair, f32)> {
+            let adapter = (*adapter)?;
+            Some((adapter.pair(self.layer, self.module)?.clone(), adapter.config().scale()))
+        };
+        let mut parts = Vec::with_capacity(segments.len());
+        for (range, adapter) in segments {
+            let own = base.narrow(0, range.start, range.len())?;
+            parts.push(match pair_of(adapter) {
+                None => own,
+                Some((pair, scale)) => {
+                    let small = product(&x.narrow(0, range.start, range.len())?, &pair.down)?;
+                    (own + (product(&small, &pair.up)? * f64::from(scale))?)?
+                }
+            });
+        }
+        Tensor::cat(&parts, 0)
+    }
+}

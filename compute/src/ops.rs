@@ -1,0 +1,111 @@
+//! The kernels of the model, as candle operations with their own gradients.
+//!
+//! Invariant: forward and gradient of each row are computed in one fixed order of additions, whatever the batch and
+//! the number of threads. Candle's fused operations drop gradients without a word; each of these has a
+//! finite-difference check in the tests.
+
+mod attention;
+mod entropy;
+mod exponential;
+mod lora;
+mod norm;
+mod product;
+mod rope;
+mod swiglu;
+
+use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, bail};
+
+pub use attention::{HeadShape, Run, attend, attend_cached};
+pub use entropy::negative_log_likelihood;
+pub use exponential::exponential;
+pub use lora::lora_product;
+pub use norm::rms_norm;
+pub use product::product;
+pub use rope::{RopeTable, rotate};
+pub use swiglu::swiglu;
+
+/// Rows one thread takes at a time in row-wise kernels: enough work to outweigh waking a thread.
+const ROWS_PER_JOB: usize = 32;
+
+/// Numbers added side by side in a reduction. Part of the determinism class: never change it without
+/// [`crate::device::KERNEL_REVISION`].
+const LANES: usize = 8;
+
+/// The contiguous floats behind a storage.
+fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => bail!("kernel needs contiguous rows, got strides {:?}", layout.stride()),
+    }
+}
+
+/// Lends the floats of a tensor, copying only when it is not contiguous.
+pub(crate) fn with_floats<T>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => Ok(work(floats(storage, layout)?)),
+        _ => bail!("kernel runs on the processor only"),
+    }
+}
+
+fn stored(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
+    (CpuStorage::F32(values), shape.into())
+}
+
+fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    Tensor::from_vec(values, shape.into(), &Device::Cpu)
+}
+
+/// Runs `work` with the widest vector instructions of this processor; the results don't depend on which.
+#[inline(always)]
+fn vectorised<T>(work: impl FnOnce() -> T) -> T {
+    pulp::Arch::new().dispatch(work)
+}
+
+/// Rounds to f32 where f64 was used for accuracy only.
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
+pub(crate) const fn narrow(value: f64) -> f32 {
+    value as f32
+}
+
+#[inline(always)]
+fn fold(lanes: [f32; LANES]) -> f32 {
+    ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+}
+
+/// Σ f(a, b) over two equally long slices, in eight lanes.
+#[inline(always)]
+fn sum_pairs(left: &[f32], right: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (left_blocks, left_rest) = left.as_chunks::<LANES>();
+    let (right_blocks, right_rest) = right.as_chunks::<LANES>();
+    for (a, b) in left_blocks.iter().zip(right_blocks) {
+        for lane in 0..LANES {
+            lanes[lane] += term(a[lane], b[lane]);
+        }
+    }
+    for (lane, (a, b)) in left_rest.iter().zip(right_rest).enumerate() {
+        lanes[lane] += term(*a, *b);
+    }
+    fold(lanes)
+}
+
+#[inline(always)]
+fn dot(left: &[f32], right: &[f32]) -> f32 {
+    sum_pairs(left, right, |a, b| a * b)
+}
+
+/// `into += factor · from`
+#[inline(always)]
+fn add_scaled(into: &mut [f32], factor: f32, from: &[f32]) {
+    for (into, from) in into.iter_mut().zip(from) {
+        *into += factor * from;
+    }
+}
+
+/// The largest value, in any order since the maximum of finite numbers has none.
+#[inline(always)]
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(f32::NEG_INFINITY, |largest, value| if *value > largest { *value } else { largest })
+}

@@ -1,0 +1,254 @@
+//! Causal softmax attention over sequences laid end to end, and over a cache.
+//!
+//! Invariant: a query row's result is computed by the same loop in the same order in both, so decoding one token at a
+//! time gives bitwise what one pass over the whole sequence gives.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
+
+use super::exponential::exponential;
+use super::{add_scaled, dot, floats, largest, stored, sum_pairs, tensor, vectorised, with_floats};
+
+/// How the width of queries, keys and values divides into heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub width: usize,
+}
+
+/// Consecutive rows of keys and values, each row `kv_heads · width` wide.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// Keys, already rotated.
+    pub keys: &'a [f32],
+    /// Values.
+    pub values: &'a [f32],
+}
+
+/// Attention within each of `sequences` (ranges of rows). q (rows, heads · width); k and v (rows, kv_heads · width).
+///
+/// # Errors
+/// When shapes don't fit or a sequence lies outside the rows.
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, shape: HeadShape, sequences: &Arc<[Range<usize>]>) -> Result<Tensor> {
+    let rows = q.dim(0)?;
+    if k.dims() != [rows, shape.kv_heads * shape.width]
+        || v.dims() != k.dims()
+        || q.dim(1)? != shape.heads * shape.width
+    {
+        bail!("attention of {:?}, {:?}, {:?} with {shape:?}", q.dims(), k.dims(), v.dims());
+    }
+    let covered = sequences.iter().try_fold(0, |at, range| (range.start == at && range.end > at).then_some(range.end));
+    if covered != Some(rows) {
+        bail!("sequences do not cover {rows} rows end to end");
+    }
+    let op = Attention { shape, sequences: sequences.clone() };
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+}
+
+/// Attention of query rows that follow each other, the last of which sees `context` rows of the cache's runs.
+/// `queries` and the result are (rows, heads · width).
+#[must_use]
+pub fn attend_cached(queries: &[f32], runs: &[Run<'_>], context: usize, shape: HeadShape) -> Vec<f32> {
+    let width = shape.heads * shape.width;
+    let rows = queries.len() / width;
+    let mut out = vec![0.0_f32; queries.len()];
+    out.par_chunks_mut(width).enumerate().for_each(|(row, out)| {
+        let seen = context + row + 1 - rows;
+        let mut scores = vec![0.0_f32; seen];
+        vectorised(|| attend_row(&queries[row * width..][..width], runs, shape, &mut scores, out));
+    });
+    out
+}
+
+/// One query row against the first `scores.len()` rows of `runs`.
+#[inline(always)]
+fn attend_row(query: &[f32], runs: &[Run<'_>], shape: HeadShape, scores: &mut [f32], out: &mut [f32]) {
+    let (width, kv_width) = (shape.width, shape.kv_heads * shape.width);
+    let group = shape.heads / shape.kv_heads;
+    for (head, (query, out)) in query.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
+        let offset = head / group * width;
+        let keys = runs.iter().flat_map(|run| run.keys.chunks_exact(kv_width));
+        for (score, key) in scores.iter_mut().zip(keys) {
+            *score = dot(query, &key[offset..offset + width]);
+        }
+        let total = soften(scores, width);
+        let values = runs.iter().flat_map(|run| run.values.chunks_exact(kv_width));
+        for (weight, value) in scores.iter().zip(values) {
+            add_scaled(out, *weight, &value[offset..offset + width]);
+        }
+        for out in out.iter_mut() {
+            *out /= total;
+        }
+    }
+}
+
+/// Turns raw scores into e^(scaled score − maximum); gives their sum.
+#[inline(always)]
+#[expect(clippy::cast_precision_loss, reason = "head widths are below 2^17")]
+fn soften(scores: &mut [f32], width: usize) -> f32 {
+    let scale = 1.0 / (width as f32).sqrt();
+    let largest = largest(scores);
+    for score in scores.iter_mut() {
+        *score = exponential((*score - largest) * scale);
+    }
+    sum_pairs(scores, scores, |value, _| value)
+}
+
+struct Attention {
+    shape: HeadShape,
+    sequences: Arc<[Range<usize>]>,
+}
+
+/// The gradients of one sequence's one key head: queries of its whole group, keys, values; head by head.
+struct GroupGradient {
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// Copies columns `offset..offset + width` of the rows of `from`.
+fn columns(from: &[f32], stride: usize, offset: usize, width: usize) -> Vec<f32> {
+    from.chunks_exact(stride).flat_map(|row| &row[offset..offset + width]).copied().collect()
+}
+
+/// Puts rows of `width` back at columns `offset..` of the rows of `into`.
+fn put_columns(into: &mut [f32], stride: usize, offset: usize, from: &[f32], width: usize) {
+    for (into, from) in into.chunks_exact_mut(stride).zip(from.chunks_exact(width)) {
+        into[offset..offset + width].copy_from_slice(from);
+    }
+}
+
+impl Attention {
+    fn widths(&self) -> (usize, usize) {
+        (self.shape.heads * self.shape.width, self.shape.kv_heads * self.shape.width)
+    }
+
+    /// Gradients of one head, added into `for_keys` and `for_values`; rows are contiguous within the head.
+    #[inline(always)]
+    #[expect(clippy::cast_precision_loss, reason = "head widths are below 2^17")]
+    fn backward_head(&self, [q, k, v, gradient]: [&[f32]; 4], for_q: &mut [f32], for_k: &mut [f32], for_v: &mut [f32]) {
+        let width = self.shape.width;
+        let scale = 1.0 / (width as f32).sqrt();
+        let rows = q.len() / width;
+        let (mut weights, mut slopes) = (vec![0.0_f32; rows], vec![0.0_f32; rows]);
+        let queries = q.chunks_exact(width).zip(gradient.chunks_exact(width)).zip(for_q.chunks_exact_mut(width));
+        for (row, ((query, gradient), for_query)) in queries.enumerate() {
+            let (weights, slopes) = (&mut weights[..=row], &mut slopes[..=row]);
+            for (weight, key) in weights.iter_mut().zip(k.chunks_exact(width)) {
+                *weight = dot(query, key);
+            }
+            let total = soften(weights, width);
+            for ((weight, slope), value) in weights.iter_mut().zip(slopes.iter_mut()).zip(v.chunks_exact(width)) {
+                *weight /= total;
+                *slope = dot(gradient, value);
+            }
+            let mean = dot(weights, slopes);
+            let sides = for_k.chunks_exact_mut(width).zip(for_v.chunks_exact_mut(width)).zip(k.chunks_exact(width));
+            for ((weight, slope), ((for_key, for_value), key)) in weights.iter().zip(slopes.iter()).zip(sides) {
+                let slope = weight * (slope - mean) * scale;
+                add_scaled(for_query, slope, key);
+                add_scaled(for_key, slope, query);
+                add_scaled(for_value, *weight, gradient);
+            }
+        }
+    }
+
+    fn backward_group(&self, [q, k, v, gradient]: [&[f32]; 4], kv_head: usize) -> GroupGradient {
+        let (width, (q_stride, kv_stride)) = (self.shape.width, self.widths());
+        let group = self.shape.heads / self.shape.kv_heads;
+        let keys = columns(k, kv_stride, kv_head * width, width);
+        let values = columns(v, kv_stride, kv_head * width, width);
+        let mut result =
+            GroupGradient { queries: Vec::new(), keys: vec![0.0; keys.len()], values: vec![0.0; keys.len()] };
+        for head in kv_head * group..(kv_head + 1) * group {
+            let query = columns(q, q_stride, head * width, width);
+            let gradient = columns(gradient, q_stride, head * width, width);
+            let mut for_q = vec![0.0; query.len()];
+            let inputs = [&query[..], &keys, &values, &gradient];
+            vectorised(|| self.backward_head(inputs, &mut for_q, &mut result.keys, &mut result.values));
+            result.queries.extend(for_q);
+        }
+        result
+    }
+
+    fn backward(&self, q: &[f32], k: &[f32], v: &[f32], gradient: &[f32]) -> [Vec<f32>; 3] {
+        let (width, (q_stride, kv_stride)) = (self.shape.width, self.widths());
+        let group = self.shape.heads / self.shape.kv_heads;
+        let jobs: Vec<(&Range<usize>, usize)> =
+            self.sequences.iter().flat_map(|range| (0..self.shape.kv_heads).map(move |head| (range, head))).collect();
+        let work = jobs.into_par_iter().map(|(range, kv_head)| {
+            let wide = range.start * q_stride..range.end * q_stride;
+            let narrow = range.start * kv_stride..range.end * kv_stride;
+            let inputs = [&q[wide.clone()], &k[narrow.clone()], &v[narrow], &gradient[wide]];
+            (range, kv_head, self.backward_group(inputs, kv_head))
+        });
+        let parts: Vec<_> = work.collect();
+        let (mut for_q, mut for_k, mut for_v) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+        for (range, kv_head, part) in parts {
+            let wide = &mut for_q[range.start * q_stride..range.end * q_stride];
+            for (index, queries) in part.queries.chunks_exact(range.len() * width).enumerate() {
+                put_columns(wide, q_stride, (kv_head * group + index) * width, queries, width);
+            }
+            let narrow = range.start * kv_stride..range.end * kv_stride;
+            put_columns(&mut for_k[narrow.clone()], kv_stride, kv_head * width, &part.keys, width);
+            put_columns(&mut for_v[narrow], kv_stride, kv_head * width, &part.values, width);
+        }
+        [for_q, for_k, for_v]
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_at: &Layout,
+        k: &CpuStorage,
+        k_at: &Layout,
+        v: &CpuStorage,
+        v_at: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (q, k, v) = (floats(q, q_at)?, floats(k, k_at)?, floats(v, v_at)?);
+        let (q_stride, kv_stride) = self.widths();
+        let starts: Vec<usize> =
+            self.sequences.iter().flat_map(|range| std::iter::repeat_n(range.start, range.len())).collect();
+        let mut out = vec![0.0_f32; q.len()];
+        out.par_chunks_mut(q_stride).enumerate().for_each(|(row, out)| {
+            let rows = starts[row] * kv_stride..(row + 1) * kv_stride;
+            let run = [Run { keys: &k[rows.clone()], values: &v[rows] }];
+            let mut scores = vec![0.0_f32; row + 1 - starts[row]];
+            vectorised(|| attend_row(&q[row * q_stride..][..q_stride], &run, self.shape, &mut scores, out));
+        });
+        Ok(stored(out, q_at.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let parts = with_floats(q, |q| {
+            with_floats(k, |k| with_floats(v, |v| with_floats(gradient, |gradient| self.backward(q, k, v, gradient))))
+        })????;
+        let [for_q, for_k, for_v] = parts;
+        Ok((
+            Some(tensor(for_q, q.shape().clone())?),
+            Some(tensor(for_k, k.shape().clone())?),
+            Some(tensor(for_v, v.shape().clone())?),
+        ))
+    }
+}

@@ -1,0 +1,5 @@
+//! Training.
+
+mod dropout;
+
+pub use dropout::Dropout;
