@@ -1,0 +1,357 @@
+//! What an epoch commits to: the Merkle-sum tree of earnings and the Merkle tree of receipts, hash for hash as the
+//! contracts `SumTree` and `ReceiptTree` check them.
+//!
+//! Invariant: an earnings tree's total is the sum of its leaves, and a proof holds for exactly one account, amount
+//! and place under one (root, total). Leaves rise by account, so a tree is a function of its ledger alone.
+
+use std::collections::BTreeMap;
+
+use alloy::primitives::{B256, U256, keccak256};
+use alloy::sol_types::SolValue;
+use serde::{Deserialize, Serialize};
+use tributary_protocol::id::{Amount, ChainAddress};
+
+/// Height of a tree at most, as in the contracts.
+pub const MAX_TREE_DEPTH: usize = 32;
+
+/// Why there is no tree or proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TreeError {
+    /// The earnings together do not fit 128 bits.
+    #[error("the earnings sum above 2^128")]
+    Overflow,
+    /// The zero address earns nothing: its leaf would be the empty one.
+    #[error("the zero address cannot earn")]
+    ZeroAccount,
+}
+
+/// A node beside a path, with its sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SumNode {
+    /// The node's hash, 32 bytes.
+    #[serde(with = "hex_bytes")]
+    pub hash: [u8; 32],
+    /// The sum below it.
+    pub sum: Amount,
+}
+
+const EMPTY: SumNode = SumNode { hash: [0; 32], sum: Amount::ZERO };
+
+/// That an account earned an amount, under one (root, total).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarningsProof {
+    /// Who earned.
+    pub account: ChainAddress,
+    /// How much, since the beginning.
+    pub cumulative: Amount,
+    /// The leaf's place from the left.
+    pub index: u64,
+    /// The nodes beside the path, bottom first.
+    pub siblings: Vec<SumNode>,
+}
+
+impl EarningsProof {
+    /// The root and total that follow from this proof; `None` when a sum overflows, or depth or index is out of range.
+    #[must_use]
+    pub fn root(&self) -> Option<SumNode> {
+        let depth = self.siblings.len();
+        if depth > MAX_TREE_DEPTH || self.index >> depth != 0 {
+            return None;
+        }
+        let leaf = leaf(self.account, self.cumulative);
+        let climb = |node: SumNode, (height, beside): (usize, &SumNode)| match self.index >> height & 1 {
+            0 => parent(&node, beside),
+            _ => parent(beside, &node),
+        };
+        self.siblings.iter().enumerate().try_fold(leaf, climb)
+    }
+
+    /// Whether the chain would accept this proof against `root` and `total`.
+    #[must_use]
+    pub fn holds(&self, root: &[u8; 32], total: Amount) -> bool {
+        self.root().is_some_and(|node| node.hash == *root && node.sum == total)
+    }
+}
+
+/// The earnings of all accounts since the beginning, as one epoch commits to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochTree {
+    accounts: Vec<ChainAddress>,
+    amounts: Vec<Amount>,
+    /// Bottom first; each level is half of the one below, down to the root alone.
+    levels: Vec<Vec<SumNode>>,
+}
+
+impl EpochTree {
+    /// The tree of a ledger.
+    pub fn build(earnings: &BTreeMap<ChainAddress, Amount>) -> Result<Self, TreeError> {
+        if earnings.contains_key(&ChainAddress::default()) {
+            return Err(TreeError::ZeroAccount);
+        }
+        let leaves = earnings.iter().map(|(account, amount)| leaf(*account, *amount)).collect();
+        let levels = levels(leaves, EMPTY, |left, right| parent(left, right).ok_or(TreeError::Overflow))?;
+        Ok(Self { accounts: earnings.keys().copied().collect(), amounts: earnings.values().copied().collect(), levels })
+    }
+
+    fn top(&self) -> SumNode {
+        self.levels.last().and_then(|level| level.first()).copied().unwrap_or(EMPTY)
+    }
+
+    /// The root's hash, which is posted.
+    #[must_use]
+    pub fn root(&self) -> [u8; 32] {
+        self.top().hash
+    }
+
+    /// The sum of all earnings, which is posted beside the root.
+    #[must_use]
+    pub fn total(&self) -> Amount {
+        self.top().sum
+    }
+
+    /// The proof that `account` claims with; `None` when it earned nothing.
+    #[must_use]
+    pub fn proof(&self, account: &ChainAddress) -> Option<EarningsProof> {
+        let place = self.accounts.binary_search(account).ok()?;
+        let cumulative = *self.amounts.get(place)?;
+        let siblings = siblings(&self.levels, place)?;
+        Some(EarningsProof { account: *account, cumulative, index: place as u64, siblings })
+    }
+
+    /// The proofs of all accounts, by account.
+    pub fn proofs(&self) -> impl Iterator<Item = EarningsProof> + '_ {
+        self.accounts.iter().filter_map(|account| self.proof(account))
+    }
+}
+
+/// What a batch commits of one receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReceiptLeaf {
+    /// The receipt's id.
+    pub id: [u8; 32],
+    /// The digest both sides signed.
+    pub digest: [u8; 32],
+    /// The payer's ed25519 key.
+    pub payer_key: [u8; 32],
+    /// The payer's signature.
+    pub payer_signature: [u8; 64],
+    /// The worker's ed25519 key.
+    pub worker_key: [u8; 32],
+    /// The worker's signature.
+    pub worker_signature: [u8; 64],
+}
+
+impl ReceiptLeaf {
+    fn hash(&self) -> [u8; 32] {
+        let mut preimage = Vec::with_capacity(8 * 32);
+        preimage.extend_from_slice(&self.id);
+        preimage.extend_from_slice(&self.digest);
+        preimage.extend_from_slice(&self.payer_key);
+        preimage.extend_from_slice(&self.payer_signature);
+        preimage.extend_from_slice(&self.worker_key);
+        preimage.extend_from_slice(&self.worker_signature);
+        keccak256(keccak256(preimage)).0
+    }
+}
+
+/// That a receipt stands at a place of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiptProof {
+    /// The receipt.
+    pub leaf: ReceiptLeaf,
+    /// Its place from the left.
+    pub index: u64,
+    /// The hashes beside its path, bottom first.
+    pub siblings: Vec<[u8; 32]>,
+}
+
+impl ReceiptProof {
+    /// Whether the receipt stands in the batch of that root.
+    #[must_use]
+    pub fn holds(&self, root: &[u8; 32]) -> bool {
+        let depth = self.siblings.len();
+        if depth > MAX_TREE_DEPTH || self.index >> depth != 0 {
+            return false;
+        }
+        let climb = |hash: [u8; 32], (height, beside): (usize, &[u8; 32])| match self.index >> height & 1 {
+            0 => receipt_parent(&hash, beside),
+            _ => receipt_parent(beside, &hash),
+        };
+        self.siblings.iter().enumerate().fold(self.leaf.hash(), climb) == *root
+    }
+}
+
+/// The receipts of one batch, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiptTree {
+    leaves: Vec<ReceiptLeaf>,
+    levels: Vec<Vec<[u8; 32]>>,
+}
+
+impl ReceiptTree {
+    /// The tree of a batch.
+    #[must_use]
+    pub fn build(leaves: Vec<ReceiptLeaf>) -> Self {
+        let hashes = leaves.iter().map(ReceiptLeaf::hash).collect();
+        let join = |left: &[u8; 32], right: &[u8; 32]| Ok::<_, core::convert::Infallible>(receipt_parent(left, right));
+        let levels = levels(hashes, [0; 32], join).unwrap_or_else(|never| match never {});
+        Self { leaves, levels }
+    }
+
+    /// The root, which is posted; zero for no receipt.
+    #[must_use]
+    pub fn root(&self) -> [u8; 32] {
+        self.levels.last().and_then(|level| level.first()).copied().unwrap_or_default()
+    }
+
+    /// How many receipts the batch holds.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.leaves.len() as u64
+    }
+
+    /// The proof for the receipt at `index`.
+    #[must_use]
+    pub fn proof(&self, index: usize) -> Option<ReceiptProof> {
+        let leaf = *self.leaves.get(index)?;
+        Some(ReceiptProof { leaf, index: index as u64, siblings: siblings(&self.levels, index)? })
+    }
+}
+
+fn leaf(account: ChainAddress, cumulative: Amount) -> SumNode {
+    let inner = keccak256((alloy::primitives::Address::from(account.0), U256::from(cumulative.0)).abi_encode());
+    let empty = account == ChainAddress::default() && cumulative == Amount::ZERO;
+    SumNode { hash: if empty { EMPTY.hash } else { keccak256(inner).0 }, sum: cumulative }
+}
+
+fn parent(left: &SumNode, right: &SumNode) -> Option<SumNode> {
+    let words =
+        (B256::from(left.hash), U256::from(left.sum.0), B256::from(right.hash), U256::from(right.sum.0)).abi_encode();
+    Some(SumNode { hash: keccak256(words).0, sum: left.sum.checked_add(right.sum)? })
+}
+
+fn receipt_parent(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
+    let mut preimage = [0; 64];
+    preimage[..32].copy_from_slice(left);
+    preimage[32..].copy_from_slice(right);
+    keccak256(preimage).0
+}
+
+/// All levels over `leaves`, filled up with `empty` to a power of two; one empty node for no leaf.
+fn levels<N: Clone, E>(
+    mut leaves: Vec<N>,
+    empty: N,
+    join: impl Fn(&N, &N) -> Result<N, E>,
+) -> Result<Vec<Vec<N>>, E> {
+    leaves.resize(leaves.len().next_power_of_two(), empty);
+    let mut levels = vec![leaves];
+    while let Some(level) = levels.last().filter(|level| level.len() > 1) {
+        let pairs = level.chunks_exact(2).filter_map(|pair| Some((pair.first()?, pair.get(1)?)));
+        let above = pairs.map(|(left, right)| join(left, right)).collect::<Result<Vec<_>, _>>()?;
+        levels.push(above);
+    }
+    Ok(levels)
+}
+
+/// The nodes beside the path from `place`, bottom first.
+fn siblings<N: Clone>(levels: &[Vec<N>], place: usize) -> Option<Vec<N>> {
+    let below_root = levels.split_last()?.1;
+    below_root.iter().enumerate().map(|(height, level)| level.get((place >> height) ^ 1).cloned()).collect()
+}
+
+/// Hashes as hexadecimal text in JSON.
+mod hex_bytes {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&hex::encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).map_err(serde::de::Error::custom)?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{Strategy, any, proptest};
+    use proptest::{collection, prop_assert, prop_assert_eq};
+
+    fn ledgers() -> impl Strategy<Value = BTreeMap<ChainAddress, Amount>> {
+        let account = any::<[u8; 20]>().prop_filter("the zero address cannot earn", |bytes| *bytes != [0; 20]);
+        collection::btree_map(account.prop_map(ChainAddress), any::<u64>().prop_map(|n| Amount(u128::from(n))), 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn every_proof_holds_and_no_other_amount_does(ledger in ledgers(), change in 1..u128::from(u64::MAX)) {
+            let tree = EpochTree::build(&ledger).unwrap();
+            let sum = ledger.values().map(|amount| amount.0).sum::<u128>();
+            prop_assert_eq!(tree.total(), Amount(sum));
+            for (account, amount) in &ledger {
+                let proof = tree.proof(account).unwrap();
+                prop_assert_eq!(proof.cumulative, *amount);
+                prop_assert!(proof.holds(&tree.root(), tree.total()));
+                prop_assert!(!proof.holds(&tree.root(), Amount(tree.total().0 + change)));
+                let inflated = EarningsProof { cumulative: Amount(amount.0 + change), ..proof.clone() };
+                prop_assert!(!inflated.holds(&tree.root(), tree.total()));
+                prop_assert!(!inflated.holds(&tree.root(), Amount(tree.total().0 + change)));
+                let moved = EarningsProof { index: proof.index ^ 1, ..proof };
+                prop_assert!(!moved.holds(&tree.root(), tree.total()));
+            }
+        }
+
+        #[test]
+        fn any_changed_amount_changes_the_root(ledger in ledgers(), pick in any::<usize>(), change in 1..1_000_u128) {
+            if ledger.is_empty() {
+                return Ok(());
+            }
+            let account = *ledger.keys().nth(pick % ledger.len()).unwrap();
+            let mut changed = ledger.clone();
+            changed.entry(account).and_modify(|amount| amount.0 += change);
+            let (before, after) = (EpochTree::build(&ledger).unwrap(), EpochTree::build(&changed).unwrap());
+            prop_assert!(before.root() != after.root());
+            prop_assert!(!before.proof(&account).unwrap().holds(&after.root(), after.total()));
+        }
+
+        #[test]
+        fn every_receipt_is_provable_at_its_place_alone(count in 0_u8..20) {
+            let leaf = |n: u8| ReceiptLeaf {
+                id: [n; 32], digest: [1; 32], payer_key: [2; 32], payer_signature: [3; 64], worker_key: [4; 32],
+                worker_signature: [5; 64],
+            };
+            let tree = ReceiptTree::build((0..count).map(leaf).collect());
+            prop_assert_eq!(tree.count(), u64::from(count));
+            for index in 0..usize::from(count) {
+                let proof = tree.proof(index).unwrap();
+                prop_assert!(proof.holds(&tree.root()));
+                let moved = ReceiptProof { index: proof.index ^ 1, ..proof };
+                prop_assert!(!moved.holds(&tree.root()));
+            }
+        }
+    }
+
+    #[test]
+    fn edges_are_as_the_contract_says() {
+        let none = EpochTree::build(&BTreeMap::new()).unwrap();
+        assert_eq!((none.root(), none.total()), ([0; 32], Amount::ZERO));
+        let account = ChainAddress([7; 20]);
+        let one = EpochTree::build(&BTreeMap::from([(account, Amount(5))])).unwrap();
+        assert_eq!(one.root(), leaf(account, Amount(5)).hash);
+        assert!(one.proof(&account).unwrap().siblings.is_empty());
+        assert_eq!(one.proof(&ChainAddress([8; 20])), None);
+
+        let zero = EpochTree::build(&BTreeMap::from([(ChainAddress::default(), Amount(5))]));
+        assert_eq!(zero, Err(TreeError::ZeroAccount));
+        let huge = BTreeMap::from([(account, Amount(u128::MAX)), (ChainAddress([8; 20]), Amount(1))]);
+        assert_eq!(EpochTree::build(&huge), Err(TreeError::Overflow));
+        let proof = EarningsProof { account, cumulative: Amount(1), index: 0, siblings: vec![EMPTY; 33] };
+        assert_eq!(proof.root(), None);
+        let outside = EarningsProof { index: 2, siblings: vec![EMPTY; 1], ..proof };
+        assert_eq!(outside.root(), None);
+    }
+}
