@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity 0.8.37;
 
-import {Batch} from "../src/Anchor.sol";
-import {Anchor} from "../src/Anchor.sol";
-import {Distributor} from "../src/Distributor.sol";
 import {OpenToken} from "../src/OpenToken.sol";
 import {LeafProof, Sibling} from "../src/SumTree.sol";
 import {ReceiptLeaf, ReceiptProof} from "../src/ReceiptTree.sol";
