@@ -1,0 +1,375 @@
+//! Blobs on disk in iroh-blobs' store, shared with the data plane that serves and fetches them.
+//!
+//! Invariant: the store's own garbage collection is off while the store is in use, since it has swept live blobs
+//! (design.md section 6). What [`BlobStore::remove`] named is swept when the store is opened, before anybody holds
+//! it: nothing pinned and nothing in transfer is ever swept.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use iroh_blobs::api::blobs::BlobStatus;
+use iroh_blobs::store::fs::FsStore;
+use iroh_blobs::store::fs::options::{Options, PathOptions};
+use iroh_blobs::store::{GcConfig, ProtectCb, ProtectOutcome};
+use tokio::sync::mpsc;
+use tributary_protocol::id::Hash;
+
+use super::{BlobError, BlobFuture, BlobStore, check_get_size};
+use crate::disk::{self, DiskFull};
+
+/// Tags under this name pin what was put.
+const PIN_PREFIX: &str = "pin/";
+
+/// Tags under this name mark what was removed, until the next open sweeps it.
+const REMOVED_PREFIX: &str = "removed/";
+
+/// The store's sweeper wakes this soon after the store opens for sweeping.
+const SWEEP_DELAY: Duration = Duration::from_millis(1);
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct IrohOptions {
+    /// Space on the disk that writes never touch, in bytes.
+    pub reserve_bytes: u64,
+}
+
+impl Default for IrohOptions {
+    fn default() -> Self {
+        Self { reserve_bytes: disk::RESERVE_BYTES }
+    }
+}
+
+/// The blob store of a running node.
+#[derive(Debug, Clone)]
+pub struct IrohBlobs {
+    store: FsStore,
+    root: PathBuf,
+    reserve_bytes: u64,
+    removed: Arc<Mutex<BTreeSet<Hash>>>,
+    _lock: Arc<File>,
+}
+
+impl IrohBlobs {
+    /// Opens the store in the folder `root`, making it on first use.
+    ///
+    /// # Errors
+    /// [`BlobError::Locked`] when another process holds it, [`BlobError::Corrupt`] when its index cannot be read,
+    /// [`BlobError::DiskFull`] or [`BlobError::Io`] when the folder cannot be written.
+    pub async fn open(root: &Path) -> Result<Self, BlobError> {
+        Self::open_with(root, &IrohOptions::default()).await
+    }
+
+    /// Opens the store with options of its own.
+    ///
+    /// # Errors
+    /// As [`IrohBlobs::open`].
+    pub async fn open_with(root: &Path, options: &IrohOptions) -> Result<Self, BlobError> {
+        let reserve_bytes = options.reserve_bytes;
+        prepare_folder(root).map_err(|source| write_error(root, 0, reserve_bytes, source))?;
+        let lock = lock_folder(root)?;
+        clear_temporary_files(root);
+        let store = load(root, None).await?;
+        let store = sweep_removed(root, store).await?;
+        let removed = Arc::default();
+        Ok(Self { store, root: root.to_owned(), reserve_bytes, removed, _lock: Arc::new(lock) })
+    }
+
+    /// The store behind, for iroh-blobs' protocol handler and downloads. Whoever fetches through it holds a temporary
+    /// tag for the whole download and calls [`IrohBlobs::pin`] at its end.
+    #[must_use]
+    pub fn inner(&self) -> &iroh_blobs::api::Store {
+        &self.store
+    }
+
+    /// The folder of the store.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes a complete blob that came through [`IrohBlobs::inner`] durable and pins it; says whether it is here.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn pin(&self, hash: Hash) -> Result<bool, BlobError> {
+        if self.status(hash).await?.is_none() {
+            return Ok(false);
+        }
+        let value = iroh_blobs::HashAndFormat::raw(iroh_hash(hash));
+        self.store.tags().set(pin_name(hash), value).await.map_err(|error| self.io(0, error))?;
+        self.acknowledge(hash).await?;
+        Ok(true)
+    }
+
+    /// Checks that a blob of `size_bytes` fits beside the reserve, before a download starts.
+    ///
+    /// # Errors
+    /// [`DiskFull`] when it doesn't.
+    pub fn check_room(&self, size_bytes: u64) -> Result<(), DiskFull> {
+        // The outboard takes 64 bytes for each 16 KiB.
+        disk::check_room(&self.root, size_bytes.saturating_add(size_bytes / 256), self.reserve_bytes)
+    }
+
+    /// Writes everything out and releases the folder. Stores that are dropped instead may hold it a little longer.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn shutdown(self) -> Result<(), BlobError> {
+        self.store.sync_db().await.map_err(|error| self.io(0, error))?;
+        self.store.shutdown().await.map_err(|error| self.io(0, error))
+    }
+
+    fn io(&self, needed_bytes: u64, error: impl Into<iroh_blobs::api::Error>) -> BlobError {
+        write_error(&self.root, needed_bytes, self.reserve_bytes, plain(error))
+    }
+
+    fn removed(&self) -> MutexGuard<'_, BTreeSet<Hash>> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The size of a blob that is complete and not removed.
+    async fn status(&self, hash: Hash) -> Result<Option<u64>, BlobError> {
+        match self.store.blobs().status(iroh_hash(hash)).await.map_err(|error| self.io(0, error))? {
+            BlobStatus::Complete { size } => Ok(Some(size)),
+            _ => Ok(None),
+        }
+    }
+
+    async fn visible(&self, hash: Hash) -> Result<Option<u64>, BlobError> {
+        if self.removed().contains(&hash) {
+            return Ok(None);
+        }
+        self.status(hash).await
+    }
+
+    /// The last steps of a put: the file, then the index reach the disk, and an earlier removal is taken back.
+    async fn acknowledge(&self, hash: Hash) -> Result<(), BlobError> {
+        let path = PathOptions::new(&self.root).data_path(&iroh_hash(hash));
+        let synced = tokio::task::spawn_blocking(move || sync_file(&path)).await;
+        synced.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|source| self.io(0, source))?;
+        if self.removed().contains(&hash) {
+            self.store.tags().delete(removed_name(hash)).await.map_err(|error| self.io(0, error))?;
+            self.removed().remove(&hash);
+        }
+        self.store.sync_db().await.map_err(|error| self.io(0, error))
+    }
+
+    async fn put_bytes(&self, bytes: Bytes) -> Result<Hash, BlobError> {
+        let size_bytes = bytes.len() as u64;
+        self.check_room(size_bytes)?;
+        let hash = Hash::of(&bytes);
+        let added = self.store.blobs().add_bytes(bytes).with_named_tag(pin_name(hash)).await;
+        added.map_err(|error| self.io(size_bytes, error))?;
+        self.acknowledge(hash).await?;
+        Ok(hash)
+    }
+
+    async fn copy_file(&self, path: &Path) -> Result<Hash, BlobError> {
+        let io = |source| BlobError::Io { path: path.to_owned(), source };
+        let size_bytes = tokio::fs::metadata(path).await.map_err(io)?.len();
+        self.check_room(size_bytes)?;
+        let full = tokio::fs::canonicalize(path).await.map_err(io)?;
+        let added = self.store.blobs().add_path(full).temp_tag().await.map_err(|error| self.io(size_bytes, error))?;
+        let hash = Hash(*added.hash().as_bytes());
+        let value = added.hash_and_format();
+        self.store.tags().set(pin_name(hash), value).await.map_err(|error| self.io(0, error))?;
+        self.acknowledge(hash).await?;
+        Ok(hash)
+    }
+
+    async fn read(&self, hash: Hash) -> Result<Option<Bytes>, BlobError> {
+        let Some(size_bytes) = self.visible(hash).await? else { return Ok(None) };
+        check_get_size(hash, size_bytes)?;
+        let bytes = self.store.blobs().get_bytes(iroh_hash(hash)).await.map_err(|error| self.io(0, error))?;
+        // The index may have outlived a file that a power cut shortened.
+        if Hash::of(&bytes) != hash {
+            let detail = format!("blob {hash} does not have its hash; remove it and fetch it again");
+            return Err(BlobError::Corrupt { path: self.root.clone(), detail });
+        }
+        Ok(Some(bytes))
+    }
+
+    async fn hide(&self, hash: Hash) -> Result<bool, BlobError> {
+        if self.visible(hash).await?.is_none() {
+            return Ok(false);
+        }
+        let mark = iroh_blobs::HashAndFormat::raw(iroh_blobs::Hash::EMPTY);
+        self.store.tags().set(removed_name(hash), mark).await.map_err(|error| self.io(0, error))?;
+        self.store.tags().delete(pin_name(hash)).await.map_err(|error| self.io(0, error))?;
+        self.store.sync_db().await.map_err(|error| self.io(0, error))?;
+        self.removed().insert(hash);
+        Ok(true)
+    }
+
+    async fn complete(&self) -> Result<Vec<Hash>, BlobError> {
+        let hashes = self.store.blobs().list().hashes().await.map_err(|error| self.io(0, error))?;
+        let mut complete = BTreeSet::new();
+        for hash in hashes.into_iter().map(|hash| Hash(*hash.as_bytes())) {
+            if self.visible(hash).await?.is_some() {
+                complete.insert(hash);
+            }
+        }
+        Ok(complete.into_iter().collect())
+    }
+}
+
+impl BlobStore for IrohBlobs {
+    fn put(&self, bytes: Bytes) -> BlobFuture<'_, Hash> {
+        Box::pin(self.put_bytes(bytes))
+    }
+
+    fn put_file<'a>(&'a self, path: &'a Path) -> BlobFuture<'a, Hash> {
+        Box::pin(self.copy_file(path))
+    }
+
+    fn get(&self, hash: Hash) -> BlobFuture<'_, Option<Bytes>> {
+        Box::pin(self.read(hash))
+    }
+
+    fn has(&self, hash: Hash) -> BlobFuture<'_, bool> {
+        Box::pin(async move { Ok(self.visible(hash).await?.is_some()) })
+    }
+
+    fn size(&self, hash: Hash) -> BlobFuture<'_, Option<u64>> {
+        Box::pin(self.visible(hash))
+    }
+
+    fn remove(&self, hash: Hash) -> BlobFuture<'_, bool> {
+        Box::pin(self.hide(hash))
+    }
+
+    fn list(&self) -> BlobFuture<'_, Vec<Hash>> {
+        Box::pin(self.complete())
+    }
+}
+
+fn iroh_hash(hash: Hash) -> iroh_blobs::Hash {
+    iroh_blobs::Hash::from_bytes(hash.0)
+}
+
+fn pin_name(hash: Hash) -> String {
+    format!("{PIN_PREFIX}{hash}")
+}
+
+fn removed_name(hash: Hash) -> String {
+    format!("{REMOVED_PREFIX}{hash}")
+}
+
+/// The operating system's error inside one of iroh-blobs' own.
+fn plain(error: impl Into<iroh_blobs::api::Error>) -> io::Error {
+    match error.into() {
+        iroh_blobs::api::Error::Io(source) => source,
+    }
+}
+
+fn write_error(path: &Path, needed_bytes: u64, reserve_bytes: u64, source: io::Error) -> BlobError {
+    if disk::is_full(&source) {
+        return DiskFull::at(path, needed_bytes, reserve_bytes).into();
+    }
+    BlobError::Io { path: path.to_owned(), source }
+}
+
+fn prepare_folder(root: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(root)?;
+    File::options().create(true).append(true).open(root.join("store.lock")).map(drop)
+}
+
+fn lock_folder(root: &Path) -> Result<File, BlobError> {
+    let io = |source| BlobError::Io { path: root.to_owned(), source };
+    let file = File::options().append(true).open(root.join("store.lock")).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(BlobError::Locked { path: root.to_owned() }),
+        Err(std::fs::TryLockError::Error(source)) => Err(io(source)),
+    }
+}
+
+/// Removes what imports cut short by a crash left behind; the folder is locked, so nobody else writes there.
+fn clear_temporary_files(root: &Path) {
+    let Ok(entries) = std::fs::read_dir(PathOptions::new(root).temp_path) else { return };
+    for entry in entries.flatten() {
+        if let Err(error) = std::fs::remove_file(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "left-over import stays");
+        }
+    }
+}
+
+/// Flushes a blob's data file; small blobs live inside the index and have none.
+fn sync_file(path: &Path) -> io::Result<()> {
+    match File::open(path) {
+        Ok(file) => file.sync_all()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+async fn load(root: &Path, gc: Option<GcConfig>) -> Result<FsStore, BlobError> {
+    let mut options = Options::new(root);
+    options.gc = gc;
+    let loaded = FsStore::load_with_opts(root.join("blobs.db"), options).await;
+    loaded.map_err(|error| BlobError::Corrupt { path: root.to_owned(), detail: format!("{error:#}") })
+}
+
+async fn sweep_removed(root: &Path, store: FsStore) -> Result<FsStore, BlobError> {
+    let io = |error: iroh_blobs::api::Error| BlobError::Io { path: root.to_owned(), source: plain(error) };
+    let removed = removed_hashes(&store).await.map_err(io)?;
+    if removed.is_empty() {
+        return Ok(store);
+    }
+    let all = store.blobs().list().hashes().await.map_err(|error| io(error.into()))?;
+    store.shutdown().await.map_err(|error| io(error.into()))?;
+    let keep = all.into_iter().filter(|hash| !removed.contains(hash)).collect();
+    let (protect, mut swept) = sweep_once(keep);
+    let sweeper = load(root, Some(GcConfig { interval: SWEEP_DELAY, add_protected: Some(protect) })).await?;
+    // A closed channel means that the sweep failed; the marks stay and the next open tries again.
+    if swept.recv().await.is_some() {
+        sweeper.tags().delete_prefix(REMOVED_PREFIX).await.map_err(|error| io(error.into()))?;
+    }
+    sweeper.shutdown().await.map_err(|error| io(error.into()))?;
+    load(root, None).await
+}
+
+async fn removed_hashes(store: &FsStore) -> Result<BTreeSet<iroh_blobs::Hash>, iroh_blobs::api::Error> {
+    let mut marks = std::pin::pin!(store.tags().list_prefix(REMOVED_PREFIX).await?);
+    let mut removed = BTreeSet::new();
+    while let Some(mark) = marks.next().await {
+        let name = mark?.name;
+        let text = String::from_utf8_lossy(name.0.as_ref()).into_owned();
+        if let Some(Ok(hash)) = text.strip_prefix(REMOVED_PREFIX).map(str::parse::<Hash>) {
+            removed.insert(iroh_hash(hash));
+        }
+    }
+    Ok(removed)
+}
+
+/// A guard for the store's sweeper: its first run keeps everything in `keep`, its second call reports the end of the
+/// first run and stops it.
+fn sweep_once(keep: Vec<iroh_blobs::Hash>) -> (ProtectCb, mpsc::Receiver<()>) {
+    let (done, swept) = mpsc::channel(1);
+    let keep = Mutex::new(Some(keep));
+    let protect: ProtectCb = Arc::new(move |live: &mut HashSet<iroh_blobs::Hash>| {
+        let outcome = match keep.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(keep) => {
+                live.extend(keep);
+                ProtectOutcome::Continue
+            }
+            None => {
+                // A full channel already holds the news.
+                let _ = done.try_send(());
+                ProtectOutcome::Abort
+            }
+        };
+        Box::pin(std::future::ready(outcome))
+    });
+    (protect, swept)
+}

@@ -1,0 +1,78 @@
+//! Which columns make a record.
+//!
+//! Invariant: a row is read by one rule, the first of [`PAIRS`] whose columns it has, or as plain `text`.
+
+use serde_json::{Map, Value};
+
+use super::{Reason, Texts};
+
+/// What a user is told when no column is known.
+pub(super) const KNOWN: &str = "a record needs text, prompt and completion, question and answer, text and category, \
+                                or messages";
+
+/// The columns of prompt and completion, in the order in which they are looked for.
+pub(super) const PAIRS: [(&str, &str); 4] =
+    [("prompt", "completion"), ("question", "answer"), ("text", "category"), ("text", "label")];
+
+/// The column of a record without a prompt.
+pub(super) const TEXT: &str = "text";
+
+/// Column names shown in a refusal, and characters of each.
+const SHOWN: usize = 8;
+
+/// The found column names, cut to what fits a message.
+pub(super) fn shown<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut short: Vec<String> = Vec::new();
+    for name in names {
+        if short.len() == SHOWN {
+            short.push("…".to_owned());
+            break;
+        }
+        short.push(name.chars().take(40).collect());
+    }
+    if short.is_empty() { "none".to_owned() } else { short.join(", ") }
+}
+
+/// Prompt and completion of a JSON object.
+pub(super) fn of_object(object: &Map<String, Value>) -> Result<Texts, Reason> {
+    if let Some(messages) = object.get("messages") {
+        return of_messages(messages);
+    }
+    for (prompt, completion) in PAIRS {
+        if object.contains_key(prompt) && object.contains_key(completion) {
+            return Ok((text_of(object, prompt)?, text_of(object, completion)?));
+        }
+    }
+    if object.contains_key(TEXT) {
+        return Ok((String::new(), text_of(object, TEXT)?));
+    }
+    Err(Reason::NoKnownColumn { found: shown(object.keys().map(String::as_str)) })
+}
+
+fn text_of(object: &Map<String, Value>, column: &'static str) -> Result<String, Reason> {
+    object.get(column).and_then(Value::as_str).map(str::to_owned).ok_or(Reason::NotText { column })
+}
+
+/// The last message, which the assistant's must be, is the completion; the ones before are the prompt: a single one as
+/// it is, several with their roles.
+fn of_messages(messages: &Value) -> Result<Texts, Reason> {
+    let messages = messages.as_array().ok_or(Reason::Messages("not a list"))?;
+    let mut turns = Vec::new();
+    for message in messages {
+        let role = message.get("role").and_then(Value::as_str).ok_or(Reason::Messages("a message has no role"))?;
+        let content = message.get("content").and_then(Value::as_str);
+        turns.push((role, content.ok_or(Reason::Messages("a message has no text as its content"))?));
+    }
+    let Some(((role, completion), before)) = turns.split_last() else {
+        return Err(Reason::Messages("no message"));
+    };
+    if *role != "assistant" {
+        return Err(Reason::Messages("the last one is not the assistant's"));
+    }
+    let prompt = match before {
+        [] => String::new(),
+        [(_, content)] => (*content).to_owned(),
+        several => several.iter().map(|(role, content)| format!("{role}: {content}")).collect::<Vec<_>>().join("\n"),
+    };
+    Ok((prompt, (*completion).to_owned()))
+}
