@@ -1,0 +1,188 @@
+//! Streamed generation: several requests with different adapters on one base in one step.
+//!
+//! Invariant: a request's tokens, fingerprints and text depend on base, adapter, prompt and parameters only, bitwise
+//! within a determinism class, and not on what shares its batch. An adapter that doesn't fit is an error, never
+//! the base model's answer.
+
+mod answer;
+mod params;
+mod text;
+
+use std::ops::ControlFlow;
+
+pub use params::{
+    Finish, GenerateParams, Generation, MAX_OUTPUT_TOKENS, MAX_PROMPT_BYTES, MAX_STOP_BYTES, MAX_STOPS,
+};
+
+use crate::lora::Adapter;
+use crate::model::{Base, LogitRows, ModelError};
+use answer::{Answer, Heard};
+use text::TextStream;
+
+/// Most requests of one batch: with [`PREFILL_TOKENS`] each, a step stays within the model's limit.
+pub const MAX_BATCH_REQUESTS: usize = 64;
+/// Prompt tokens that one request feeds in one step, so that a long prompt doesn't hold up its neighbours' tokens.
+const PREFILL_TOKENS: usize = 512;
+
+/// Why an answer can't be generated or re-checked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A parameter is out of bounds.
+    #[error("{0}")]
+    Params(&'static str),
+    /// The prompt is empty for a model without a begin token.
+    #[error("the prompt has no tokens")]
+    EmptyPrompt,
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {tokens} tokens, the model's context {context}")]
+    PromptTooLong {
+        /// Tokens of the prompt (bytes, where it was refused before it was tokenised).
+        tokens: usize,
+        /// Tokens that fit.
+        context: usize,
+    },
+    /// More requests than one batch takes.
+    #[error("{got} requests in one batch, at most {MAX_BATCH_REQUESTS}")]
+    Batch {
+        /// Requests given.
+        got: usize,
+    },
+    /// The adapter was made for a base of another shape.
+    #[error("the adapter doesn't fit the base")]
+    Adapter,
+    /// A logit or hidden state is NaN or infinite: the adapter or base is broken.
+    #[error("a number at step {step} is not finite")]
+    NotFinite {
+        /// The output token that would have come.
+        step: u32,
+    },
+    /// The model has no vocabulary.
+    #[error("no logits to choose from")]
+    NoLogits,
+    /// The tokenizer's text for a token depends on the tokens after it, so it can't be streamed.
+    #[error("the tokenizer rewrites earlier text")]
+    Detokenize,
+    /// The model refused or failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Compute(#[from] candle_core::Error),
+}
+
+/// One question of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The adapter that answers, or the base alone.
+    pub adapter: Option<&'a Adapter>,
+    /// The prompt's text.
+    pub prompt: &'a str,
+    /// How to answer.
+    pub params: &'a GenerateParams,
+}
+
+/// Generates answers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Engine;
+
+impl Engine {
+    /// An engine; it holds no state between answers.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self
+    }
+
+    /// Answers one prompt. `on_text` gets each piece of text as soon as it is certain, in whole characters, never
+    /// empty; `Break` ends the answer after that piece.
+    ///
+    /// # Errors
+    /// When the request breaks a bound, doesn't fit the base, or the computation fails.
+    pub fn generate(
+        &self,
+        base: &Base,
+        adapter: Option<&Adapter>,
+        prompt: &str,
+        params: &GenerateParams,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation, EngineError> {
+        let request = Request { adapter, prompt, params };
+        let mut answers = self.generate_batch(base, &[request], &mut |_, text| on_text(text))?;
+        answers.pop().ok_or(EngineError::Batch { got: 0 })?
+    }
+
+    /// Answers several prompts together, each with its own adapter. `on_text` also gets the request's position.
+    /// A request that fails doesn't disturb the others.
+    ///
+    /// # Errors
+    /// When the batch as a whole can't run; each answer carries its own error.
+    pub fn generate_batch(
+        &self,
+        base: &Base,
+        requests: &[Request<'_>],
+        on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Result<Vec<Result<Generation, EngineError>>, EngineError> {
+        if requests.len() > MAX_BATCH_REQUESTS {
+            return Err(EngineError::Batch { got: requests.len() });
+        }
+        let decode = |tokens: &[u32]| Ok(base.tokenizer().decode(tokens)?);
+        let mut answers: Vec<Result<Answer<'_>, EngineError>> =
+            requests.iter().map(|request| Answer::open(base, request, &decode)).collect();
+        while step(base, &mut answers, on_text)? {}
+        Ok(answers.into_iter().map(|answer| answer.and_then(Answer::close)).collect())
+    }
+}
+
+/// Feeds every open answer its next tokens and lets it pick one. Whether any is left open.
+fn step(
+    base: &Base,
+    answers: &mut [Result<Answer<'_>, EngineError>],
+    on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
+) -> Result<bool, EngineError> {
+    let (mut open, mut feeds) = (Vec::new(), Vec::new());
+    let mut row = 0;
+    for (at, answer) in answers.iter_mut().enumerate() {
+        let Ok(answer) = answer else { continue };
+        let Some(feed) = answer.feed(PREFILL_TOKENS) else { continue };
+        row += feed.tokens.len();
+        open.push((at, row - 1));
+        feeds.push(feed);
+    }
+    if feeds.is_empty() {
+        return Ok(false);
+    }
+    let stepped = base.model().step(&mut feeds, LogitRows::Last)?;
+    let logits = stepped.logits.ok_or(EngineError::NoLogits)?.to_vec2::<f32>()?;
+    for ((at, row), logits) in open.into_iter().zip(logits) {
+        let Ok(answer) = &mut answers[at] else { continue };
+        let state = stepped.hidden.get(row)?.to_vec1::<f32>()?;
+        if let Err(error) = answer.heard(Heard { state, logits: &logits }, &mut |text| on_text(at, text)) {
+            answers[at] = Err(error);
+        }
+    }
+    Ok(true)
+}
+
+/// How an answer of these tokens ended: `None` when it could have gone on (its listener left), and an error in the
+/// second place names the first token that came after the end.
+///
+/// # Errors
+/// When the tokens can't be decoded.
+pub(crate) fn replay_finish(
+    base: &Base,
+    params: &GenerateParams,
+    prompt_tokens: usize,
+    output_tokens: &[u32],
+) -> Result<(Option<Finish>, usize), EngineError> {
+    let decode = |tokens: &[u32]| Ok(base.tokenizer().decode(tokens)?);
+    let mut text = TextStream::new(&decode, &params.stop);
+    for (at, &token) in output_tokens.iter().enumerate() {
+        if !base.tokenizer().is_end(token) {
+            text.push(token)?;
+        }
+        let finish = answer::finish_after(base, params, prompt_tokens, at + 1, token, text.stopped());
+        if finish.is_some() {
+            return Ok((finish, at + 1));
+        }
+    }
+    Ok((None, output_tokens.len()))
+}
