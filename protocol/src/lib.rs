@@ -14,6 +14,7 @@ pub mod id;
 pub mod limits;
 pub mod merkle;
 pub mod message;
+pub mod node;
 pub mod receipt;
 pub mod task;
 pub mod verification;

@@ -22,6 +22,8 @@ pub struct FineTune {
     pub head: Head,
     /// The recipe as canonical JSON: data, never code.
     pub recipe: String,
+    /// The recipe's optimiser steps, from which workers compute their price.
+    pub steps: u32,
     /// The contributor whose records count nothing, when this is a leave-out run of attribution.
     pub leave_out: Option<AccountId>,
 }

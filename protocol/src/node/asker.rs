@@ -1,0 +1,439 @@
+//! Questions and answers: the payer's side from question to checked answer, and the worker's side of a stream.
+//!
+//! Invariant: a question is answered at most once and paid at most once; a worker that fails is left out and
+//! the next one is asked; the payer signs only terms it computed itself from what it received.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::io::{FinishedAnswer, Work};
+use super::terms::AnswerTerms;
+use super::{AnswerTranscript, Event, Fact, Node, Out, Output};
+use crate::envelope::{self, Signed};
+use crate::id::{Amount, ChainAddress, Hash, NodeId, ReceiptId};
+use crate::limits::{OUTBOX_MAX, RETRY_MS, VERIFY_TIMEOUT_MS};
+use crate::message::{Audit, InferenceRequest, Message, Release};
+use crate::receipt::{Receipt, ReceiptOffer, SignedReceipt, Work as Done};
+use crate::verification::{Outcome, Subject, Verdict, rendezvous};
+
+/// The user asks.
+#[derive(Debug, Clone)]
+pub struct AskCommand {
+    /// The user's key: a second command with it changes nothing.
+    pub key: Hash,
+    /// The adapter.
+    pub adapter: Hash,
+    /// The prompt.
+    pub prompt: String,
+    /// The most tokens wanted.
+    pub max_tokens: u32,
+    /// Temperature in thousandths.
+    pub temperature_milli: u32,
+    /// The seed of sampling.
+    pub seed: u64,
+    /// The most to pay, fees included.
+    pub price_max: Amount,
+    /// When to give up, in milliseconds since 1970.
+    pub deadline_ms: u64,
+    /// Have the answer checked whatever the audit rate says.
+    pub check: bool,
+}
+
+/// A question as the user sees it.
+#[derive(Debug, Clone)]
+pub struct AskView {
+    /// The worker that is asked or answered.
+    pub worker: Option<NodeId>,
+    /// The answer.
+    pub text: Option<String>,
+    /// The receipt.
+    pub receipt: Option<ReceiptId>,
+    /// The finding of the check.
+    pub verdict: Option<Signed<Verdict>>,
+    /// Why there is no answer.
+    pub failure: Option<String>,
+}
+
+struct Check {
+    audit: Audit,
+    verifier: Option<NodeId>,
+    given_up: BTreeSet<NodeId>,
+    since_ms: u64,
+    sent_ms: u64,
+}
+
+struct Ask {
+    command: AskCommand,
+    request: Option<Signed<InferenceRequest>>,
+    worker: Option<NodeId>,
+    tried: BTreeSet<NodeId>,
+    last_reason: String,
+    text: Option<String>,
+    receipt: Option<ReceiptId>,
+    failure: Option<String>,
+    check: Option<Check>,
+}
+
+struct AnswerJob {
+    stream: u64,
+    request: Signed<InferenceRequest>,
+}
+
+#[derive(Default)]
+pub(super) struct Asker {
+    asks: BTreeMap<Hash, Ask>,
+    verdicts: BTreeMap<Hash, Signed<Verdict>>,
+    settled: BTreeMap<Hash, ReceiptId>,
+    answering: BTreeMap<Hash, AnswerJob>,
+}
+
+/// Answers a node gives at once; more are refused with a reason, and the asker turns to the next worker.
+const ANSWERS_AT_ONCE: usize = 8;
+
+impl Asker {
+    pub(super) fn apply_settled(&mut self, key: Hash, receipt: ReceiptId) {
+        self.settled.insert(key, receipt);
+        if let Some(ask) = self.asks.get_mut(&key) {
+            ask.receipt = Some(receipt);
+        }
+    }
+
+    pub(super) fn apply_verdict(&mut self, key: Hash, verdict: Signed<Verdict>) {
+        self.verdicts.insert(key, verdict);
+        if let Some(ask) = self.asks.get_mut(&key) {
+            ask.check = None;
+        }
+    }
+
+    pub(super) fn view(&self, key: &Hash) -> Option<AskView> {
+        let verdict = self.verdicts.get(key).cloned();
+        let receipt = self.settled.get(key).copied();
+        let Some(ask) = self.asks.get(key) else {
+            receipt?;
+            return Some(AskView { worker: None, text: None, receipt, verdict, failure: None });
+        };
+        Some(AskView { worker: ask.worker, text: ask.text.clone(), receipt, verdict, failure: ask.failure.clone() })
+    }
+
+    pub(super) fn verdicts(&self) -> impl Iterator<Item = &Signed<Verdict>> {
+        self.verdicts.values()
+    }
+}
+
+impl Node {
+    pub(super) fn ask(&mut self, now_ms: u64, command: AskCommand, out: &mut Out) {
+        let key = command.key;
+        if self.asker.asks.contains_key(&key) || self.asker.settled.contains_key(&key) {
+            return;
+        }
+        super::trim(&mut self.asker.asks, OUTBOX_MAX, |ask| ask.receipt.is_none() && ask.failure.is_none());
+        let ask = Ask {
+            command,
+            request: None,
+            worker: None,
+            tried: BTreeSet::new(),
+            last_reason: "no peer serves this adapter".into(),
+            text: None,
+            receipt: None,
+            failure: None,
+            check: None,
+        };
+        self.asker.asks.insert(key, ask);
+        self.ask_next(now_ms, key, out);
+    }
+
+    /// Asks the cheapest fresh worker that was not tried yet.
+    fn ask_next(&mut self, now_ms: u64, key: Hash, out: &mut Out) {
+        let Some(ask) = self.asker.asks.get(&key) else { return };
+        let command = ask.command.clone();
+        let serving = self.peers.fresh(now_ms, |record| record.serving.contains(&command.adapter));
+        let untried: Vec<NodeId> = serving.into_iter().filter(|node| !ask.tried.contains(node)).collect();
+        let ranked = rendezvous(&key.0, &untried, |node| node.0);
+        let price = |node: &NodeId| self.peers.get(node).map_or(Amount(u128::MAX), |peer| peer.record.answer_price);
+        let Some(worker) = ranked.into_iter().min_by_key(price) else { return };
+        let body = InferenceRequest {
+            node: self.id,
+            worker,
+            payer_address: self.config.chain_address,
+            adapter: command.adapter,
+            prompt: command.prompt,
+            max_tokens: command.max_tokens,
+            temperature_milli: command.temperature_milli,
+            seed: command.seed,
+            price_max: command.price_max,
+            verifier: self.verifier_of(now_ms, key, worker).map(|(_, payout)| payout),
+            key,
+        };
+        if !body.is_well_formed() {
+            return self.fail_ask(key, "the prompt or the number of tokens is out of bounds".into(), out);
+        }
+        let request = Signed::new(self.config.network, &self.config.account_key, body);
+        let bytes = self.seal(now_ms, &Message::Question(Box::new(request.clone())));
+        if let Some(ask) = self.asker.asks.get_mut(&key) {
+            ask.worker = Some(worker);
+            ask.tried.insert(worker);
+            ask.request = Some(request);
+        }
+        out.push(Output::OpenAnswer { key, worker, bytes });
+    }
+
+    /// The verifier that everybody with the same view would ask about this question.
+    fn verifier_of(&self, now_ms: u64, key: Hash, worker: NodeId) -> Option<(NodeId, ChainAddress)> {
+        let candidates = self.verifiers_for(now_ms, worker, &BTreeSet::new());
+        let node = *rendezvous(&key.0, &candidates, |node| node.0).first()?;
+        Some((node, self.peers.get(&node)?.record.certificate.body.chain_address))
+    }
+
+    fn fail_ask(&mut self, key: Hash, reason: String, out: &mut Out) {
+        if let Some(ask) = self.asker.asks.get_mut(&key) {
+            ask.failure = Some(reason.clone());
+        }
+        out.event(Event::AskFailed { key, reason });
+    }
+
+    pub(super) fn answer_failed(&mut self, now_ms: u64, key: Hash, reason: String, out: &mut Out) {
+        let Some(ask) = self.asker.asks.get_mut(&key) else { return };
+        if ask.receipt.is_some() {
+            return;
+        }
+        ask.worker = None;
+        ask.request = None;
+        ask.last_reason = reason;
+        self.ask_next(now_ms, key, out);
+    }
+
+    pub(super) fn answer_arrived(
+        &mut self,
+        now_ms: u64,
+        key: Hash,
+        offer: &[u8],
+        transcript: Box<AnswerTranscript>,
+        out: &mut Out,
+    ) {
+        match self.accept_answer(now_ms, key, offer, &transcript) {
+            Ok(signed) => self.answer_accepted(now_ms, key, signed, *transcript, out),
+            Err(reason) => self.answer_failed(now_ms, key, reason, out),
+        }
+    }
+
+    /// Checks the offered receipt against what was asked and received.
+    fn accept_answer(
+        &mut self,
+        now_ms: u64,
+        key: Hash,
+        bytes: &[u8],
+        transcript: &AnswerTranscript,
+    ) -> Result<SignedReceipt, String> {
+        let opened = envelope::open(bytes, self.config.network, now_ms, &mut self.guard).map_err(|e| e.to_string())?;
+        let message = Message::from_body(opened.kind, &opened.body).map_err(|error| error.to_string())?;
+        let Message::ReceiptOffered(offer) = message else { return Err("the stream ended without a receipt".into()) };
+        let ask = self.asker.asks.get(&key).ok_or("the question is not open")?;
+        let request = ask.request.as_ref().filter(|_| ask.receipt.is_none()).ok_or("the question is not open")?;
+        offer.verify(self.config.network).map_err(|error| error.to_string())?;
+        let peer = self.peers.get(&request.body.worker).ok_or("the worker is unknown")?;
+        let certificate = &peer.record.certificate;
+        let release = self.worker.release(&request.body.adapter).ok_or("the adapter's release is unknown here")?;
+        let terms = AnswerTerms {
+            network: self.config.network,
+            request,
+            release: &release.body,
+            worker: certificate.account,
+            worker_payout: certificate.body.chain_address,
+            worker_price: offer.receipt.worker_part,
+            treasury: self.config.treasury,
+            class: &offer.receipt.class,
+        };
+        if offer.receipt.price > request.body.price_max {
+            return Err(format!("the price of {} is above the limit", offer.receipt.price));
+        }
+        if !fits(&terms, &offer.receipt, transcript) {
+            return Err("the receipt does not fit the question and the answer received".into());
+        }
+        Ok(offer.countersign(&self.config.account_key))
+    }
+
+    fn answer_accepted(
+        &mut self,
+        now_ms: u64,
+        key: Hash,
+        signed: SignedReceipt,
+        transcript: AnswerTranscript,
+        out: &mut Out,
+    ) {
+        let receipt = signed.receipt.id();
+        self.record(Fact::Settled { key, receipt }, out);
+        self.keep_receipt(now_ms, signed.clone(), out);
+        let draw = self.derived("audit", &receipt.0);
+        let draw = u32::from_le_bytes([draw.0[0], draw.0[1], draw.0[2], draw.0[3]]) % 1_000_000;
+        let audited = draw < self.config.audit_ppm;
+        let Some(ask) = self.asker.asks.get_mut(&key) else { return };
+        ask.text = Some(transcript.text);
+        if let Some(request) = ask.request.clone().filter(|_| audited || ask.command.check) {
+            let audit = Audit { receipt: signed.clone(), request, transcript: transcript.transcript };
+            ask.check = Some(Check { audit, verifier: None, given_up: BTreeSet::new(), since_ms: 0, sent_ms: 0 });
+        }
+        out.event(Event::Answered { key, receipt: Box::new(signed) });
+        self.asker_tick(now_ms, out);
+    }
+
+    pub(super) fn asker_tick(&mut self, now_ms: u64, out: &mut Out) {
+        let open: Vec<(Hash, bool, bool)> = self
+            .asker
+            .asks
+            .iter()
+            .filter(|(_, ask)| ask.failure.is_none() && (ask.receipt.is_none() || ask.check.is_some()))
+            .map(|(key, ask)| (*key, ask.check.is_some(), ask.worker.is_none()))
+            .collect();
+        for (key, checking, idle) in open {
+            if checking {
+                self.tick_check(now_ms, key, out);
+            } else if idle {
+                self.tick_unanswered(now_ms, key, out);
+            }
+        }
+    }
+
+    fn tick_unanswered(&mut self, now_ms: u64, key: Hash, out: &mut Out) {
+        let Some(ask) = self.asker.asks.get_mut(&key) else { return };
+        if now_ms > ask.command.deadline_ms {
+            let reason = ask.last_reason.clone();
+            return self.fail_ask(key, reason, out);
+        }
+        self.ask_next(now_ms, key, out);
+        if let Some(ask) = self.asker.asks.get_mut(&key).filter(|ask| ask.worker.is_none()) {
+            // Everybody was tried: give each another chance until the deadline.
+            ask.tried.clear();
+        }
+    }
+
+    fn tick_check(&mut self, now_ms: u64, key: Hash, out: &mut Out) {
+        let Some(ask) = self.asker.asks.get(&key) else { return };
+        let (Some(check), Some(worker)) = (&ask.check, ask.worker) else { return };
+        let candidates = self.verifiers_for(now_ms, worker, &check.given_up);
+        let next = rendezvous(&key.0, &candidates, |node| node.0).first().copied();
+        let Some(check) = self.asker.asks.get_mut(&key).and_then(|ask| ask.check.as_mut()) else { return };
+        let late = now_ms.saturating_sub(check.since_ms) > VERIFY_TIMEOUT_MS;
+        if check.verifier.is_none_or(|verifier| late || !candidates.contains(&verifier)) {
+            if let Some(late) = check.verifier.filter(|_| late) {
+                check.given_up.insert(late);
+            }
+            (check.verifier, check.since_ms, check.sent_ms) = (next, now_ms, 0);
+        }
+        let due = now_ms.saturating_sub(check.sent_ms) >= RETRY_MS;
+        if let (Some(verifier), true) = (check.verifier, due) {
+            check.sent_ms = now_ms;
+            let message = Message::AuditWanted(Box::new(check.audit.clone()));
+            self.send(now_ms, verifier, &message, out);
+        }
+    }
+
+    pub(super) fn answer_verdict(&mut self, from: NodeId, verdict: Signed<Verdict>, out: &mut Out) {
+        let Subject::Answer(receipt) = verdict.body.subject else { return };
+        let found = self.asker.asks.iter_mut().find(|(_, ask)| ask.receipt == Some(receipt));
+        let Some((key, ask)) = found else { return };
+        let Some(check) = ask.check.as_mut().filter(|check| check.verifier == Some(from)) else { return };
+        if matches!(verdict.body.outcome, Outcome::Abstained(_)) {
+            check.given_up.insert(from);
+            check.verifier = None;
+            return;
+        }
+        let key = *key;
+        self.record(Fact::AnswerVerdict { key, verdict: Box::new(verdict.clone()) }, out);
+        out.event(Event::AnswerChecked { key, verdict: Box::new(verdict) });
+    }
+
+    /// The worker's side: a question came in.
+    pub(super) fn question(&mut self, now_ms: u64, from: NodeId, stream: u64, bytes: &[u8], out: &mut Out) {
+        match self.check_question(now_ms, from, bytes) {
+            Ok((request, release)) => {
+                let job = request.id(self.config.network);
+                self.asker.answering.insert(job, AnswerJob { stream, request: request.clone() });
+                let work = Work::Answer { request: Box::new(request), release: Box::new(release), stream };
+                out.push(Output::Start { job, work });
+            }
+            Err(reason) => out.push(Output::RefuseAnswer { stream, reason }),
+        }
+    }
+
+    fn check_question(
+        &mut self,
+        now_ms: u64,
+        from: NodeId,
+        bytes: &[u8],
+    ) -> Result<(Signed<InferenceRequest>, Signed<Release>), String> {
+        let opened = envelope::open(bytes, self.config.network, now_ms, &mut self.guard).map_err(|e| e.to_string())?;
+        let message = Message::from_body(opened.kind, &opened.body).map_err(|error| error.to_string())?;
+        let Message::Question(request) = message else { return Err("expected a question".into()) };
+        let body = &request.body;
+        if opened.signer != from || body.node != from || body.worker != self.id {
+            return Err("the question is not from you to me".into());
+        }
+        request.verify(self.config.network).map_err(|error| error.to_string())?;
+        if !self.config.roles.worker || !self.worker.is_serving(&body.adapter) {
+            return Err(format!("adapter {} is not served here", body.adapter.short()));
+        }
+        let release = self.worker.release(&body.adapter).ok_or("the adapter's release is unknown here")?;
+        let price = self.config.answer_price.checked_add(release.body.answer_fee).ok_or("the price overflows")?;
+        if price > body.price_max {
+            return Err(format!("the price is {price}, above the limit of {}", body.price_max));
+        }
+        if self.asker.answering.len() >= ANSWERS_AT_ONCE {
+            return Err("busy: try another worker".into());
+        }
+        self.receipts.check_exposure(&request.account)?;
+        Ok((*request, release.clone()))
+    }
+
+    pub(super) fn answered(&mut self, now_ms: u64, job: Hash, answer: &FinishedAnswer, out: &mut Out) {
+        let Some(done) = self.asker.answering.remove(&job) else { return };
+        let Some(release) = self.worker.release(&done.request.body.adapter) else { return };
+        let terms = AnswerTerms {
+            network: self.config.network,
+            request: &done.request,
+            release: &release.body,
+            worker: self.account,
+            worker_payout: self.config.chain_address,
+            worker_price: self.config.answer_price,
+            treasury: self.config.treasury,
+            class: &self.config.class,
+        };
+        match terms.receipt(answer, now_ms, now_ms) {
+            Ok(receipt) => {
+                let offer = ReceiptOffer::new(receipt, &self.config.account_key);
+                let bytes = self.seal(now_ms, &Message::ReceiptOffered(Box::new(offer)));
+                out.push(Output::FinishAnswer { stream: done.stream, bytes });
+            }
+            Err(error) => out.push(Output::RefuseAnswer { stream: done.stream, reason: error.to_string() }),
+        }
+    }
+
+    /// Whether `job` was an answer of this node, whose stream then ends with the reason.
+    pub(super) fn answer_job_failed(&mut self, job: Hash, reason: &str, out: &mut Out) -> bool {
+        let Some(failed) = self.asker.answering.remove(&job) else { return false };
+        out.push(Output::RefuseAnswer { stream: failed.stream, reason: reason.to_owned() });
+        true
+    }
+}
+
+/// Whether `receipt` is what these terms give for the answer that was received. The shares are the worker's
+/// claim, which an audit recomputes; all else the payer knows itself.
+fn fits(terms: &AnswerTerms<'_>, receipt: &Receipt, transcript: &AnswerTranscript) -> bool {
+    let Done::Inference { answer, prompt_tokens, answer_tokens, fingerprints, .. } = &receipt.work else {
+        return false;
+    };
+    if *answer != Hash::of(transcript.text.as_bytes()) || *fingerprints != transcript.fingerprints {
+        return false;
+    }
+    let claimed = FinishedAnswer {
+        answer: *answer,
+        prompt_tokens: *prompt_tokens,
+        answer_tokens: *answer_tokens,
+        fingerprints: *fingerprints,
+        credits: Vec::new(),
+    };
+    let known = |account| terms.release.contributors.iter().any(|contributor| contributor.account == account);
+    let Ok(mut expected) = terms.receipt(&claimed, receipt.sequence, receipt.finished_ms) else { return false };
+    expected.shares.clone_from(&receipt.shares);
+    expected.commons = receipt.commons;
+    expected.payments.clone_from(&receipt.payments);
+    expected == *receipt && receipt.shares.iter().all(|share| known(share.account)) && receipt.check_terms().is_ok()
+}

@@ -1,0 +1,158 @@
+//! Facts: the durable events from which a node's state is rebuilt.
+//!
+//! Invariant: `apply` is the only way durable state changes, both when something happens and when the journal
+//! is replayed after a restart; it checks nothing and sends nothing.
+
+use bincode::{Decode, Encode};
+
+use super::Node;
+use crate::batch::{BatchHead, EpochBody, EpochHead};
+use crate::datanet::{Contribution, Genesis};
+use crate::envelope::Signed;
+use crate::id::{Hash, NodeId, TaskId};
+use crate::message::Release;
+use crate::node::requester::FineTuneCommand;
+use crate::receipt::{SignedReceipt, Voucher};
+use crate::task::{Award, TaskOffer};
+use crate::verification::{TaskResult, Verdict};
+
+/// One durable event.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Fact {
+    /// A datanet's genesis was accepted.
+    Genesis(Box<Signed<Genesis>>),
+    /// A log entry was accepted.
+    Contribution(Box<Signed<Contribution>>),
+    /// A shard's blob is in the store.
+    ShardHeld(Hash),
+    /// The user wanted an adapter trained.
+    Requested(FineTuneCommand),
+    /// The task was offered under this request.
+    Offered {
+        /// The request's key.
+        key: Hash,
+        /// The offer.
+        offer: Box<Signed<TaskOffer>>,
+    },
+    /// The task was given to a worker.
+    AwardGiven {
+        /// The request's key.
+        key: Hash,
+        /// The award.
+        award: Box<Signed<Award>>,
+    },
+    /// The worker lapsed or failed.
+    Lapsed {
+        /// The request's key.
+        key: Hash,
+        /// Which node.
+        node: NodeId,
+    },
+    /// The worker committed its result.
+    ResultTaken {
+        /// The request's key.
+        key: Hash,
+        /// The result.
+        result: Box<Signed<TaskResult>>,
+    },
+    /// The check of the result ended; `None` when nobody could check.
+    ResultChecked {
+        /// The request's key.
+        key: Hash,
+        /// The finding.
+        verdict: Option<Box<Signed<Verdict>>>,
+    },
+    /// The request came to nothing.
+    RequestFailed {
+        /// The request's key.
+        key: Hash,
+        /// Why.
+        reason: String,
+    },
+    /// This node won a task.
+    JobWon {
+        /// The offer.
+        offer: Box<Signed<TaskOffer>>,
+        /// The award.
+        award: Award,
+    },
+    /// This node finished a task.
+    JobFinished(Box<Signed<TaskResult>>),
+    /// This node's work on a task is over, paid or not.
+    JobClosed(TaskId),
+    /// A receipt with both signatures was taken.
+    ReceiptKept(Box<SignedReceipt>),
+    /// A receipt belongs to a request or question of this node.
+    Settled {
+        /// The key of the request or question.
+        key: Hash,
+        /// The receipt.
+        receipt: crate::id::ReceiptId,
+    },
+    /// An answer was checked.
+    AnswerVerdict {
+        /// The question's key.
+        key: Hash,
+        /// The finding.
+        verdict: Box<Signed<Verdict>>,
+    },
+    /// A promise to pay was received.
+    VoucherTaken(Box<Voucher>),
+    /// A release was accepted.
+    Released(Box<Signed<Release>>),
+    /// This node sealed a batch of these receipts.
+    BatchSealed(Box<Signed<BatchHead>>),
+    /// A witness's batch was read.
+    BatchRead(Box<Signed<BatchHead>>),
+    /// This node is about to post an epoch.
+    EpochClosing(Box<EpochBody>),
+    /// This node's epoch stands on the chain.
+    EpochPosted(Box<Signed<EpochHead>>),
+    /// Another node's epoch was recomputed here.
+    EpochChecked {
+        /// The epoch.
+        head: Box<Signed<EpochHead>>,
+        /// Whether the sums agree.
+        agrees: bool,
+    },
+}
+
+impl Node {
+    /// Changes the state by one durable event.
+    pub(super) fn apply(&mut self, fact: Fact) {
+        match fact {
+            Fact::Genesis(genesis) => self.datanets.apply_genesis(self.config.network, *genesis),
+            Fact::Contribution(entry) => self.datanets.apply_entry(*entry),
+            Fact::ShardHeld(blob) => self.datanets.apply_held(blob),
+            Fact::Requested(command) => self.requester.apply_requested(command),
+            Fact::Offered { key, offer } => self.requester.apply_offered(self.config.network, key, *offer),
+            Fact::AwardGiven { key, award } => self.requester.apply_award(key, *award),
+            Fact::Lapsed { key, node } => self.requester.apply_lapsed(key, node),
+            Fact::ResultTaken { key, result } => self.requester.apply_result(key, *result),
+            Fact::ResultChecked { key, verdict } => self.requester.apply_checked(key, verdict.map(|verdict| *verdict)),
+            Fact::RequestFailed { key, reason } => self.requester.apply_failed(key, reason),
+            Fact::JobWon { offer, award } => self.worker.apply_won(*offer, award),
+            Fact::JobFinished(result) => self.worker.apply_finished(*result),
+            Fact::JobClosed(task) => self.worker.apply_closed(task),
+            Fact::ReceiptKept(receipt) => self.receipts.apply_kept(self.account, *receipt),
+            Fact::Settled { key, receipt } => {
+                self.requester.apply_settled(key, receipt);
+                self.asker.apply_settled(key, receipt);
+            }
+            Fact::AnswerVerdict { key, verdict } => self.asker.apply_verdict(key, *verdict),
+            Fact::VoucherTaken(voucher) => self.receipts.apply_voucher(*voucher),
+            Fact::Released(release) => self.worker.apply_release(*release),
+            Fact::BatchSealed(head) => self.batches.apply_sealed(*head),
+            Fact::BatchRead(head) => self.batches.apply_read(*head),
+            Fact::EpochClosing(body) => self.batches.apply_closing(*body),
+            Fact::EpochPosted(head) => self.batches.apply_posted(*head),
+            Fact::EpochChecked { head, agrees } => self.batches.apply_checked(*head, agrees),
+        }
+    }
+
+    /// Records an event: durable first, then in memory.
+    pub(super) fn record(&mut self, fact: Fact, out: &mut super::Out) {
+        out.fact(fact.clone());
+        self.apply(fact);
+    }
+}

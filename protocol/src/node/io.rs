@@ -1,0 +1,452 @@
+//! What goes into a node and what comes out of it.
+
+use crate::batch::EpochBody;
+use crate::datanet::{Genesis, Head};
+use crate::envelope::Signed;
+use crate::id::{AccountId, Amount, DatanetId, Hash, NodeId, ReceiptId, TaskId};
+use crate::message::{Audit, Heartbeat, InferenceRequest, Release};
+use crate::node::asker::AskCommand;
+use crate::node::facts::Fact;
+use crate::node::requester::FineTuneCommand;
+use crate::receipt::{SignedReceipt, Voucher};
+use crate::task::{Award, TaskOffer};
+use crate::verification::{Outcome, TaskResult, Verdict};
+
+/// Something happened that the node must know.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Time passed; every `limits::TICK_MS` or more often.
+    Tick,
+    /// A peer sent an envelope directly.
+    Message {
+        /// The peer, as the connection authenticated it.
+        from: NodeId,
+        /// The envelope.
+        bytes: Vec<u8>,
+    },
+    /// Gossip brought an envelope.
+    Gossip {
+        /// The driver's number for it, returned in [`Output::Validated`].
+        id: u64,
+        /// The envelope.
+        bytes: Vec<u8>,
+    },
+    /// A connection to a peer exists.
+    Connected(NodeId),
+    /// The last connection to a peer is gone.
+    Disconnected(NodeId),
+    /// The addresses this node listens on.
+    Listening {
+        /// Control plane, as multiaddresses.
+        control: Vec<String>,
+        /// Data plane, as socket addresses.
+        data: Vec<String>,
+    },
+    /// The user or a program wants something.
+    Command(Box<Command>),
+    /// A training job is so far.
+    Progress(Heartbeat),
+    /// A job ended.
+    Finished {
+        /// The job's number from [`Output::Start`].
+        job: Hash,
+        /// How.
+        outcome: Box<JobOutcome>,
+    },
+    /// The driver holds everything that serving this adapter needs.
+    Serving(Hash),
+    /// A blob the node wanted is in the store.
+    Fetched {
+        /// Which.
+        blob: Hash,
+    },
+    /// A body the node wanted, checked against its hash.
+    Body {
+        /// Which.
+        blob: Hash,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// A question came in on an answer stream.
+    Question {
+        /// The asking peer.
+        from: NodeId,
+        /// The driver's number for the stream.
+        stream: u64,
+        /// The envelope of the first frame.
+        bytes: Vec<u8>,
+    },
+    /// An answer came in whole.
+    AnswerArrived {
+        /// The question's key.
+        key: Hash,
+        /// The envelope with the worker's receipt offer.
+        offer: Vec<u8>,
+        /// What the driver received and hashed.
+        transcript: Box<AnswerTranscript>,
+    },
+    /// No answer came from the worker that was asked.
+    AnswerFailed {
+        /// The question's key.
+        key: Hash,
+        /// Why.
+        reason: String,
+    },
+    /// The driver signed a promise to pay.
+    VoucherSigned(Box<Voucher>),
+    /// The driver found a received promise's signature right.
+    VoucherVerified(Box<Voucher>),
+    /// The epoch's root stands on the settlement chain.
+    EpochPosted {
+        /// Which.
+        epoch: u64,
+    },
+}
+
+/// What the user or a program wants.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Begin a datanet; its id is the digest of the signed genesis.
+    CreateDatanet(Genesis),
+    /// Add a shard, whose blob is in the store, to one's own log.
+    Contribute(NewShard),
+    /// Have an adapter trained.
+    FineTune(FineTuneCommand),
+    /// Release an adapter.
+    Release(Box<Release>),
+    /// Ask a question.
+    Ask(AskCommand),
+    /// Count all receipts known and anchor the sums.
+    CloseEpoch,
+}
+
+/// A shard to contribute.
+#[derive(Debug, Clone)]
+pub struct NewShard {
+    /// To which datanet.
+    pub datanet: DatanetId,
+    /// The shard's blob.
+    pub shard: Hash,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Records in it.
+    pub records: u32,
+    /// The Merkle root over the ids of its records.
+    pub records_root: Hash,
+}
+
+/// What a job is to do.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// Train an adapter.
+    Train {
+        /// The offer.
+        offer: Box<Signed<TaskOffer>>,
+        /// The award.
+        award: Award,
+    },
+    /// Execute segments of another worker's training again.
+    Replay {
+        /// The offer.
+        offer: Box<Signed<TaskOffer>>,
+        /// The result under check.
+        result: Box<Signed<TaskResult>>,
+        /// Who provides the checkpoints.
+        worker: NodeId,
+        /// Which segments.
+        segments: Vec<u32>,
+    },
+    /// Answer a question.
+    Answer {
+        /// The question.
+        request: Box<Signed<InferenceRequest>>,
+        /// The adapter's release.
+        release: Box<Signed<Release>>,
+        /// The driver's stream.
+        stream: u64,
+    },
+    /// Check another worker's answer.
+    CheckAnswer {
+        /// What the payer disclosed.
+        audit: Box<Audit>,
+        /// The adapter's release.
+        release: Box<Signed<Release>>,
+    },
+}
+
+/// How a job ended.
+#[derive(Debug, Clone)]
+pub enum JobOutcome {
+    /// Training ended.
+    Trained(TrainedAdapter),
+    /// The replay ended: how, and which segments were executed.
+    Replayed(Outcome, Vec<u32>),
+    /// The answer was given.
+    Answered(FinishedAnswer),
+    /// The check of an answer ended: how, and how many fingerprints were compared.
+    AnswerChecked(Outcome, Vec<u32>),
+    /// The job could not be done here.
+    Failed(String),
+}
+
+/// A trained adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrainedAdapter {
+    /// The blob of its files.
+    pub adapter: Hash,
+    /// The blobs of its checkpoints, from before the first step to after the last.
+    pub checkpoints: Vec<Hash>,
+    /// Optimiser steps.
+    pub steps: u32,
+    /// Last loss in micro-nats per token.
+    pub loss_micro_nats: u64,
+    /// Time it took, in milliseconds.
+    pub elapsed_ms: u64,
+}
+
+/// An answer, as the worker gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FinishedAnswer {
+    /// The hash of the text.
+    pub answer: Hash,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens of the answer.
+    pub answer_tokens: u32,
+    /// The root over the fingerprints.
+    pub fingerprints: Hash,
+    /// The loss difference of each contributor, by number in the release, in micro-nats.
+    pub credits: Vec<(u32, i64)>,
+}
+
+/// What the payer's driver received on the answer stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerTranscript {
+    /// The text.
+    pub text: String,
+    /// The root over the fingerprints received.
+    pub fingerprints: Hash,
+    /// Token ids and fingerprints, as compute encodes them; disclosed to a verifier only.
+    pub transcript: Vec<u8>,
+}
+
+/// What the driver is to do, in this order.
+#[derive(Debug, Clone)]
+pub enum Output {
+    /// Make these facts durable before anything that follows.
+    Persist(Vec<Fact>),
+    /// Send an envelope to a peer.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// The envelope.
+        bytes: Vec<u8>,
+    },
+    /// Gossip an envelope.
+    Publish {
+        /// The envelope.
+        bytes: Vec<u8>,
+    },
+    /// What gossip should do with a message: `Some(true)` carry on, `Some(false)` reject, `None` ignore.
+    Validated {
+        /// The driver's number for it.
+        id: u64,
+        /// The decision.
+        keep: Option<bool>,
+    },
+    /// Get a blob into the store.
+    Fetch {
+        /// Which.
+        blob: Hash,
+        /// Its size in bytes, for the bound.
+        bytes: u64,
+        /// Who has it.
+        providers: Vec<NodeId>,
+    },
+    /// Get a blob and give its bytes back as [`Input::Body`].
+    FetchBody {
+        /// Which.
+        blob: Hash,
+        /// Its size in bytes, for the bound.
+        bytes: u64,
+        /// Who has it.
+        providers: Vec<NodeId>,
+    },
+    /// Put bytes into the store, to be provided to others.
+    Provide {
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// Remember where a peer listens.
+    Learn {
+        /// Who.
+        peer: NodeId,
+        /// Control plane addresses.
+        control: Vec<String>,
+        /// Data plane addresses.
+        data: Vec<String>,
+    },
+    /// Start a job.
+    Start {
+        /// The job's number.
+        job: Hash,
+        /// What it is.
+        work: Work,
+    },
+    /// Stop a job; nothing more is wanted from it.
+    Stop {
+        /// The job's number.
+        job: Hash,
+    },
+    /// Open an answer stream and send the question.
+    OpenAnswer {
+        /// The question's key.
+        key: Hash,
+        /// Whom to ask.
+        worker: NodeId,
+        /// The envelope of the question.
+        bytes: Vec<u8>,
+    },
+    /// End an answer stream with the receipt offer.
+    FinishAnswer {
+        /// The driver's stream.
+        stream: u64,
+        /// The envelope of the offer.
+        bytes: Vec<u8>,
+    },
+    /// End an answer stream with a refusal.
+    RefuseAnswer {
+        /// The driver's stream.
+        stream: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Load a released adapter for serving or checking, then say [`Input::Serving`].
+    Load {
+        /// The release.
+        release: Box<Signed<Release>>,
+    },
+    /// Sign a promise to pay; `signature` is empty.
+    SignVoucher(Box<Voucher>),
+    /// Check a promise's signature.
+    VerifyVoucher(Box<Voucher>),
+    /// Post an epoch's root on the settlement chain; again after a restart, so it must be idempotent.
+    PostEpoch(Box<EpochBody>),
+    /// A peer broke the rules.
+    Penalise {
+        /// Who.
+        peer: NodeId,
+        /// How.
+        reason: String,
+    },
+    /// Tell the user.
+    Event(Event),
+}
+
+/// Something a user may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A datanet is known.
+    DatanetKnown(DatanetId),
+    /// A datanet has a new version.
+    HeadMoved(Head),
+    /// A contributor signed two entries for one place.
+    ForkFound {
+        /// The datanet.
+        datanet: DatanetId,
+        /// Who did.
+        contributor: AccountId,
+    },
+    /// A task was given to a worker.
+    TaskAwarded {
+        /// The request's key.
+        key: Hash,
+        /// The award.
+        award: Award,
+    },
+    /// A worker is so far.
+    TaskProgress {
+        /// The request's key.
+        key: Hash,
+        /// How far.
+        progress: Heartbeat,
+    },
+    /// A worker let its lease lapse or failed; the task goes to another.
+    TaskLapsed {
+        /// The request's key.
+        key: Hash,
+        /// Who.
+        worker: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// A result was checked.
+    TaskChecked {
+        /// The request's key.
+        key: Hash,
+        /// The finding.
+        verdict: Box<Signed<Verdict>>,
+    },
+    /// A task is paid and done.
+    TaskDone {
+        /// The request's key.
+        key: Hash,
+        /// The receipt.
+        receipt: ReceiptId,
+    },
+    /// A task could not be done.
+    TaskFailed {
+        /// The request's key.
+        key: Hash,
+        /// Why.
+        reason: String,
+    },
+    /// This node won a task.
+    JobWon(TaskId),
+    /// This node's work on a task ended without pay.
+    JobLost {
+        /// The task.
+        task: TaskId,
+        /// Why.
+        reason: String,
+    },
+    /// An adapter was released.
+    Released(Box<Signed<Release>>),
+    /// A question is answered and its receipt countersigned.
+    Answered {
+        /// The question's key.
+        key: Hash,
+        /// The receipt.
+        receipt: Box<SignedReceipt>,
+    },
+    /// A question could not be answered.
+    AskFailed {
+        /// The question's key.
+        key: Hash,
+        /// Why.
+        reason: String,
+    },
+    /// An answer was checked.
+    AnswerChecked {
+        /// The question's key.
+        key: Hash,
+        /// The finding.
+        verdict: Box<Signed<Verdict>>,
+    },
+    /// A receipt is on disk here.
+    ReceiptKept(ReceiptId),
+    /// A promise to pay is on disk here.
+    VoucherTaken {
+        /// From whom.
+        payer: AccountId,
+        /// How much in all.
+        cumulative: Amount,
+    },
+    /// An anchored epoch was recomputed from the receipts known here.
+    EpochChecked {
+        /// Which.
+        epoch: u64,
+        /// Whether the sums agree.
+        agrees: bool,
+    },
+}

@@ -1,0 +1,128 @@
+//! Who is there: the peers' own records and whether they are heard.
+//!
+//! Invariant: a record counts only with a certificate that its account signed for the node that sent it.
+
+use std::collections::BTreeMap;
+
+use super::{Node, Out, Output};
+use crate::id::{AccountId, NodeId};
+use crate::limits::{PEER_STALE_MS, PEERS_MAX};
+use crate::message::PeerRecord;
+
+/// A peer as this node knows it.
+#[derive(Debug, Clone)]
+pub struct PeerView {
+    /// Its record.
+    pub record: PeerRecord,
+    /// When it was last heard, in milliseconds since 1970.
+    pub heard_ms: u64,
+    /// Whether a connection exists.
+    pub connected: bool,
+}
+
+impl PeerView {
+    /// Whether the peer was heard lately.
+    #[must_use]
+    pub fn is_fresh(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.heard_ms) <= PEER_STALE_MS
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Peers {
+    known: BTreeMap<NodeId, PeerView>,
+    own_control: Vec<String>,
+    own_data: Vec<String>,
+}
+
+impl Peers {
+    pub(super) fn connected(&mut self, peer: NodeId, connected: bool) {
+        if let Some(view) = self.known.get_mut(&peer) {
+            view.connected = connected;
+        }
+    }
+
+    pub(super) fn listening(&mut self, control: Vec<String>, data: Vec<String>) {
+        self.own_control = control;
+        self.own_data = data;
+    }
+
+    pub(super) fn get(&self, peer: &NodeId) -> Option<&PeerView> {
+        self.known.get(peer)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeId, &PeerView)> {
+        self.known.iter()
+    }
+
+    /// Fresh peers whose record satisfies `wanted`.
+    pub(super) fn fresh(&self, now_ms: u64, wanted: impl Fn(&PeerRecord) -> bool) -> Vec<NodeId> {
+        self.known
+            .iter()
+            .filter(|(_, view)| view.is_fresh(now_ms) && wanted(&view.record))
+            .map(|(peer, _)| *peer)
+            .collect()
+    }
+
+    /// The node that works for `account`, the one heard last if there are several.
+    pub(super) fn node_of(&self, account: &AccountId) -> Option<NodeId> {
+        self.known
+            .iter()
+            .filter(|(_, view)| view.record.certificate.account == *account)
+            .max_by_key(|(_, view)| view.heard_ms)
+            .map(|(peer, _)| *peer)
+    }
+
+    fn forget_quietest(&mut self) {
+        let quietest = self.known.iter().min_by_key(|(_, view)| view.heard_ms).map(|(peer, _)| *peer);
+        if let Some(peer) = quietest {
+            self.known.remove(&peer);
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn own_record(&self) -> PeerRecord {
+        PeerRecord {
+            certificate: self.certificate.clone(),
+            roles: self.config.roles,
+            control: self.peers.own_control.clone(),
+            data: self.peers.own_data.clone(),
+            class: self.config.class.clone(),
+            serving: self.worker.serving(),
+            answer_price: self.config.answer_price,
+            batches: self.batches.sealed_count(),
+        }
+    }
+
+    pub(super) fn peer_record(&mut self, now_ms: u64, from: NodeId, record: PeerRecord, out: &mut Out) {
+        let certificate = &record.certificate;
+        if from == self.id {
+            return;
+        }
+        let changed = self.peers.get(&from).is_none_or(|known| known.record != record);
+        if changed && !self.certificate_holds(now_ms, from, &record) {
+            return self.blame(Some(from), "its certificate does not hold".into(), out);
+        }
+        if certificate.body.expires_ms < now_ms {
+            return;
+        }
+        if changed {
+            out.push(Output::Learn { peer: from, control: record.control.clone(), data: record.data.clone() });
+        }
+        if self.peers.get(&from).is_none() && self.peers.known.len() >= PEERS_MAX {
+            self.peers.forget_quietest();
+        }
+        let batches = record.batches;
+        let view = PeerView { record, heard_ms: now_ms, connected: true };
+        self.peers.known.insert(from, view);
+        self.batches_seen(now_ms, from, batches, out);
+    }
+
+    fn certificate_holds(&self, now_ms: u64, from: NodeId, record: &PeerRecord) -> bool {
+        let certificate = &record.certificate;
+        certificate.body.node == from
+            && certificate.body.expires_ms >= now_ms
+            && certificate.verify(self.config.network).is_ok()
+    }
+}

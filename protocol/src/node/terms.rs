@@ -1,0 +1,151 @@
+//! The terms of receipts, built by one function on both sides, so that payer and worker sign what each of
+//! them computed itself.
+
+use crate::attribution::{CreditScore, WHOLE, commons_weight, shares};
+use crate::economy::{self, Beneficiaries, FeePolicy, SplitError};
+use crate::envelope::{NetworkId, Signed};
+use crate::id::{AccountId, Amount, ChainAddress, Hash, TaskId};
+use crate::merkle;
+use crate::message::{InferenceRequest, Release};
+use crate::node::io::FinishedAnswer;
+use crate::receipt::{AttributionNote, Receipt, Work};
+use crate::task::{Award, TaskOffer, task_id};
+use crate::verification::TaskResult;
+
+/// The method of attribution this release of the protocol knows.
+const METHOD: &str = "loco-delta";
+const METHOD_VERSION: u16 = 1;
+
+/// What payer and worker of a training agreed on.
+pub(super) struct TrainingTerms<'a> {
+    pub(super) network: NetworkId,
+    pub(super) offer: &'a Signed<TaskOffer>,
+    pub(super) award: &'a Award,
+    pub(super) result: &'a TaskResult,
+    pub(super) price: Amount,
+    pub(super) segments_checked: u16,
+    pub(super) verifier: ChainAddress,
+    pub(super) treasury: ChainAddress,
+}
+
+impl TrainingTerms<'_> {
+    /// The receipt these terms make.
+    pub(super) fn receipt(&self, sequence: u64, finished_ms: u64) -> Result<Receipt, SplitError> {
+        let offer = &self.offer.body;
+        let to = Beneficiaries {
+            worker: self.award.payout,
+            treasury: self.treasury,
+            builder: offer.payer_address,
+            verifier: self.verifier,
+        };
+        let policy = FeePolicy::TRAINING;
+        Ok(Receipt {
+            network: self.network.0,
+            task: task_id(self.network, self.offer),
+            payer: self.offer.account,
+            worker: self.award.worker,
+            worker_node: self.award.node,
+            base: offer.work.base,
+            datanet: offer.work.head.datanet,
+            head: offer.work.head.id(),
+            work: Work::Training {
+                adapter: self.result.adapter,
+                checkpoints: merkle::root(&self.result.checkpoints),
+                steps: self.result.steps,
+                leave_out: offer.work.leave_out,
+                segments_checked: self.segments_checked,
+            },
+            class: self.result.class.clone(),
+            attribution: AttributionNote { method: "none".into(), version: 0, index: Hash::default() },
+            shares: Vec::new(),
+            commons: WHOLE,
+            price: self.price,
+            worker_part: self.award.price,
+            policy,
+            to,
+            payments: economy::split(self.price, self.award.price, policy, &to, &[])?,
+            sequence,
+            finished_ms,
+        })
+    }
+}
+
+/// What payer and worker of an answer agreed on.
+pub(super) struct AnswerTerms<'a> {
+    pub(super) network: NetworkId,
+    pub(super) request: &'a Signed<InferenceRequest>,
+    pub(super) release: &'a Release,
+    pub(super) worker: AccountId,
+    pub(super) worker_payout: ChainAddress,
+    pub(super) worker_price: Amount,
+    pub(super) treasury: ChainAddress,
+    pub(super) class: &'a str,
+}
+
+impl AnswerTerms<'_> {
+    /// The receipt of `answer` on these terms.
+    pub(super) fn receipt(
+        &self,
+        answer: &FinishedAnswer,
+        sequence: u64,
+        finished_ms: u64,
+    ) -> Result<Receipt, SplitError> {
+        let request = &self.request.body;
+        let shares = shares(&scores(self.release, &answer.credits));
+        let price = self.worker_price.checked_add(self.release.answer_fee).ok_or(SplitError::Overflow)?;
+        let to = Beneficiaries {
+            worker: self.worker_payout,
+            treasury: self.treasury,
+            builder: self.release.builder,
+            verifier: request.verifier.unwrap_or(self.treasury),
+        };
+        let policy = FeePolicy::INFERENCE;
+        Ok(Receipt {
+            network: self.network.0,
+            task: TaskId(self.request.id(self.network).0),
+            payer: self.request.account,
+            worker: self.worker,
+            worker_node: request.worker,
+            base: self.release.base,
+            datanet: self.release.datanet,
+            head: self.release.head,
+            work: Work::Inference {
+                adapter: request.adapter,
+                prompt: Hash::of(request.prompt.as_bytes()),
+                answer: answer.answer,
+                prompt_tokens: answer.prompt_tokens,
+                answer_tokens: answer.answer_tokens,
+                seed: request.seed,
+                fingerprints: answer.fingerprints,
+            },
+            class: self.class.to_owned(),
+            attribution: AttributionNote { method: METHOD.into(), version: METHOD_VERSION, index: self.release.index },
+            commons: commons_weight(&shares).unwrap_or(0),
+            payments: economy::split(price, self.worker_price, policy, &to, &shares)?,
+            shares,
+            price,
+            worker_part: self.worker_price,
+            policy,
+            to,
+            sequence,
+            finished_ms,
+        })
+    }
+}
+
+/// The credits by account; numbers outside the release are dropped.
+fn scores(release: &Release, credits: &[(u32, i64)]) -> Vec<CreditScore> {
+    credits
+        .iter()
+        .filter_map(|(number, micro_nats)| {
+            let contributor = release.contributors.get(usize::try_from(*number).ok()?)?;
+            Some(CreditScore { account: contributor.account, payout: contributor.payout, micro_nats: *micro_nats })
+        })
+        .collect()
+}
+
+/// The shares that credits give under `release`; verifiers compare them with a receipt's.
+#[must_use]
+pub fn shares_of(release: &Release, credits: &[(u32, i64)]) -> Vec<crate::attribution::Share> {
+    shares(&scores(release, credits))
+}

@@ -1,0 +1,135 @@
+//! Checking others' work: replays segments of trainings and re-executes answers.
+//!
+//! Invariant: a verdict is about exactly what the requester asked and what the worker committed; what cannot be
+//! checked is an abstention. Nothing here is durable: a lost check is asked for again.
+
+use std::collections::BTreeMap;
+
+use super::io::Work;
+use super::{Node, Out, Output};
+use crate::envelope::Signed;
+use crate::id::{Hash, NodeId, TaskId};
+use crate::limits::{TASKS_MAX, VERIFY_TIMEOUT_MS};
+use crate::message::{Audit, CheckWanted, Message};
+use crate::task::task_id;
+use crate::verification::{Outcome, Subject, Verdict, beacon_commitment, sample_segments};
+
+struct Check {
+    task: TaskId,
+    subject: Subject,
+    asker: NodeId,
+    asked_ms: u64,
+    verdict: Option<Signed<Verdict>>,
+}
+
+#[derive(Default)]
+pub(super) struct Verifier {
+    checks: BTreeMap<Hash, Check>,
+}
+
+/// Checks a node runs at once; more are refused by silence, and the asker turns to the next verifier.
+const CHECKS_AT_ONCE: usize = 16;
+
+impl Node {
+    /// Starts a check unless it is known; a finished one is answered again.
+    fn begin_check(&mut self, now_ms: u64, job: Hash, check: Check, out: &mut Out) -> bool {
+        if let Some(known) = self.verifier.checks.get(&job) {
+            let (asker, verdict) = (known.asker, known.verdict.clone());
+            if let Some(verdict) = verdict {
+                self.send(now_ms, asker, &Message::Verdict(Box::new(verdict)), out);
+            }
+            return false;
+        }
+        let running = self.verifier.checks.values().filter(|check| check.verdict.is_none()).count();
+        if !self.config.roles.verifier || running >= CHECKS_AT_ONCE {
+            return false;
+        }
+        self.verifier.checks.insert(job, check);
+        true
+    }
+
+    pub(super) fn check_wanted(&mut self, now_ms: u64, from: NodeId, wanted: CheckWanted, out: &mut Out) {
+        let network = self.config.network;
+        let task = task_id(network, &wanted.offer);
+        let opens = beacon_commitment(&wanted.secret) == wanted.offer.body.beacon_commitment;
+        let signed = wanted.offer.verify(network).is_ok() && wanted.result.verify(network).is_ok();
+        if !opens || !signed || wanted.result.body.task != task || wanted.offer.body.node != from {
+            return self.blame(Some(from), "asked for a check that does not fit its offer".into(), out);
+        }
+        let committed = wanted.result.id(network);
+        let job = self.derived("check", &committed.0);
+        let check = Check { task, subject: Subject::Training(committed), asker: from, asked_ms: now_ms, verdict: None };
+        if !self.begin_check(now_ms, job, check, out) {
+            return;
+        }
+        let segments = sample_segments(
+            &wanted.secret,
+            &committed,
+            wanted.result.body.segments(),
+            wanted.offer.body.segments_checked,
+        );
+        if wanted.result.body.class != self.config.class {
+            let reason = format!("class {} is not {}", wanted.result.body.class, self.config.class);
+            return self.replayed(now_ms, job, Outcome::Abstained(reason), Vec::new(), out);
+        }
+        let work = Work::Replay {
+            offer: Box::new(wanted.offer),
+            result: Box::new(wanted.result),
+            worker: wanted.worker,
+            segments,
+        };
+        out.push(Output::Start { job, work });
+    }
+
+    pub(super) fn audit_wanted(&mut self, now_ms: u64, from: NodeId, audit: Audit, out: &mut Out) {
+        let network = self.config.network;
+        if audit.receipt.verify(network).is_err() || audit.request.verify(network).is_err() {
+            return self.blame(Some(from), "asked to check an unsigned answer".into(), out);
+        }
+        let receipt = audit.receipt.receipt.id();
+        let Some(release) = self.worker.release(&audit.request.body.adapter).cloned() else { return };
+        let job = self.derived("audit", &receipt.0);
+        let task = audit.receipt.receipt.task;
+        let check = Check { task, subject: Subject::Answer(receipt), asker: from, asked_ms: now_ms, verdict: None };
+        if self.begin_check(now_ms, job, check, out) {
+            let work = Work::CheckAnswer { audit: Box::new(audit), release: Box::new(release) };
+            out.push(Output::Start { job, work });
+        }
+    }
+
+    pub(super) fn replayed(&mut self, now_ms: u64, job: Hash, outcome: Outcome, checked: Vec<u32>, out: &mut Out) {
+        let Some(check) = self.verifier.checks.get_mut(&job) else { return };
+        let body = Verdict { task: check.task, subject: check.subject, checked, outcome };
+        let verdict = Signed::new(self.config.network, &self.config.account_key, body);
+        check.verdict = Some(verdict.clone());
+        let asker = check.asker;
+        self.send(now_ms, asker, &Message::Verdict(Box::new(verdict)), out);
+    }
+
+    pub(super) fn answer_checked(
+        &mut self,
+        now_ms: u64,
+        job: Hash,
+        outcome: Outcome,
+        checked: Vec<u32>,
+        out: &mut Out,
+    ) {
+        self.replayed(now_ms, job, outcome, checked, out);
+    }
+
+    /// Whether `job` is a check of this node, which then abstains because the job failed here.
+    pub(super) fn abstain(&mut self, now_ms: u64, job: Hash, reason: &str, out: &mut Out) -> bool {
+        if !self.verifier.checks.contains_key(&job) {
+            return false;
+        }
+        let reason: String = reason.chars().take(crate::limits::NAME_MAX_BYTES).collect();
+        self.replayed(now_ms, job, Outcome::Abstained(reason), Vec::new(), out);
+        true
+    }
+
+    pub(super) fn verifier_tick(&mut self, now_ms: u64) {
+        super::trim(&mut self.verifier.checks, TASKS_MAX, |check| {
+            now_ms.saturating_sub(check.asked_ms) < 10 * VERIFY_TIMEOUT_MS
+        });
+    }
+}

@@ -1,0 +1,141 @@
+//! What a node shows of itself: read-only views for users, pages and tests.
+
+use super::requester::RequestView;
+use super::{AskView, Node, PeerView};
+use crate::datanet::Datanet;
+use crate::envelope::Signed;
+use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
+use crate::message::{Heartbeat, PeerRecord, Release};
+use crate::receipt::{SignedReceipt, Voucher};
+use crate::task::Award;
+use crate::verification::Verdict;
+
+/// An epoch this node knows.
+#[derive(Debug, Clone)]
+pub struct EpochView {
+    /// Its number.
+    pub epoch: u64,
+    /// The blob of its body.
+    pub body: Hash,
+    /// The sum of all earnings so far.
+    pub total: Amount,
+    /// The Merkle root over its receipts.
+    pub receipts_root: Hash,
+    /// Whether this node's own sums agree.
+    pub agrees: bool,
+}
+
+impl Node {
+    /// The node's own record.
+    #[must_use]
+    pub fn record_view(&self) -> PeerRecord {
+        self.own_record()
+    }
+
+    /// Where the account is paid.
+    #[must_use]
+    pub fn chain_address(&self) -> ChainAddress {
+        self.config.chain_address
+    }
+
+    /// The peers known.
+    pub fn peers(&self) -> impl Iterator<Item = (&NodeId, &PeerView)> {
+        self.peers.iter()
+    }
+
+    /// One datanet.
+    #[must_use]
+    pub fn datanet(&self, id: &DatanetId) -> Option<&Datanet> {
+        self.datanets.get(id)
+    }
+
+    /// All datanets.
+    pub fn datanets(&self) -> impl Iterator<Item = &Datanet> {
+        self.datanets.iter()
+    }
+
+    /// Whether a shard is in the store.
+    #[must_use]
+    pub fn holds(&self, blob: &Hash) -> bool {
+        self.datanets.is_held(blob)
+    }
+
+    /// One request of this node.
+    #[must_use]
+    pub fn request(&self, key: &Hash) -> Option<RequestView> {
+        self.requester.requests.get(key).map(super::requester::Request::view)
+    }
+
+    /// All requests of this node, by key.
+    #[must_use]
+    pub fn requests(&self) -> Vec<(Hash, RequestView)> {
+        self.requester.requests.iter().map(|(key, request)| (*key, request.view())).collect()
+    }
+
+    /// The tasks this node works on: award, progress, and whether the result is committed.
+    #[must_use]
+    pub fn jobs(&self) -> Vec<(TaskId, Award, Option<Heartbeat>, bool)> {
+        let jobs = self.worker.jobs.iter();
+        jobs.map(|(task, job)| (*task, job.award.clone(), job.progress, job.result.is_some())).collect()
+    }
+
+    /// One question of this node.
+    #[must_use]
+    pub fn ask_view(&self, key: &Hash) -> Option<AskView> {
+        self.asker.view(key)
+    }
+
+    /// Findings about this node's answers.
+    pub fn answer_verdicts(&self) -> impl Iterator<Item = &Signed<Verdict>> {
+        self.asker.verdicts()
+    }
+
+    /// One release.
+    #[must_use]
+    pub fn release_of(&self, adapter: &Hash) -> Option<&Signed<Release>> {
+        self.worker.release(adapter)
+    }
+
+    /// All releases known.
+    pub fn releases(&self) -> impl Iterator<Item = &Signed<Release>> {
+        self.worker.releases()
+    }
+
+    /// One receipt.
+    #[must_use]
+    pub fn receipt_of(&self, id: &ReceiptId) -> Option<&SignedReceipt> {
+        self.receipts.get(id)
+    }
+
+    /// All receipts known, by id.
+    pub fn receipts(&self) -> impl Iterator<Item = (&ReceiptId, &SignedReceipt)> {
+        self.receipts.iter()
+    }
+
+    /// The newest promises to pay this node holds.
+    pub fn vouchers(&self) -> impl Iterator<Item = &Voucher> {
+        self.receipts.vouchers()
+    }
+
+    /// What this node owes: worker, worker's parts, fees.
+    #[must_use]
+    pub fn debts(&self) -> Vec<(AccountId, Amount, Amount)> {
+        self.receipts.owed_to().iter().map(|(worker, owed)| (*worker, owed.worker_part, owed.fees)).collect()
+    }
+
+    /// The epochs this node has recomputed or posted.
+    #[must_use]
+    pub fn epochs(&self) -> Vec<EpochView> {
+        self.batches
+            .epochs()
+            .iter()
+            .map(|(epoch, (head, agrees))| EpochView {
+                epoch: *epoch,
+                body: head.body.body,
+                total: head.body.total,
+                receipts_root: head.body.receipts_root,
+                agrees: *agrees,
+            })
+            .collect()
+    }
+}

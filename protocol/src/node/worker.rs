@@ -1,0 +1,359 @@
+//! The worker's side: bidding, training jobs, and the adapters it answers with.
+//!
+//! Invariant: a task that was won is durable before work on it starts, and its result before it is sent; after
+//! a restart the job goes on from its checkpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::io::{TrainedAdapter, Work};
+use super::terms::TrainingTerms;
+use super::{Event, Fact, Node, Out, Output};
+use crate::envelope::{NetworkId, Signed};
+use crate::id::{Amount, Hash, NodeId, TaskId};
+use crate::limits::{HEARTBEAT_MS, RETRY_MS, SERVING_MAX, TASKS_MAX};
+use crate::message::{Accepted, BidSealed, Heartbeat, Message, Release, TaskRound};
+use crate::receipt::ReceiptOffer;
+use crate::task::{Award, Bid, TaskOffer, task_id};
+use crate::verification::TaskResult;
+
+pub(super) struct OpenBid {
+    offer: Signed<TaskOffer>,
+    bid: Bid,
+    sent_ms: u64,
+}
+
+pub(super) struct Job {
+    pub(super) offer: Signed<TaskOffer>,
+    pub(super) award: Award,
+    pub(super) result: Option<Signed<TaskResult>>,
+    pub(super) progress: Option<Heartbeat>,
+    started: bool,
+    sent_ms: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Worker {
+    bids: BTreeMap<TaskId, OpenBid>,
+    pub(super) jobs: BTreeMap<TaskId, Job>,
+    releases: BTreeMap<Hash, Signed<Release>>,
+    serving: BTreeSet<Hash>,
+    load_asked: BTreeMap<Hash, u64>,
+}
+
+/// How long until the driver is asked again to load an adapter whose files it could not get.
+const LOAD_RETRY_MS: u64 = 10_000;
+
+impl Worker {
+    pub(super) fn apply_won(&mut self, offer: Signed<TaskOffer>, award: Award) {
+        self.bids.remove(&award.task);
+        let job = Job { offer, result: None, progress: None, started: false, sent_ms: 0, award };
+        self.jobs.insert(job.award.task, job);
+    }
+
+    pub(super) fn apply_finished(&mut self, result: Signed<TaskResult>) {
+        if let Some(job) = self.jobs.get_mut(&result.body.task) {
+            job.result = Some(result);
+            job.sent_ms = 0;
+        }
+    }
+
+    pub(super) fn apply_closed(&mut self, task: TaskId) {
+        self.jobs.remove(&task);
+    }
+
+    pub(super) fn apply_release(&mut self, release: Signed<Release>) {
+        self.releases.insert(release.body.adapter, release);
+    }
+
+    pub(super) fn progress(&mut self, beat: Heartbeat) {
+        if let Some(job) = self.jobs.get_mut(&beat.task) {
+            job.progress = Some(beat);
+        }
+    }
+
+    pub(super) fn serve(&mut self, adapter: Hash) {
+        if self.releases.contains_key(&adapter) && self.serving.len() < SERVING_MAX {
+            self.serving.insert(adapter);
+        }
+    }
+
+    pub(super) fn serving(&self) -> Vec<Hash> {
+        self.serving.iter().copied().collect()
+    }
+
+    pub(super) fn is_serving(&self, adapter: &Hash) -> bool {
+        self.serving.contains(adapter)
+    }
+
+    pub(super) fn release(&self, adapter: &Hash) -> Option<&Signed<Release>> {
+        self.releases.get(adapter)
+    }
+
+    pub(super) fn releases(&self) -> impl Iterator<Item = &Signed<Release>> {
+        self.releases.values()
+    }
+
+    fn training(&self) -> usize {
+        self.jobs.values().filter(|job| job.result.is_none()).count() + self.bids.len()
+    }
+}
+
+impl Node {
+    /// A task is offered: bid if there is room.
+    pub(super) fn offer(&mut self, now_ms: u64, from: NodeId, offer: Signed<TaskOffer>, out: &mut Out) {
+        let network = self.config.network;
+        let task = task_id(network, &offer);
+        let slots = usize::try_from(self.config.training_slots).unwrap_or(usize::MAX);
+        let busy = self.worker.training() >= slots;
+        let known = self.worker.bids.contains_key(&task) || self.worker.jobs.contains_key(&task);
+        if !self.config.roles.worker || busy || known || now_ms > offer.body.bids_until_ms {
+            return;
+        }
+        if offer.body.node != from || offer.verify(network).is_err() {
+            return self.blame(Some(from), "offered a task of somebody else".into(), out);
+        }
+        let steps = offer.body.work.steps;
+        let Some(price) = self.config.training_price_per_kilostep.checked_mul_div(steps.into(), 1_000) else { return };
+        let expected_ms = self.config.training_ms_per_kilostep.saturating_mul(steps.into()) / 1_000;
+        let bid = Bid {
+            task,
+            worker: self.account,
+            node: self.id,
+            payout: self.config.chain_address,
+            price: Amount(price.0.max(1)),
+            expected_ms,
+            nonce: self.derived("bid", &task.0),
+        };
+        let sealed = BidSealed { task, commitment: bid.commitment() };
+        self.worker.bids.insert(task, OpenBid { offer, bid, sent_ms: now_ms });
+        self.send(now_ms, from, &Message::BidSealed(sealed), out);
+    }
+
+    pub(super) fn awarded(&mut self, now_ms: u64, from: NodeId, award: &Signed<Award>, out: &mut Out) {
+        let body = &award.body;
+        if body.node != self.id || self.worker.jobs.contains_key(&body.task) {
+            return;
+        }
+        let refusal = Message::Cancelled(TaskRound { task: body.task, round: body.round });
+        let Some(open) = self.worker.bids.get(&body.task) else {
+            return self.send(now_ms, from, &refusal, out);
+        };
+        let agreed = open.bid.price == body.price && open.bid.payout == body.payout && open.offer.body.node == from;
+        let by_requester = award.account == open.offer.account && award.verify(self.config.network).is_ok();
+        if !agreed || !by_requester {
+            return self.blame(Some(from), "awarded other terms than were bid".into(), out);
+        }
+        let offer = Box::new(open.offer.clone());
+        self.record(Fact::JobWon { offer, award: body.clone() }, out);
+        out.event(Event::JobWon(body.task));
+        self.worker_tick(now_ms, out);
+    }
+
+    /// The requester does not want this round any more, or the worker does not have it.
+    pub(super) fn cancelled(&mut self, now_ms: u64, from: NodeId, round: TaskRound, out: &mut Out) {
+        let job = self.worker.jobs.get(&round.task);
+        if job.is_some_and(|job| job.offer.body.node == from && job.award.round == round.round) {
+            return self.close_job(round.task, "the requester gave it to somebody else", out);
+        }
+        let requests = self.requester.requests.iter();
+        let refused = requests
+            .filter(|(_, request)| request.task == Some(round.task))
+            .find(|(_, request)| {
+                request.award.as_ref().is_some_and(|award| award.body.node == from && award.body.round == round.round)
+            })
+            .map(|(key, request)| (*key, request.phase.clone()));
+        if let Some((key, super::Phase::Leased)) = refused {
+            self.lapse(key, from, "the worker does not know its bid any more".into(), out);
+            self.requester_tick(now_ms, out);
+        }
+    }
+
+    fn close_job(&mut self, task: TaskId, reason: &str, out: &mut Out) {
+        self.record(Fact::JobClosed(task), out);
+        out.push(Output::Stop { job: Hash(task.0) });
+        out.event(Event::JobLost { task, reason: reason.to_owned() });
+    }
+
+    pub(super) fn trained(&mut self, now_ms: u64, job: Hash, trained: TrainedAdapter, out: &mut Out) {
+        let task = TaskId(job.0);
+        let Some(won) = self.worker.jobs.get(&task) else { return };
+        let body = TaskResult {
+            task,
+            round: won.award.round,
+            adapter: trained.adapter,
+            checkpoints: trained.checkpoints,
+            steps: trained.steps,
+            loss_micro_nats: trained.loss_micro_nats,
+            elapsed_ms: trained.elapsed_ms,
+            class: self.config.class.clone(),
+        };
+        if !body.is_well_formed() {
+            return self.close_job(task, "the run made no segments that could be checked", out);
+        }
+        let result = Signed::new(self.config.network, &self.config.account_key, body);
+        self.record(Fact::JobFinished(Box::new(result)), out);
+        self.worker_tick(now_ms, out);
+    }
+
+    pub(super) fn job_failed(&mut self, now_ms: u64, job: Hash, reason: String, out: &mut Out) {
+        if self.abstain(now_ms, job, &reason, out) || self.answer_job_failed(job, &reason, out) {
+            return;
+        }
+        let task = TaskId(job.0);
+        if let Some(won) = self.worker.jobs.get(&task) {
+            let (requester, round) = (won.offer.body.node, TaskRound { task, round: won.award.round });
+            self.send(now_ms, requester, &Message::Cancelled(round), out);
+            self.close_job(task, &reason, out);
+        }
+    }
+
+    /// The requester accepts the result: offer the receipt.
+    pub(super) fn accepted(&mut self, now_ms: u64, from: NodeId, accepted: &Accepted, out: &mut Out) {
+        let Some(job) = self.worker.jobs.get(&accepted.task).filter(|job| job.offer.body.node == from) else { return };
+        let Some(result) = &job.result else { return };
+        if super::training_price(job.award.price) != Some(accepted.price) {
+            return self.blame(Some(from), "accepted at another price than was agreed".into(), out);
+        }
+        let terms = TrainingTerms {
+            network: self.config.network,
+            offer: &job.offer,
+            award: &job.award,
+            result: &result.body,
+            price: accepted.price,
+            segments_checked: accepted.segments_checked,
+            verifier: accepted.verifier,
+            treasury: self.config.treasury,
+        };
+        if let Ok(receipt) = terms.receipt(now_ms, now_ms) {
+            let offer = ReceiptOffer::new(receipt, &self.config.account_key);
+            self.send(now_ms, from, &Message::ReceiptOffered(Box::new(offer)), out);
+        }
+    }
+
+    pub(super) fn worker_tick(&mut self, now_ms: u64, out: &mut Out) {
+        self.tick_bids(now_ms, out);
+        self.tick_jobs(now_ms, out);
+        self.tick_loads(now_ms, out);
+    }
+
+    fn tick_bids(&mut self, now_ms: u64, out: &mut Out) {
+        self.worker.bids.retain(|_, open| now_ms <= open.offer.body.reveals_until_ms + RETRY_MS * 2);
+        let mut messages = Vec::new();
+        for open in self.worker.bids.values_mut() {
+            let offer = &open.offer.body;
+            let revealing = now_ms > offer.bids_until_ms && now_ms <= offer.reveals_until_ms;
+            let sealing = now_ms <= offer.bids_until_ms;
+            if revealing && now_ms.saturating_sub(open.sent_ms) >= RETRY_MS / 4 {
+                open.sent_ms = now_ms;
+                messages.push((offer.node, Message::BidOpened(open.bid.clone())));
+            } else if sealing && now_ms.saturating_sub(open.sent_ms) >= RETRY_MS / 4 {
+                open.sent_ms = now_ms;
+                let sealed = BidSealed { task: open.bid.task, commitment: open.bid.commitment() };
+                messages.push((offer.node, Message::BidSealed(sealed)));
+            }
+        }
+        for (to, message) in messages {
+            self.send(now_ms, to, &message, out);
+        }
+    }
+
+    fn tick_jobs(&mut self, now_ms: u64, out: &mut Out) {
+        let mut messages = Vec::new();
+        let mut overdue = Vec::new();
+        for (task, job) in &mut self.worker.jobs {
+            if now_ms > job.offer.body.deadline_ms.saturating_add(crate::limits::VERIFY_TIMEOUT_MS) {
+                overdue.push(*task);
+                continue;
+            }
+            if !job.started && job.result.is_none() && self.datanets.has_all(&job.offer.body.work.head) {
+                job.started = true;
+                let work = Work::Train { offer: Box::new(job.offer.clone()), award: job.award.clone() };
+                out.push(Output::Start { job: Hash(task.0), work });
+            }
+            if let Some(message) = job.due_message(now_ms, *task) {
+                messages.push((job.offer.body.node, message));
+            }
+        }
+        for (to, message) in messages {
+            self.send(now_ms, to, &message, out);
+        }
+        for task in overdue {
+            self.close_job(task, "its deadline passed unpaid", out);
+        }
+        super::trim(&mut self.worker.jobs, TASKS_MAX, |job| job.result.is_none());
+    }
+
+    /// Asks the driver for the files of released adapters this node could answer with or check.
+    fn tick_loads(&mut self, now_ms: u64, out: &mut Out) {
+        if !self.config.roles.worker && !self.config.roles.verifier {
+            return;
+        }
+        for (adapter, release) in &self.worker.releases {
+            let asked = self.worker.load_asked.get(adapter).copied().unwrap_or(0);
+            let due = asked == 0 || now_ms.saturating_sub(asked) >= LOAD_RETRY_MS;
+            if !self.worker.serving.contains(adapter) && due && self.worker.serving.len() < SERVING_MAX {
+                self.worker.load_asked.insert(*adapter, now_ms);
+                out.push(Output::Load { release: Box::new(release.clone()) });
+            }
+        }
+    }
+
+    pub(super) fn publish_release(&mut self, now_ms: u64, release: Release, out: &mut Out) {
+        let signed = Signed::new(self.config.network, &self.config.account_key, release);
+        self.take_release(signed.clone(), out);
+        self.publish(now_ms, Message::Release(Box::new(signed)), out);
+    }
+
+    pub(super) fn release(&mut self, from: NodeId, release: Signed<Release>, out: &mut Out) {
+        if self.worker.releases.contains_key(&release.body.adapter) {
+            return;
+        }
+        if verify_release(self.config.network, &release) {
+            self.take_release(release, out);
+        } else {
+            self.blame(Some(from), "sent a release with a bad signature".into(), out);
+        }
+    }
+
+    fn take_release(&mut self, release: Signed<Release>, out: &mut Out) {
+        if self.worker.releases.len() >= TASKS_MAX || self.worker.releases.contains_key(&release.body.adapter) {
+            return;
+        }
+        self.record(Fact::Released(Box::new(release.clone())), out);
+        out.event(Event::Released(Box::new(release)));
+    }
+
+    pub(super) fn announce_releases(&mut self, now_ms: u64, out: &mut Out) {
+        let releases: Vec<Signed<Release>> = self
+            .worker
+            .releases
+            .values()
+            .filter(|release| release.body.node == self.id || self.worker.serving.contains(&release.body.adapter))
+            .cloned()
+            .collect();
+        for release in releases {
+            self.publish(now_ms, Message::Release(Box::new(release)), out);
+        }
+    }
+}
+
+fn verify_release(network: NetworkId, release: &Signed<Release>) -> bool {
+    release.verify(network).is_ok()
+}
+
+impl Job {
+    /// What the requester should hear now: the result once there is one, else a sign of life.
+    fn due_message(&mut self, now_ms: u64, task: TaskId) -> Option<Message> {
+        let interval_ms = if self.result.is_some() { RETRY_MS } else { HEARTBEAT_MS };
+        if now_ms.saturating_sub(self.sent_ms) < interval_ms {
+            return None;
+        }
+        self.sent_ms = now_ms;
+        if let Some(result) = &self.result {
+            return Some(Message::Result(Box::new(result.clone())));
+        }
+        let round = self.award.round;
+        let idle = Heartbeat { task, round, step: 0, steps: 0, loss_micro_nats: 0, tokens_per_s: 0 };
+        Some(Message::Heartbeat(Heartbeat { round, ..self.progress.unwrap_or(idle) }))
+    }
+}
