@@ -3,10 +3,12 @@
 //! Invariant: the two differ in the transport alone. The same alloy bindings, transaction queue and helpers run over
 //! both, so the same scenario gives the same gas, receipts and balances.
 
+pub mod anchor;
+pub mod chain;
+mod contracts;
 pub mod evm;
+pub mod queue;
 mod record;
 pub mod rpc;
 
 pub use record::RecordError;
-pub mod anchor;
-pub mod contracts;

@@ -146,10 +146,12 @@ impl Sender {
 
     /// Signs, stores and sends; the entry's id, and whether a node has it.
     async fn begin(&self, call: &Call) -> Result<(u64, bool), ChainError> {
-        if let Some(id) = self.known(call).await? {
+        let open = self.push_open().await?;
+        if let Some(purpose) = &call.purpose
+            && let Some(id) = self.known(purpose).await?
+        {
             return Ok((id, true));
         }
-        let open = self.push_open().await?;
         if open >= MAX_OPEN_TRANSACTIONS {
             return Err(QueueError::Full.into());
         }
@@ -172,9 +174,14 @@ impl Sender {
         Err(ChainError::Refused { reason: "another program keeps using this account's nonces".to_owned() })
     }
 
-    /// The entry that did, or is doing, what `call` is for.
-    async fn known(&self, call: &Call) -> Result<Option<u64>, ChainError> {
-        let Some(purpose) = call.purpose.clone() else { return Ok(None) };
+    /// Whether a transaction of this purpose went through or is on its way.
+    pub(crate) async fn is_known(&self, purpose: &str) -> Result<bool, ChainError> {
+        Ok(self.known(purpose).await?.is_some())
+    }
+
+    /// The entry that did, or is doing, what `purpose` says.
+    async fn known(&self, purpose: &str) -> Result<Option<u64>, ChainError> {
+        let purpose = purpose.to_owned();
         if purpose.len() > MAX_PURPOSE_BYTES {
             return Err(QueueError::Purpose.into());
         }
