@@ -1,0 +1,160 @@
+//! The fetching side of the fast lane.
+//!
+//! Invariant: at most eight ranges are in memory; each is checked before it goes to the store, in order, and the store
+//! keeps nothing if any fails.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::channel::mpsc;
+use futures::{SinkExt, StreamExt, TryStreamExt, stream};
+use quinn::{Connection, VarInt};
+use tokio::time::timeout;
+use tributary_protocol::id::{Hash, NodeId};
+use tributary_storage::blobs::BlobError;
+
+use super::outline::Outline;
+use super::{Lane, Request, STATUS_MISSING, STATUS_OK, dialable};
+use crate::net::NetError;
+use crate::net::data::{Failure, FetchError, ProviderFault, iroh_hash};
+use crate::net::limits::{DATA_CONNECTIONS, FETCH_PROGRESS, LANE_RANGE_BYTES, LANE_RANGES};
+
+/// Rustls wants a server name; raw public keys carry none.
+const SERVER_NAME: &str = "tributary.invalid";
+/// Time to connect: the lane is for peers that are near, and iroh is the way for the others.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Tells a server that its connection is of no use any more.
+const FORGOTTEN: VarInt = VarInt::from_u32(3);
+
+impl Lane {
+    /// Fetches a whole blob from the lane at `addr`, which must prove to be `node`, into the store; its size in bytes.
+    pub(crate) async fn fetch(
+        &self,
+        hash: Hash,
+        node: NodeId,
+        addr: SocketAddr,
+        max_bytes: u64,
+    ) -> Result<u64, Failure> {
+        let connection = self.connection(node, dialable(addr)).await?;
+        let done = self.fetch_on(&connection, hash, max_bytes).await;
+        if matches!(done, Err(Failure::Provider(ProviderFault::Stalled | ProviderFault::Corrupt))) {
+            self.connections().remove(&node);
+            connection.close(FORGOTTEN, b"no answer");
+        }
+        done
+    }
+
+    async fn fetch_on(&self, connection: &Connection, hash: Hash, max_bytes: u64) -> Result<u64, Failure> {
+        let body = ask(connection, Request::Outline { hash }, Outline::max_bytes()).await?;
+        let outline = Outline::decode(&body).filter(|outline| outline.proves(hash)).ok_or(ProviderFault::Corrupt)?;
+        let size = outline.size();
+        if size > max_bytes {
+            // Only a claim until the last range is here: iroh's proof of the size decides.
+            return Err(Failure::broken(format!("claims {size} bytes, at most {max_bytes} are taken")));
+        }
+        self.store.check_room(size)?;
+        let (mut checked, bytes) = mpsc::channel(1);
+        let importing = async { self.store.inner().blobs().add_stream(bytes).await.temp_tag().await };
+        let outline = &outline;
+        let reading = async move {
+            let mut ranges = stream::iter(0..outline.ranges())
+                .map(|index| range(connection, hash, outline, index))
+                .buffered(LANE_RANGES);
+            loop {
+                match ranges.try_next().await {
+                    Ok(Some(bytes)) => {
+                        if checked.send(Ok(bytes)).await.is_err() {
+                            // The store gave up; the import says why.
+                            return Ok(());
+                        }
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(failure) => {
+                        let stop = std::io::Error::from(std::io::ErrorKind::ConnectionAborted);
+                        // An error means that the store has given up as well.
+                        let _ = checked.send(Err(stop)).await;
+                        return Err(failure);
+                    }
+                }
+            }
+        };
+        let (imported, read) = futures::join!(importing, reading);
+        read?;
+        let imported = imported.map_err(|error| self.store_failure(&error))?;
+        if imported.hash() != iroh_hash(hash) {
+            return Err(ProviderFault::Corrupt.into());
+        }
+        // Pinned before the temporary tag falls.
+        self.store.pin(hash).await.map_err(|error| Failure::Final(FetchError::Store(error)))?;
+        Ok(size)
+    }
+
+    fn store_failure(&self, error: &iroh_blobs::api::RequestError) -> Failure {
+        let source = std::io::Error::other(error.to_string());
+        let path = self.store.root().to_owned();
+        Failure::Final(FetchError::Store(BlobError::Io { path, source }))
+    }
+
+    async fn connection(&self, node: NodeId, addr: SocketAddr) -> Result<Connection, Failure> {
+        let usable = |kept: &&(SocketAddr, Connection)| kept.0 == addr && kept.1.close_reason().is_none();
+        if let Some((_, connection)) = self.connections().get(&node).filter(usable) {
+            return Ok(connection.clone());
+        }
+        let unreachable = |reason: String| Failure::Provider(ProviderFault::Unreachable { reason });
+        let config = self.client_config(node).map_err(|error| unreachable(error.to_string()))?;
+        let connecting =
+            self.endpoint.connect_with(config, addr, SERVER_NAME).map_err(|error| unreachable(error.to_string()))?;
+        let connection = timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(|_| unreachable("no answer in time".to_owned()))?
+            .map_err(|error| unreachable(error.to_string()))?;
+        let mut connections = self.connections();
+        connections.retain(|_, (_, connection)| connection.close_reason().is_none());
+        if connections.len() >= DATA_CONNECTIONS {
+            connections.pop_first();
+        }
+        connections.insert(node, (addr, connection.clone()));
+        Ok(connection)
+    }
+
+    fn client_config(&self, node: NodeId) -> Result<quinn::ClientConfig, NetError> {
+        let mut config = self.identity.client_config(node)?;
+        config.transport_config(Arc::clone(&self.transport));
+        Ok(config)
+    }
+}
+
+async fn range(connection: &Connection, hash: Hash, outline: &Outline, index: u32) -> Result<Bytes, Failure> {
+    let limit = usize::try_from(LANE_RANGE_BYTES).unwrap_or(usize::MAX);
+    let bytes = ask(connection, Request::Range { hash, index }, limit).await?;
+    match outline.holds(hash, index, &bytes) {
+        true => Ok(bytes),
+        false => Err(ProviderFault::Corrupt.into()),
+    }
+}
+
+/// One request and the body of its answer, of at most `limit` bytes.
+async fn ask(connection: &Connection, request: Request, limit: usize) -> Result<Bytes, Failure> {
+    let (mut asking, mut answer) = connection.open_bi().await.map_err(Failure::broken)?;
+    asking.write_all(&request.encode()).await.map_err(Failure::broken)?;
+    asking.finish().map_err(Failure::broken)?;
+    let mut body = BytesMut::new();
+    loop {
+        let reading = timeout(FETCH_PROGRESS, answer.read_chunk(limit, true));
+        let chunk = reading.await.map_err(|_| ProviderFault::Stalled)?.map_err(Failure::broken)?;
+        let Some(chunk) = chunk else { break };
+        // One byte more for the status.
+        if body.len() + chunk.bytes.len() > limit + 1 {
+            return Err(ProviderFault::Corrupt.into());
+        }
+        body.extend_from_slice(&chunk.bytes);
+    }
+    let body = body.freeze();
+    match body.first().copied() {
+        Some(STATUS_OK) => Ok(body.slice(1..)),
+        Some(STATUS_MISSING) => Err(ProviderFault::Missing.into()),
+        _ => Err(ProviderFault::Corrupt.into()),
+    }
+}
