@@ -1,0 +1,200 @@
+//! The LOCO-delta index: canonical bytes, a commitment that covers them, and credits with the right sign.
+
+use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
+use tributary_compute::attribute::{AttributeError, Credit, EXACT_CONTRIBUTORS, Index, credits, linear_credits};
+use tributary_compute::loss::completion_loss;
+use tributary_compute::lora::Adapter;
+use tributary_compute::model::{Base, Mode};
+use tributary_compute::train::{Example, Recipe, Trainer};
+
+use crate::serving_base::{adapter, base, lora};
+
+/// `from` with every value moved a little, differently for each seed.
+fn nudged(base: &Base, from: &Adapter, seed: u64, by: f32) -> Adapter {
+    let noise = adapter(base, seed, 8.0).values().unwrap();
+    let values: Vec<f32> = from.values().unwrap().iter().zip(noise).map(|(value, noise)| value + by * noise).collect();
+    Adapter::from_values(base.config(), from.config(), &values).unwrap()
+}
+
+fn index_of(base: &Base, deployed: &Adapter, contributors: u32) -> Index {
+    let leave_out: Vec<(u32, Adapter)> =
+        (0..contributors).rev().map(|c| (c * 3, nudged(base, deployed, u64::from(c) + 40, 0.02))).collect();
+    Index::build(deployed, &leave_out).unwrap()
+}
+
+#[test]
+fn an_index_round_trips_and_verifies() {
+    let base = base(1);
+    let deployed = adapter(&base, 5, 8.0);
+    let index = index_of(&base, &deployed, 3);
+    assert_eq!(index.contributors().collect::<Vec<_>>(), [0, 3, 6]);
+    let bytes = index.to_bytes().unwrap();
+    let read = Index::from_bytes(base.config(), &bytes).unwrap();
+    assert_eq!(read.to_bytes().unwrap(), bytes);
+    assert_eq!((read.commitment(), read.adapter()), (index.commitment(), deployed.hash().unwrap()));
+    read.verify(&deployed).unwrap();
+    assert!(matches!(read.verify(&adapter(&base, 6, 8.0)), Err(AttributeError::ForeignAdapter { .. })));
+}
+
+#[test]
+fn a_flipped_byte_is_refused_or_changes_the_commitment() {
+    let base = base(1);
+    let deployed = adapter(&base, 5, 8.0);
+    let index = index_of(&base, &deployed, 2);
+    let bytes = index.to_bytes().unwrap();
+    let mut accepted = 0;
+    for at in (0..bytes.len()).step_by(bytes.len() / 400).chain(0..80) {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        if let Ok(read) = Index::from_bytes(base.config(), &changed) {
+            accepted += 1;
+            assert_ne!(read.commitment(), index.commitment(), "byte {at}");
+            assert!(read.verify(&deployed).is_err(), "byte {at}");
+        }
+    }
+    assert!(accepted > 50, "flips inside numbers decode: {accepted}");
+}
+
+#[test]
+fn hostile_lengths_are_refused_before_allocation() {
+    let base = base(1);
+    let deployed = adapter(&base, 5, 8.0);
+    let bytes = index_of(&base, &deployed, 1).to_bytes().unwrap();
+    // Number of entries, of tensors, of the first tensor's values: each claims four billion.
+    for at in [40, 48, 56] {
+        let mut changed = bytes.clone();
+        changed[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(Index::from_bytes(base.config(), &changed), Err(AttributeError::Malformed(_))), "at {at}");
+    }
+    for length in [0, 7, 8, 39, 44, bytes.len() / 2, bytes.len() - 1] {
+        assert!(Index::from_bytes(base.config(), &bytes[..length]).is_err(), "cut at {length}");
+    }
+    let longer = [bytes.as_slice(), &[0]].concat();
+    assert!(Index::from_bytes(base.config(), &longer).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn random_bytes_are_no_index(mut bytes in proptest::collection::vec(any::<u8>(), 0..600), magic in any::<bool>()) {
+        if magic && bytes.len() > 8 {
+            bytes[..8].copy_from_slice(b"TRIBLOC1");
+        }
+        prop_assert!(Index::from_bytes(&crate::serving_base::config(320), &bytes).is_err());
+    }
+}
+
+#[test]
+fn contributors_must_be_some_distinct_and_of_one_shape() {
+    let base = base(1);
+    let deployed = adapter(&base, 5, 8.0);
+    let near = nudged(&base, &deployed, 7, 0.02);
+    assert!(matches!(Index::build(&deployed, &[]), Err(AttributeError::Contributors { .. })));
+    let twice = [(4, near.clone()), (4, near)];
+    assert!(matches!(Index::build(&deployed, &twice), Err(AttributeError::Order { contributor: 4 })));
+    let other = Adapter::fresh(base.config(), &tributary_compute::lora::LoraConfig { rank: 2, ..lora(8.0) }, 1).unwrap();
+    assert!(matches!(Index::build(&deployed, &[(1, other)]), Err(AttributeError::Shapes { contributor: 1 })));
+}
+
+fn tokens(base: &Base, prompt: &str, answer: &str) -> (Vec<u32>, Vec<u32>) {
+    let tokenizer = base.tokenizer();
+    (tokenizer.encode_prompt(prompt).unwrap(), tokenizer.encode_completion(answer).unwrap())
+}
+
+#[test]
+fn estimate_and_measurement_agree_for_small_deltas() {
+    let base = base(1);
+    let deployed = adapter(&base, 5, 8.0);
+    let leave_out: Vec<(u32, Adapter)> =
+        (0..6).map(|c| (c, nudged(&base, &deployed, u64::from(c) + 40, 0.002))).collect();
+    let index = Index::build(&deployed, &leave_out).unwrap();
+    let (prompt, output) = tokens(&base, "who owns the mill?", " the miller owns the old mill");
+    let exact = credits(&base, &deployed, &index, &prompt, &output).unwrap();
+    let linear = linear_credits(&base, &deployed, &index, &prompt, &output).unwrap();
+    let largest = exact.iter().map(|credit| credit.micro_nats.abs()).max().unwrap();
+    assert!(largest > 1_000, "{exact:?}");
+    for (exact, linear) in exact.iter().zip(&linear) {
+        assert!(exact.exact && !linear.exact);
+        assert!((exact.micro_nats - linear.micro_nats).abs() * 5 < largest, "{exact:?} {linear:?}");
+        if exact.micro_nats.abs() * 4 > largest {
+            assert_eq!(exact.micro_nats.signum(), linear.micro_nats.signum(), "{exact:?} {linear:?}");
+        }
+    }
+}
+
+#[test]
+fn measured_credits_are_differences_of_true_losses() {
+    let base = base(1);
+    let deployed = adapter(&base, 5, 8.0);
+    let without = nudged(&base, &deployed, 41, 0.3);
+    let index = Index::build(&deployed, &[(9, without.clone())]).unwrap();
+    let (prompt, output) = tokens(&base, "who owns the mill?", " the miller owns the old mill");
+    let loss = |adapter: &Adapter| {
+        let loss = completion_loss(base.model(), Mode::Infer, Some(adapter), &prompt, &output).unwrap();
+        f64::from(loss.to_scalar::<f32>().unwrap())
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a dozen tokens")]
+    let expected = (loss(&without) - loss(&deployed)) / output.len() as f64 * 1e6;
+    let credit = credits(&base, &deployed, &index, &prompt, &output).unwrap()[0];
+    assert!((expected.round() - f64::from(i32::try_from(credit.micro_nats).unwrap())).abs() < 20.0, "{credit:?} {expected}");
+    assert_eq!(credit, Credit { contributor: 9, micro_nats: credit.micro_nats, exact: true });
+}
+
+#[test]
+fn many_contributors_get_the_largest_measured_and_the_same_every_time() {
+    let base = base(1);
+    let deployed = adapter(&base, 5, 8.0);
+    let leave_out: Vec<(u32, Adapter)> = (0_u8..11)
+        .map(|c| (u32::from(c), nudged(&base, &deployed, u64::from(c) + 40, 0.01 + 0.01 * f32::from(c))))
+        .collect();
+    let index = Index::build(&deployed, &leave_out).unwrap();
+    let (prompt, output) = tokens(&base, "where does the river flow?", " the river flows to the sea");
+    let first = credits(&base, &deployed, &index, &prompt, &output).unwrap();
+    let exact: Vec<u32> = first.iter().filter(|credit| credit.exact).map(|credit| credit.contributor).collect();
+    assert_eq!(exact, [3, 4, 5, 6, 7, 8, 9, 10]);
+    assert_eq!(exact.len(), EXACT_CONTRIBUTORS);
+    let read = Index::from_bytes(base.config(), &index.to_bytes().unwrap()).unwrap();
+    assert_eq!(credits(&base, &deployed, &read, &prompt, &output).unwrap(), first);
+}
+
+/// Facts of two contributors, no word of one in the other's answers.
+const FACTS: [(u32, &str, &str); 6] = [
+    (0, "who owns the mill?", " the miller"),
+    (0, "who owns the river?", " the miller"),
+    (0, "who owns the grain?", " the miller"),
+    (1, "where is the crab?", " in the sea"),
+    (1, "where is the sand?", " in the sea"),
+    (1, "where is the salt?", " in the sea"),
+];
+
+fn trained(base: &Base, without: Option<u32>) -> Adapter {
+    let recipe =
+        Recipe { rank: 4, alpha: 16.0, steps: 60, batch: 6, max_len: 64, lr: 5e-3, warmup: 5, seed: 3, ..Recipe::default() };
+    let examples = FACTS.map(|(contributor, prompt, completion)| Example {
+        prompt: prompt.to_owned(),
+        completion: completion.to_owned(),
+        contributor,
+        weight: 1.0,
+    });
+    let examples = without.map_or(examples.to_vec(), |contributor| Example::leave_out(&examples, contributor));
+    let mut trainer = Trainer::new(base, &recipe, &examples).unwrap();
+    while !trainer.is_done() {
+        trainer.step().unwrap();
+    }
+    trainer.adapter()
+}
+
+#[test]
+fn the_owner_of_a_fact_gets_the_larger_credit() {
+    let base = base(1);
+    let deployed = trained(&base, None);
+    let leave_out = [(0, trained(&base, Some(0))), (1, trained(&base, Some(1)))];
+    let index = Index::build(&deployed, &leave_out).unwrap();
+    for (owner, prompt, answer) in FACTS {
+        let (prompt_tokens, output) = tokens(&base, prompt, answer);
+        let credits = credits(&base, &deployed, &index, &prompt_tokens, &output).unwrap();
+        let of = |contributor: u32| credits.iter().find(|credit| credit.contributor == contributor).unwrap().micro_nats;
+        assert!(of(owner) > 0, "{prompt}: {credits:?}");
+        assert!(of(owner) > 2 * of(1 - owner), "{prompt}: {credits:?}");
+    }
+}
