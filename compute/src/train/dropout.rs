@@ -25,7 +25,7 @@ pub struct Dropout<'a> {
     pub rate: f64,
     /// The recipe's seed.
     pub seed: u64,
-    /// The step.
+    /// The step, below 2²¹ ([`super::MAX_STEPS`] is less).
     pub step: u32,
     /// Rows of each sequence of the batch and its slot.
     pub slots: &'a [(Range<usize>, u32)],
@@ -57,7 +57,7 @@ impl Dropout<'_> {
         let threshold = self.rate * 65_536.0;
         // Counter: site and slot above, position and block of columns below; none overlap within their bounds.
         let place = (u64::from(slot) << 40) | ((position as u64) << 16);
-        let high = (self.step << SITE_BITS) ^ site;
+        let high = (self.step << SITE_BITS) | site;
         for (block, elements) in row.chunks_mut(ELEMENTS_PER_DRAW).enumerate() {
             let draw = words(
                 self.seed ^ u64::from(self.step >> (32 - SITE_BITS)),

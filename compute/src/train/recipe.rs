@@ -1,0 +1,273 @@
+//! What a training run is: hyper-parameters, examples, learning-rate schedule, order of examples.
+//!
+//! Invariant: recipe and examples determine every number of the run; the order comes from the seed alone, so an example
+//! at weight 0 leaves every other example at its step.
+
+use serde::{Deserialize, Serialize};
+use tributary_protocol::id::Hash;
+
+use super::TrainError;
+use crate::lora::LoraConfig;
+use crate::model::{Base, MAX_BATCH_TOKENS, Module};
+use crate::random::permutation;
+
+/// Most steps of a run; counters of the dropout masks hold twice as many.
+pub const MAX_STEPS: u32 = 1_000_000;
+/// Most examples of a step.
+pub const MAX_BATCH: u32 = 4_096;
+/// Most examples of a run: what a peer can hold tokenised.
+pub const MAX_EXAMPLES: usize = 10_000_000;
+/// Largest weight of an example; more would be a mistake that drowns the others.
+pub const MAX_WEIGHT: f32 = 1_000.0;
+
+/// Everything but the data that determines a LoRA training run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Rank of each pair.
+    pub rank: usize,
+    /// Numerator of LoRA's scale.
+    pub alpha: f64,
+    /// Scale by alpha / √rank.
+    pub rslora: bool,
+    /// Dropout before the down product.
+    pub dropout: f64,
+    /// Products that carry a pair.
+    pub targets: Vec<Module>,
+    /// Optimiser steps.
+    pub steps: u32,
+    /// Examples of a step.
+    pub batch: u32,
+    /// Tokens of an example at most; longer ones are cut.
+    pub max_len: u32,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// Steps in which the learning rate rises linearly.
+    pub warmup: u32,
+    /// Highest norm of the gradient; larger ones are scaled down. 0 switches clipping off.
+    pub clip: f64,
+    /// Decoupled weight decay (arXiv 1711.05101).
+    pub weight_decay: f64,
+    /// Seed of order, initial weights and dropout.
+    pub seed: u64,
+    /// Steps between checkpoints that a worker commits to.
+    pub checkpoint_every: u32,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            rslora: false,
+            dropout: 0.0,
+            targets: Module::ALL.to_vec(),
+            steps: 300,
+            batch: 16,
+            max_len: 256,
+            lr: 3e-3,
+            warmup: 20,
+            clip: 1.0,
+            weight_decay: 0.0,
+            seed: 0,
+            checkpoint_every: 100,
+        }
+    }
+}
+
+impl Recipe {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// Names the field that breaks one.
+    pub fn check(&self) -> Result<(), TrainError> {
+        self.lora().checked()?;
+        let steps = Schedule { lr: self.lr, warmup: self.warmup, steps: self.steps };
+        steps.check(self.clip, self.weight_decay)?;
+        if self.batch == 0 || self.batch > MAX_BATCH {
+            return Err(TrainError::Recipe(format!("batch {}, allowed 1 to {MAX_BATCH}", self.batch)));
+        }
+        if self.max_len < 2 || u64::from(self.max_len) * u64::from(self.batch) > MAX_BATCH_TOKENS as u64 {
+            return Err(TrainError::Recipe(format!(
+                "max_len {} times batch {}, allowed 2 to {MAX_BATCH_TOKENS} tokens",
+                self.max_len, self.batch
+            )));
+        }
+        match self.checkpoint_every {
+            0 => Err(TrainError::Recipe("checkpoint_every is zero".into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The shape of the adapter that the run trains.
+    #[must_use]
+    pub fn lora(&self) -> LoraConfig {
+        LoraConfig {
+            rank: self.rank,
+            alpha: self.alpha,
+            rslora: self.rslora,
+            dropout: self.dropout,
+            target_modules: self.targets.clone(),
+        }
+    }
+
+    pub(super) const fn schedule(&self) -> Schedule {
+        Schedule { lr: self.lr, warmup: self.warmup, steps: self.steps }
+    }
+}
+
+/// One training example.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Example {
+    /// What is given; empty for plain text.
+    pub prompt: String,
+    /// What is learned.
+    pub completion: String,
+    /// Whose it is.
+    pub contributor: u32,
+    /// Factor of its loss; 0 leaves it out without moving any other.
+    pub weight: f32,
+}
+
+impl Example {
+    /// The same examples with those of `contributor` at weight 0: the data of its leave-out run.
+    #[must_use]
+    pub fn leave_out(examples: &[Self], contributor: u32) -> Vec<Self> {
+        let left_out = |example: &Self| Self {
+            weight: if example.contributor == contributor { 0.0 } else { example.weight },
+            ..example.clone()
+        };
+        examples.iter().map(left_out).collect()
+    }
+}
+
+/// Linear warm-up, then half a cosine down to zero.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Schedule {
+    pub(super) lr: f64,
+    pub(super) warmup: u32,
+    pub(super) steps: u32,
+}
+
+impl Schedule {
+    pub(super) fn check(&self, clip: f64, weight_decay: f64) -> Result<(), TrainError> {
+        if self.steps == 0 || self.steps > MAX_STEPS || self.warmup > self.steps {
+            return Err(TrainError::Recipe(format!(
+                "{} steps with {} of warm-up, allowed 1 to {MAX_STEPS}",
+                self.steps, self.warmup
+            )));
+        }
+        let within = |name: &str, value: f64, most: f64| match (0.0..=most).contains(&value) {
+            true => Ok(()),
+            false => Err(TrainError::Recipe(format!("{name} {value}, allowed 0 to {most}"))),
+        };
+        within("lr", self.lr, 1.0)?;
+        within("clip", clip, 1e6)?;
+        within("weight_decay", weight_decay, 1.0)
+    }
+
+    /// The learning rate of a step, counted from 0.
+    pub(super) fn at(&self, step: u32) -> f64 {
+        if step < self.warmup {
+            return self.lr * f64::from(step + 1) / f64::from(self.warmup);
+        }
+        let done = f64::from(step - self.warmup) / f64::from((self.steps - self.warmup).max(1));
+        self.lr * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+    }
+}
+
+/// Which example stands in which slot of a step: a fresh random order each pass.
+#[derive(Debug)]
+pub(super) struct Order {
+    seed: u64,
+    count: u32,
+    pass: Option<(u32, Vec<u32>)>,
+}
+
+impl Order {
+    pub(super) const fn new(seed: u64, count: u32) -> Self {
+        Self { seed, count, pass: None }
+    }
+
+    /// The examples of a step, by slot.
+    pub(super) fn batch(&mut self, step: u32, batch: u32) -> Vec<u32> {
+        let first = u64::from(step) * u64::from(batch);
+        (first..first + u64::from(batch)).map(|place| self.example(place)).collect()
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "at most 2^32 places, and a remainder below a u32")]
+    fn example(&mut self, place: u64) -> u32 {
+        let count = u64::from(self.count);
+        let (pass, place) = ((place / count) as u32, (place % count) as usize);
+        match &self.pass {
+            Some((current, order)) if *current == pass => order[place],
+            _ => {
+                let order = permutation(self.seed, pass, self.count);
+                let example = order[place];
+                self.pass = Some((pass, order));
+                example
+            }
+        }
+    }
+}
+
+/// What names a run: base, recipe and examples. Checkpoints carry it, so none is continued under another recipe.
+pub(super) fn run_hash(base: &Base, recipe: &Recipe, examples: &[Example]) -> Result<Hash, TrainError> {
+    let mut hasher = blake3::Hasher::new_derive_key("tributary 2026 identity of a training run");
+    hasher.update(base.hash().as_bytes());
+    let recipe = serde_json::to_vec(recipe).map_err(|error| TrainError::Recipe(error.to_string()))?;
+    hasher.update(&(recipe.len() as u64).to_le_bytes()).update(&recipe);
+    for example in examples {
+        for text in [&example.prompt, &example.completion] {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        }
+        hasher.update(&example.contributor.to_le_bytes()).update(&example.weight.to_bits().to_le_bytes());
+    }
+    Ok(Hash(*hasher.finalize().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Order, Recipe, Schedule};
+
+    #[test]
+    fn learning_rate_rises_then_falls_to_zero() {
+        let schedule = Schedule { lr: 0.1, warmup: 10, steps: 110 };
+        assert!((schedule.at(0) - 0.01).abs() < 1e-12);
+        assert!((schedule.at(9) - 0.1).abs() < 1e-12);
+        assert!((schedule.at(60) - 0.05).abs() < 1e-12);
+        assert!(schedule.at(109) < 1e-4);
+    }
+
+    #[test]
+    fn every_pass_has_each_example_once() {
+        let mut order = Order::new(5, 7);
+        let mut seen: Vec<u32> = (0..7).flat_map(|step| order.batch(step, 3)).collect();
+        let mut again = Order::new(5, 7);
+        assert_eq!(again.batch(6, 3), seen[18..]);
+        for pass in seen.chunks_mut(7) {
+            pass.sort_unstable();
+            assert_eq!(pass, (0..7).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn absurd_recipes_are_refused() {
+        let good = Recipe::default();
+        assert!(good.check().is_ok());
+        let bad = [
+            Recipe { rank: 0, ..good.clone() },
+            Recipe { rank: 100_000, ..good.clone() },
+            Recipe { alpha: f64::NAN, ..good.clone() },
+            Recipe { steps: 0, ..good.clone() },
+            Recipe { batch: 4096, max_len: 4096, ..good.clone() },
+            Recipe { lr: f64::INFINITY, ..good.clone() },
+            Recipe { dropout: 1.0, ..good.clone() },
+            Recipe { targets: Vec::new(), ..good.clone() },
+            Recipe { checkpoint_every: 0, ..good },
+        ];
+        for recipe in bad {
+            assert!(recipe.check().is_err(), "{recipe:?}");
+        }
+    }
+}
