@@ -22,8 +22,8 @@ pub const REPLAY_SIGNERS_MAX: usize = 65_536;
 pub const PEERS_MAX: usize = 16_384;
 /// Datanets a node keeps.
 pub const DATANETS_MAX: usize = 4096;
-/// Contributors in one datanet.
-pub const CONTRIBUTORS_MAX: usize = 4096;
+/// Contributors in one datanet: a head names all of them, or the rest would never spread.
+pub const CONTRIBUTORS_MAX: usize = HEAD_CONTRIBUTORS_MAX;
 /// Entries in one contributor's log: at 64 MiB a shard this is 64 TiB.
 pub const LOG_ENTRIES_MAX: u64 = 1_048_576;
 /// Log entries in one answer to a log request: stays below [`REQUEST_MAX_BYTES`].
@@ -52,6 +52,15 @@ pub const BID_WINDOW_MS: u64 = 1_500;
 pub const REVEAL_WINDOW_MS: u64 = 1_500;
 /// Milliseconds without a heartbeat after which a lease is lost.
 pub const LEASE_MS: u64 = 12_000;
+/// The least and the most milliseconds a worker may report life without one step of progress; between them, a
+/// quarter of the time that was left.
+pub const STALL_MIN_MS: u64 = 2 * LEASE_MS;
+/// See [`STALL_MIN_MS`].
+pub const STALL_MAX_MS: u64 = 600_000;
+/// The longest pause between offers of a task that nobody bids on, in milliseconds.
+pub const REOFFER_MAX_MS: u64 = 30_000;
+/// Milliseconds after which an answer that has not ended is given up and another worker asked.
+pub const ANSWER_TIMEOUT_MS: u64 = 180_000;
 /// Milliseconds between a worker's heartbeats: four chances within one lease.
 pub const HEARTBEAT_MS: u64 = 3_000;
 /// Milliseconds a verifier has before another one is asked.
@@ -62,8 +71,15 @@ pub const RETRY_MS: u64 = 2_000;
 pub const TICK_MS: u64 = 1_000;
 /// Milliseconds between announcements of a node's own record and heads.
 pub const ANNOUNCE_MS: u64 = 4_000;
-/// Milliseconds after which a silent peer's record is not relied upon any more.
-pub const PEER_STALE_MS: u64 = 20_000;
+/// Peers up to which records are announced every [`ANNOUNCE_MS`]; with more of them each announces less often,
+/// so that a network of any size carries about eight records a second.
+pub const ANNOUNCE_PEERS: usize = 32;
+/// Newcomers are greeted at once by about this many peers, whatever the network's size.
+pub const GREETINGS_MAX: usize = 32;
+/// Announcement intervals of silence after which a peer's record is not relied upon any more.
+pub const PEER_STALE_INTERVALS: u64 = 5;
+/// Milliseconds after which a silent peer's record is not relied upon any more, in a small network.
+pub const PEER_STALE_MS: u64 = PEER_STALE_INTERVALS * ANNOUNCE_MS;
 /// Checkpoints in one training result: stays below [`ENVELOPE_MAX_BYTES`].
 pub const CHECKPOINTS_MAX: usize = 512;
 /// Segments one verdict may cover.
@@ -86,10 +102,30 @@ pub const BATCH_MAX_BYTES: u64 = 64 * 1024 * 1024;
 pub const BATCH_INTERVAL_MS: u64 = 4_000;
 /// Witnesses of one receipt: design section 5 asks for 8 to 16.
 pub const WITNESSES_PER_RECEIPT: usize = 8;
-/// Batch heads remembered for a witness.
+/// Batch heads whose bodies a node waits for.
 pub const BATCH_HEADS_MAX: usize = 4096;
+/// Of these, heads of one witness, so that nobody crowds out the others.
+pub const BATCH_HEADS_PER_WITNESS_MAX: usize = 256;
+/// Batches of one witness that may be read out of order.
+pub const BATCHES_AHEAD_MAX: usize = 65_536;
+/// Fetches of a body before its head is dropped; the witness's record brings it up again.
+pub const BODY_TRIES_MAX: u32 = 12;
+/// Epochs that wait for receipts: each holds a whole body in memory.
+pub const EPOCHS_UNCHECKED_MAX: usize = 8;
+/// Epochs whose heads are remembered.
+pub const EPOCHS_MAX: usize = 65_536;
 /// Receipts waiting for acknowledgement that a node sends again.
 pub const OUTBOX_MAX: usize = 4096;
+/// Messages of one kind that a node repeats in one tick, the longest waiting first.
+pub const REPEATS_PER_TICK: usize = 64;
+/// Times a receipt is sent to one peer, each time after a longer pause, before another witness is chosen.
+pub const SEND_TRIES_MAX: u32 = 8;
+/// Acknowledgements of witnesses after which a receipt counts as passed on: one of them may lose its disk.
+pub const WITNESS_QUORUM: usize = 2;
+/// Milliseconds a worker leaves the passing on of its receipt to the payer before it does so itself.
+pub const WORKER_SPREADS_MS: u64 = 30_000;
+/// Receipts of others a node keeps; its own are kept always.
+pub const RECEIPTS_MAX: usize = 1_048_576;
 /// Unpaid work a worker does for one payer before it asks for a voucher, in answers.
 pub const EXPOSURE_ANSWERS_MAX: u32 = 256;
 /// Earnings in one epoch's ledger.

@@ -333,6 +333,13 @@ pub const fn is_bulk(kind: u16) -> bool {
     matches!(kind, 6 | 23 | 24)
 }
 
+/// Kinds that everybody may hear; any other is an answer or a request between two nodes, and gossip of it would
+/// have the whole network answer at once.
+#[must_use]
+pub const fn is_gossip(kind: u16) -> bool {
+    matches!(kind, 1 | 3 | 7 | 22 | 24 | 26)
+}
+
 /// Why a body is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {

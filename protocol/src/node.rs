@@ -36,7 +36,7 @@ pub use self::view::EpochView;
 use crate::envelope::{self, NetworkId, ReplayGuard, Signed};
 use crate::id::{AccountId, Amount, ChainAddress, Hash, NodeId};
 use crate::limits::ANNOUNCE_MS;
-use crate::message::{Certificate, Message, Roles};
+use crate::message::{self, Certificate, Message, Roles};
 
 /// Who a node is and what it offers; everything that does not change while it runs.
 pub struct NodeConfig {
@@ -85,11 +85,13 @@ pub struct Node {
     receipts: receipts::Receipts,
     batches: batches::Batches,
     announced_ms: u64,
+    gossiped_ms: u64,
 }
 
 /// What one call of [`Node::handle`] gathers.
 #[derive(Default)]
 struct Out {
+    blobs: Vec<Output>,
     facts: Vec<Fact>,
     rest: Vec<Output>,
 }
@@ -97,6 +99,11 @@ struct Out {
 impl Out {
     fn push(&mut self, output: Output) {
         self.rest.push(output);
+    }
+
+    /// Puts bytes into the store before the facts that name them become durable.
+    fn provide(&mut self, bytes: Vec<u8>) {
+        self.blobs.push(Output::Provide { bytes });
     }
 
     fn event(&mut self, event: Event) {
@@ -108,7 +115,8 @@ impl Out {
     }
 
     fn into_outputs(self) -> Vec<Output> {
-        let mut outputs = Vec::with_capacity(self.rest.len() + 1);
+        let mut outputs = self.blobs;
+        outputs.reserve(self.rest.len() + 1);
         if !self.facts.is_empty() {
             outputs.push(Output::Persist(self.facts));
         }
@@ -137,6 +145,8 @@ impl Node {
             account,
             certificate,
             guard: ReplayGuard::default(),
+            // Rises by one with each envelope, which the replay window counts on, and starts after a restart
+            // above all that was used before: nobody sends a thousand envelopes each millisecond.
             sequence: now_ms << 10,
             peers: peers::Peers::default(),
             datanets: datanets::Datanets::default(),
@@ -147,6 +157,7 @@ impl Node {
             receipts: receipts::Receipts::default(),
             batches: batches::Batches::default(),
             announced_ms: 0,
+            gossiped_ms: 0,
             config,
         };
         for fact in facts {
@@ -196,38 +207,36 @@ impl Node {
                 self.datanets_fetched(blob, &mut out);
                 self.requester.fetched(blob);
             }
-            Input::Body { blob, bytes } => self.batch_body(blob, &bytes, &mut out),
+            Input::Body { blob, bytes } => self.batch_body(now_ms, blob, &bytes, &mut out),
             Input::Question { from, stream, bytes } => self.question(now_ms, from, stream, &bytes, &mut out),
             Input::AnswerArrived { key, offer, transcript } => {
                 self.answer_arrived(now_ms, key, &offer, transcript, &mut out);
             }
             Input::AnswerFailed { key, reason } => self.answer_failed(now_ms, key, reason, &mut out),
             Input::VoucherSigned(voucher) => self.voucher_signed(now_ms, *voucher, &mut out),
-            Input::VoucherVerified(voucher) => self.voucher_verified(voucher, &mut out),
+            Input::VoucherVerified(voucher) => self.voucher_verified(now_ms, voucher, &mut out),
             Input::EpochPosted { epoch } => self.epoch_posted(epoch, &mut out),
         }
         out.into_outputs()
     }
 
     fn tick(&mut self, now_ms: u64, out: &mut Out) {
-        if now_ms.saturating_sub(self.announced_ms) >= ANNOUNCE_MS {
+        if now_ms.saturating_sub(self.announced_ms) >= self.peers.announce_interval_ms() {
             self.announced_ms = now_ms;
-            self.announce(now_ms, out);
+            let record = self.own_record();
+            self.publish(now_ms, Message::Peer(Box::new(record)), out);
+        }
+        if now_ms.saturating_sub(self.gossiped_ms) >= ANNOUNCE_MS {
+            self.gossiped_ms = now_ms;
+            self.announce_datanets(now_ms, out);
+            self.announce_releases(now_ms, out);
         }
         self.datanets_tick(now_ms, out);
         self.requester_tick(now_ms, out);
         self.worker_tick(now_ms, out);
-        self.verifier_tick(now_ms);
         self.asker_tick(now_ms, out);
         self.receipts_tick(now_ms, out);
         self.batches_tick(now_ms, out);
-    }
-
-    fn announce(&mut self, now_ms: u64, out: &mut Out) {
-        let record = self.own_record();
-        self.publish(now_ms, Message::Peer(Box::new(record)), out);
-        self.announce_datanets(now_ms, out);
-        self.announce_releases(now_ms, out);
     }
 
     /// Opens one envelope; says whether gossip should carry it on: `Some(true)` keeps, `Some(false)` blames the
@@ -243,6 +252,10 @@ impl Node {
         };
         if from.is_some_and(|from| from != opened.signer) {
             self.blame(from, "sent an envelope of another node as its own".into(), out);
+            return Some(false);
+        }
+        if from.is_none() && !message::is_gossip(opened.kind) {
+            self.blame(Some(opened.signer), format!("gossiped a message of kind {}", opened.kind), out);
             return Some(false);
         }
         match Message::from_body(opened.kind, &opened.body) {
@@ -283,10 +296,10 @@ impl Node {
             Message::Accepted(accepted) => self.accepted(now_ms, from, &accepted, out),
             Message::ReceiptOffered(offer) => self.receipt_offered(now_ms, from, *offer, out),
             Message::Receipt(receipt) => self.receipt(now_ms, from, *receipt, out),
-            Message::ReceiptKept(id) => self.receipts.acknowledged(from, id),
+            Message::ReceiptKept(id) => self.receipt_acknowledged(from, id, out),
             Message::Voucher(voucher) => self.voucher(from, *voucher, out),
-            Message::VoucherKept(amount) => self.receipts.voucher_acknowledged(from, amount),
-            Message::Release(release) => self.release(from, *release, out),
+            Message::VoucherKept(amount) => self.voucher_acknowledged(from, amount),
+            Message::Release(release) => self.release(now_ms, from, *release, out),
             Message::AuditWanted(audit) => self.audit_wanted(now_ms, from, *audit, out),
             Message::Batches(heads) => self.batch_heads(from, heads, out),
             Message::BatchesWanted(start) => self.batches_wanted(now_ms, from, start, out),
@@ -317,7 +330,7 @@ impl Node {
     }
 
     fn seal(&mut self, now_ms: u64, message: &Message) -> Vec<u8> {
-        self.sequence = (self.sequence + 1).max(now_ms << 10);
+        self.sequence += 1;
         envelope::seal(
             &self.config.node_key,
             self.config.network,

@@ -3,7 +3,7 @@
 //! Invariant: a bid counts only if its hash was committed before bidding closed; the award follows from offer
 //! and revealed bids by one published rule, so anybody who saw them finds the same winner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -167,7 +167,8 @@ pub enum BidError {
 pub struct Auction {
     sealed: BTreeMap<NodeId, Hash>,
     opened: BTreeMap<NodeId, Bid>,
-    excluded: Vec<NodeId>,
+    excluded: BTreeSet<NodeId>,
+    failures: BTreeMap<NodeId, u32>,
 }
 
 impl Auction {
@@ -211,15 +212,22 @@ impl Auction {
 
     /// Takes `node` out: it failed this task.
     pub fn exclude(&mut self, node: NodeId) {
-        self.excluded.push(node);
+        self.excluded.insert(node);
+        *self.failures.entry(node).or_default() += 1;
+    }
+
+    /// Begins anew: everybody may bid again, but who failed before comes after all who did not.
+    pub fn reopen(&mut self) {
+        let failures = std::mem::take(&mut self.failures);
+        *self = Self { failures, ..Self::default() };
     }
 
     /// The best bid left by the published rule.
     pub fn best(&self, offer: &TaskOffer, record: impl Fn(&NodeId) -> Record) -> Option<&Bid> {
-        self.opened
-            .values()
-            .filter(|bid| !self.excluded.contains(&bid.node))
-            .min_by_key(|bid| (score(bid, offer, record(&bid.node)), bid.node))
+        self.opened.values().filter(|bid| !self.excluded.contains(&bid.node)).min_by_key(|bid| {
+            let failures = self.failures.get(&bid.node).copied().unwrap_or(0);
+            (failures, score(bid, offer, record(&bid.node)), bid.node)
+        })
     }
 
     /// Sealed and opened bids so far.

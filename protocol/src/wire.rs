@@ -30,9 +30,26 @@ pub enum WireError {
 
 /// The largest value this codec handles at all: a batch body.
 const CODEC_LIMIT: usize = 64 * 1024 * 1024;
+/// What decoding a small message may claim in memory: lists of texts and enums take a few times their bytes, and
+/// a length that lies must not make a kilobyte allocate the memory of a batch.
+const SMALL_LIMIT: usize = 1024 * 1024;
+/// See [`SMALL_LIMIT`]; for requests.
+const MEDIUM_LIMIT: usize = 16 * SMALL_LIMIT;
+/// Bytes up to which a message is small.
+const SMALL_BYTES: usize = SMALL_LIMIT / 16;
+/// Bytes up to which it is medium.
+const MEDIUM_BYTES: usize = MEDIUM_LIMIT / 16;
 
-fn configuration() -> impl bincode::config::Config {
-    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<CODEC_LIMIT>()
+fn configuration<const LIMIT: usize>() -> impl bincode::config::Config {
+    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<LIMIT>()
+}
+
+fn read<T: Decode<()>>(bytes: &[u8]) -> Result<(T, usize), bincode::error::DecodeError> {
+    match bytes.len() {
+        ..=SMALL_BYTES => bincode::decode_from_slice(bytes, configuration::<SMALL_LIMIT>()),
+        ..=MEDIUM_BYTES => bincode::decode_from_slice(bytes, configuration::<MEDIUM_LIMIT>()),
+        _ => bincode::decode_from_slice(bytes, configuration::<{ 2 * CODEC_LIMIT }>()),
+    }
 }
 
 /// The canonical bytes of `value`.
@@ -40,7 +57,8 @@ fn configuration() -> impl bincode::config::Config {
 /// # Panics
 /// Never for the wire types of this crate: encoding into memory fails only for types that serialise by hand.
 pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
-    bincode::encode_to_vec(value, configuration()).expect("invariant: derived encoders into memory do not fail")
+    bincode::encode_to_vec(value, configuration::<CODEC_LIMIT>())
+        .expect("invariant: derived encoders into memory do not fail")
 }
 
 /// Reads one value that must be the whole of `bytes`, at most `limit` bytes, canonically encoded.
@@ -51,8 +69,7 @@ pub fn decode<T: Decode<()> + Encode>(bytes: &[u8], limit: usize) -> Result<T, W
     if bytes.len() > limit {
         return Err(WireError::TooLarge { got: bytes.len(), limit });
     }
-    let (value, consumed): (T, usize) =
-        bincode::decode_from_slice(bytes, configuration()).map_err(|error| WireError::Malformed(error.to_string()))?;
+    let (value, consumed): (T, usize) = read(bytes).map_err(|error| WireError::Malformed(error.to_string()))?;
     if consumed != bytes.len() {
         return Err(WireError::TrailingBytes(bytes.len() - consumed));
     }

@@ -10,7 +10,7 @@ use super::terms::AnswerTerms;
 use super::{AnswerTranscript, Event, Fact, Node, Out, Output};
 use crate::envelope::{self, Signed};
 use crate::id::{Amount, ChainAddress, Hash, NodeId, ReceiptId};
-use crate::limits::{OUTBOX_MAX, RETRY_MS, VERIFY_TIMEOUT_MS};
+use crate::limits::{ANSWER_TIMEOUT_MS, OUTBOX_MAX, RETRY_MS, VERIFY_TIMEOUT_MS};
 use crate::message::{Audit, InferenceRequest, Message, Release};
 use crate::receipt::{Receipt, ReceiptOffer, SignedReceipt, Work as Done};
 use crate::verification::{Outcome, Subject, Verdict, rendezvous};
@@ -65,12 +65,19 @@ struct Ask {
     command: AskCommand,
     request: Option<Signed<InferenceRequest>>,
     worker: Option<NodeId>,
+    asked_ms: u64,
     tried: BTreeSet<NodeId>,
     last_reason: String,
     text: Option<String>,
     receipt: Option<ReceiptId>,
     failure: Option<String>,
     check: Option<Check>,
+}
+
+impl Ask {
+    fn is_open(&self) -> bool {
+        self.receipt.is_none() && self.failure.is_none()
+    }
 }
 
 struct AnswerJob {
@@ -82,6 +89,8 @@ struct AnswerJob {
 pub(super) struct Asker {
     asks: BTreeMap<Hash, Ask>,
     verdicts: BTreeMap<Hash, Signed<Verdict>>,
+    /// Workers one of whose answers was refuted: they are not asked again.
+    refuted: BTreeSet<NodeId>,
     settled: BTreeMap<Hash, ReceiptId>,
     answering: BTreeMap<Hash, AnswerJob>,
 }
@@ -97,7 +106,14 @@ impl Asker {
         }
     }
 
-    pub(super) fn apply_verdict(&mut self, key: Hash, verdict: Signed<Verdict>) {
+    pub(super) fn receipt_of(&self, key: &Hash) -> Option<ReceiptId> {
+        self.settled.get(key).copied()
+    }
+
+    pub(super) fn apply_verdict(&mut self, key: Hash, verdict: Signed<Verdict>, worker: Option<NodeId>) {
+        if matches!(verdict.body.outcome, Outcome::Refuted(_)) {
+            self.refuted.extend(worker);
+        }
         self.verdicts.insert(key, verdict);
         if let Some(ask) = self.asks.get_mut(&key) {
             ask.check = None;
@@ -130,6 +146,7 @@ impl Node {
             command,
             request: None,
             worker: None,
+            asked_ms: 0,
             tried: BTreeSet::new(),
             last_reason: "no peer serves this adapter".into(),
             text: None,
@@ -146,7 +163,9 @@ impl Node {
         let Some(ask) = self.asker.asks.get(&key) else { return };
         let command = ask.command.clone();
         let serving = self.peers.fresh(now_ms, |record| record.serving.contains(&command.adapter));
-        let untried: Vec<NodeId> = serving.into_iter().filter(|node| !ask.tried.contains(node)).collect();
+        let refuted = &self.asker.refuted;
+        let trusted = serving.into_iter().filter(|node| !ask.tried.contains(node) && !refuted.contains(node));
+        let untried: Vec<NodeId> = trusted.collect();
         let ranked = rendezvous(&key.0, &untried, |node| node.0);
         let price = |node: &NodeId| self.peers.get(node).map_or(Amount(u128::MAX), |peer| peer.record.answer_price);
         let Some(worker) = ranked.into_iter().min_by_key(price) else { return };
@@ -170,6 +189,7 @@ impl Node {
         let bytes = self.seal(now_ms, &Message::Question(Box::new(request.clone())));
         if let Some(ask) = self.asker.asks.get_mut(&key) {
             ask.worker = Some(worker);
+            ask.asked_ms = now_ms;
             ask.tried.insert(worker);
             ask.request = Some(request);
         }
@@ -192,7 +212,7 @@ impl Node {
 
     pub(super) fn answer_failed(&mut self, now_ms: u64, key: Hash, reason: String, out: &mut Out) {
         let Some(ask) = self.asker.asks.get_mut(&key) else { return };
-        if ask.receipt.is_some() {
+        if ask.receipt.is_some() || ask.failure.is_some() {
             return;
         }
         ask.worker = None;
@@ -227,7 +247,7 @@ impl Node {
         let message = Message::from_body(opened.kind, &opened.body).map_err(|error| error.to_string())?;
         let Message::ReceiptOffered(offer) = message else { return Err("the stream ended without a receipt".into()) };
         let ask = self.asker.asks.get(&key).ok_or("the question is not open")?;
-        let request = ask.request.as_ref().filter(|_| ask.receipt.is_none()).ok_or("the question is not open")?;
+        let request = ask.request.as_ref().filter(|_| ask.is_open()).ok_or("the question is not open")?;
         offer.verify(self.config.network).map_err(|error| error.to_string())?;
         let peer = self.peers.get(&request.body.worker).ok_or("the worker is unknown")?;
         let certificate = &peer.record.certificate;
@@ -242,6 +262,9 @@ impl Node {
             treasury: self.config.treasury,
             class: &offer.receipt.class,
         };
+        if offer.receipt.worker_part > peer.record.answer_price {
+            return Err(format!("the worker asks {}, more than it posted", offer.receipt.worker_part));
+        }
         if offer.receipt.price > request.body.price_max {
             return Err(format!("the price of {} is above the limit", offer.receipt.price));
         }
@@ -281,7 +304,10 @@ impl Node {
             .asks
             .iter()
             .filter(|(_, ask)| ask.failure.is_none() && (ask.receipt.is_none() || ask.check.is_some()))
-            .map(|(key, ask)| (*key, ask.check.is_some(), ask.worker.is_none()))
+            .map(|(key, ask)| {
+                let late = now_ms.saturating_sub(ask.asked_ms) > ANSWER_TIMEOUT_MS;
+                (*key, ask.check.is_some(), ask.worker.is_none() || late || now_ms > ask.command.deadline_ms)
+            })
             .collect();
         for (key, checking, idle) in open {
             if checking {
@@ -297,6 +323,10 @@ impl Node {
         if now_ms > ask.command.deadline_ms {
             let reason = ask.last_reason.clone();
             return self.fail_ask(key, reason, out);
+        }
+        if ask.worker.take().is_some() {
+            ask.request = None;
+            ask.last_reason = format!("the answer did not end within {} s", ANSWER_TIMEOUT_MS / 1_000);
         }
         self.ask_next(now_ms, key, out);
         if let Some(ask) = self.asker.asks.get_mut(&key).filter(|ask| ask.worker.is_none()) {

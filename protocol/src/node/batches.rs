@@ -10,15 +10,22 @@ use crate::batch::{BatchBody, BatchHead, EpochBody, EpochHead, Ledger};
 use crate::envelope::Signed;
 use crate::id::{Hash, NodeId, ReceiptId};
 use crate::limits::{
-    ANNOUNCE_MS, BATCH_HEADS_MAX, BATCH_INTERVAL_MS, BATCH_MAX_BYTES, BATCH_RECEIPTS_MAX, FETCH_RETRY_MS, LOG_BATCH_MAX,
+    ANNOUNCE_MS, BATCH_HEADS_MAX, BATCH_HEADS_PER_WITNESS_MAX, BATCH_INTERVAL_MS, BATCH_MAX_BYTES, BATCH_RECEIPTS_MAX,
+    BATCHES_AHEAD_MAX, BODY_TRIES_MAX, EPOCHS_MAX, EPOCHS_UNCHECKED_MAX, FETCH_RETRY_MS, LOG_BATCH_MAX,
+    REPEATS_PER_TICK,
 };
 use crate::message::Message;
 use crate::receipt::SignedReceipt;
+use crate::verification::rendezvous;
 use crate::wire;
+
+/// Other witnesses that are asked for a body beside its own.
+const BODY_PROVIDERS: usize = 3;
 
 struct WantedBody {
     head: WantedHead,
     asked_ms: u64,
+    tries: u32,
 }
 
 #[derive(Clone)]
@@ -27,12 +34,47 @@ enum WantedHead {
     Epoch(Box<Signed<EpochHead>>),
 }
 
+impl WantedBody {
+    fn new(head: WantedHead) -> Self {
+        Self { head, asked_ms: 0, tries: 0 }
+    }
+}
+
+/// Which batches of one witness were read: all below `next`, and some ahead of it.
+#[derive(Default)]
+struct Read {
+    next: u64,
+    ahead: BTreeSet<u64>,
+}
+
+impl Read {
+    fn contains(&self, sequence: u64) -> bool {
+        sequence < self.next || self.ahead.contains(&sequence)
+    }
+
+    fn insert(&mut self, sequence: u64) {
+        if sequence >= self.next {
+            self.ahead.insert(sequence);
+        }
+        while self.ahead.remove(&self.next) {
+            self.next += 1;
+        }
+    }
+}
+
+/// A batch of this node, and what it sealed.
+struct Sealed {
+    head: Signed<BatchHead>,
+    receipts: Vec<ReceiptId>,
+}
+
 #[derive(Default)]
 pub(super) struct Batches {
     unsealed: BTreeSet<ReceiptId>,
     unsealed_since_ms: u64,
-    sealed: Vec<Signed<BatchHead>>,
-    read: BTreeMap<NodeId, BTreeSet<u64>>,
+    sealed: Vec<Sealed>,
+    reprovided: bool,
+    read: BTreeMap<NodeId, Read>,
     asked_heads_ms: BTreeMap<NodeId, u64>,
     wanted: BTreeMap<Hash, WantedBody>,
     closing: Option<EpochBody>,
@@ -40,12 +82,29 @@ pub(super) struct Batches {
     epochs: BTreeMap<u64, (Signed<EpochHead>, bool)>,
     unchecked: BTreeMap<u64, (Signed<EpochHead>, EpochBody)>,
     announced_ms: u64,
+    announced: u64,
 }
 
+/// Bytes of receipts after which a batch is full: half of what a body may have.
+const BATCH_FULL_BYTES: u64 = BATCH_MAX_BYTES / 2;
+/// The most bytes one receipt takes: 208 shares and payments, and terms.
+const RECEIPT_MAX_BYTES: u64 = 24 * 1024;
+
 impl Batches {
+    /// A receipt this node owes its next batch.
+    pub(super) fn apply_due(&mut self, receipt: ReceiptId) {
+        self.unsealed.insert(receipt);
+    }
+
+    /// The head's count says how many of the waiting receipts, in their order, are in it: the same when it
+    /// happens and when the journal is replayed.
     pub(super) fn apply_sealed(&mut self, head: Signed<BatchHead>) {
-        self.sealed.push(head);
-        self.unsealed.clear();
+        let count = usize::try_from(head.body.count).unwrap_or(usize::MAX);
+        let receipts: Vec<ReceiptId> = self.unsealed.iter().take(count).copied().collect();
+        for receipt in &receipts {
+            self.unsealed.remove(receipt);
+        }
+        self.sealed.push(Sealed { head, receipts });
     }
 
     pub(super) fn apply_read(&mut self, head: Signed<BatchHead>) {
@@ -81,52 +140,82 @@ impl Batches {
     }
 
     fn has_read(&self, node: &NodeId, sequence: u64) -> bool {
-        self.read.get(node).is_some_and(|read| read.contains(&sequence))
+        self.read.get(node).is_some_and(|read| read.contains(sequence))
     }
 
     /// The first batch of `node` that was not read yet.
     fn first_unread(&self, node: &NodeId) -> u64 {
-        let read = self.read.get(node);
-        (0..).find(|sequence| read.is_none_or(|read| !read.contains(sequence))).unwrap_or(0)
+        self.read.get(node).map_or(0, |read| read.next)
+    }
+
+    /// Whether a head of `node` may wait for its body.
+    fn has_room_for(&self, head: &BatchHead) -> bool {
+        let of_witness =
+            |wanted: &&WantedBody| matches!(&wanted.head, WantedHead::Batch(known) if known.body.node == head.node);
+        let ahead = self.read.get(&head.node).map_or(0, |read| read.ahead.len());
+        self.wanted.len() < BATCH_HEADS_MAX
+            && ahead < BATCHES_AHEAD_MAX
+            && self.wanted.values().filter(of_witness).count() < BATCH_HEADS_PER_WITNESS_MAX
     }
 }
 
 impl Node {
-    pub(super) fn batch_receipt(&mut self, id: ReceiptId, now_ms: u64) {
+    /// A witness owes each receipt it acknowledges its next batch, durably, so that a restart forgets none.
+    pub(super) fn batch_receipt(&mut self, id: ReceiptId, now_ms: u64, out: &mut Out) {
         if self.config.roles.witness {
             if self.batches.unsealed.is_empty() {
                 self.batches.unsealed_since_ms = now_ms;
             }
-            self.batches.unsealed.insert(id);
+            self.record(Fact::BatchDue(id), out);
         }
     }
 
-    /// After a restart: receipts that no sealed batch of this witness is known to hold are sealed again;
-    /// readers count each receipt once.
     fn seal_due(&mut self, now_ms: u64, out: &mut Out) {
         let old = now_ms.saturating_sub(self.batches.unsealed_since_ms) >= BATCH_INTERVAL_MS;
-        let full = self.batches.unsealed.len() >= BATCH_RECEIPTS_MAX;
+        let most = BATCH_RECEIPTS_MAX.min(usize::try_from(BATCH_FULL_BYTES / RECEIPT_MAX_BYTES).unwrap_or(1));
+        let full = self.batches.unsealed.len() >= most;
         if self.batches.unsealed.is_empty() || !(old || full) {
             return;
         }
-        let receipts: Vec<SignedReceipt> =
-            self.batches.unsealed.iter().filter_map(|id| self.receipts.get(id).cloned()).collect();
-        let count = u32::try_from(receipts.len()).unwrap_or(u32::MAX);
-        let (body, root, price) = BatchBody::seal(receipts);
+        let ids: Vec<ReceiptId> = self.batches.unsealed.iter().take(most).copied().collect();
+        let Some((body, root, price)) = self.batch_of(&ids) else { return };
         let bytes = wire::encode(&body);
         let head = BatchHead {
             node: self.id,
             sequence: self.batches.sealed_count(),
-            count,
+            count: u32::try_from(ids.len()).unwrap_or(u32::MAX),
             root,
             price,
             body: Hash::of(&bytes),
             body_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
         };
         let signed = Signed::new(self.config.network, &self.config.account_key, head);
-        out.push(Output::Provide { bytes });
+        out.provide(bytes);
         self.record(Fact::BatchSealed(Box::new(signed.clone())), out);
+        self.batches.unsealed_since_ms = now_ms;
         self.publish(now_ms, Message::Batches(vec![signed]), out);
+    }
+
+    /// The body over `ids`, or nothing when a receipt is not here, which facts in their order rule out.
+    fn batch_of(&self, ids: &[ReceiptId]) -> Option<(BatchBody, Hash, crate::id::Amount)> {
+        let receipts: Option<Vec<SignedReceipt>> = ids.iter().map(|id| self.receipts.get(id).cloned()).collect();
+        Some(BatchBody::seal(receipts?))
+    }
+
+    /// After a restart: the newest batch and the epoch that is being posted are put into the store again, in
+    /// case the store lost what it was given last.
+    fn reprovide(&mut self, out: &mut Out) {
+        if std::mem::replace(&mut self.batches.reprovided, true) {
+            return;
+        }
+        let newest = self.batches.sealed.last().and_then(|sealed| self.batch_of(&sealed.receipts));
+        for bytes in newest
+            .map(|(body, ..)| wire::encode(&body))
+            .into_iter()
+            .chain(self.batches.closing.as_ref().map(wire::encode))
+        {
+            out.provide(bytes);
+        }
     }
 
     /// A peer's record says how many batches it sealed: ask for those that were missed.
@@ -142,7 +231,7 @@ impl Node {
     pub(super) fn batches_wanted(&mut self, now_ms: u64, from: NodeId, start: u64, out: &mut Out) {
         let start = usize::try_from(start).unwrap_or(usize::MAX);
         let heads: Vec<Signed<BatchHead>> =
-            self.batches.sealed.iter().skip(start).take(LOG_BATCH_MAX / 2).cloned().collect();
+            self.batches.sealed.iter().skip(start).take(LOG_BATCH_MAX / 2).map(|sealed| sealed.head.clone()).collect();
         if !heads.is_empty() {
             self.send(now_ms, from, &Message::Batches(heads), out);
         }
@@ -152,7 +241,7 @@ impl Node {
         for head in heads {
             let known = self.batches.has_read(&head.body.node, head.body.sequence);
             let wanted = self.batches.wanted.contains_key(&head.body.body);
-            if head.body.node == self.id || known || wanted || self.batches.wanted.len() >= BATCH_HEADS_MAX {
+            if head.body.node == self.id || known || wanted || !self.batches.has_room_for(&head.body) {
                 continue;
             }
             let by_witness =
@@ -161,12 +250,12 @@ impl Node {
                 return self.blame(Some(from), "sent a batch head that does not hold".into(), out);
             }
             let blob = head.body.body;
-            let wanted = WantedBody { head: WantedHead::Batch(Box::new(head)), asked_ms: 0 };
-            self.batches.wanted.insert(blob, wanted);
+            self.batches.wanted.insert(blob, WantedBody::new(WantedHead::Batch(Box::new(head))));
         }
     }
 
     pub(super) fn batches_tick(&mut self, now_ms: u64, out: &mut Out) {
+        self.reprovide(out);
         self.seal_due(now_ms, out);
         self.fetch_bodies(now_ms, out);
         self.recheck_epochs(out);
@@ -175,34 +264,51 @@ impl Node {
             if let Some(body) = self.batches.closing.clone() {
                 out.push(Output::PostEpoch(Box::new(body)));
             }
-            if let Some(head) = self.batches.newest_posted().cloned() {
-                self.publish(now_ms, Message::Epoch(head), out);
-            }
+            self.announce_epochs(now_ms, out);
+        }
+    }
+
+    /// Announces the newest epoch and, in turn, one of those before, for peers that missed it.
+    fn announce_epochs(&mut self, now_ms: u64, out: &mut Out) {
+        let posted = &self.batches.posted;
+        let Some((newest, head)) = posted.last_key_value() else { return };
+        let turn = self.batches.announced % u64::try_from(posted.len()).unwrap_or(1);
+        let earlier = posted.values().nth(usize::try_from(turn).unwrap_or(0)).filter(|head| head.body.epoch != *newest);
+        let heads: Vec<Signed<EpochHead>> = earlier.into_iter().chain([head]).cloned().collect();
+        self.batches.announced += 1;
+        for head in heads {
+            self.publish(now_ms, Message::Epoch(head), out);
         }
     }
 
     fn fetch_bodies(&mut self, now_ms: u64, out: &mut Out) {
-        for (blob, wanted) in &mut self.batches.wanted {
-            if now_ms.saturating_sub(wanted.asked_ms) < FETCH_RETRY_MS {
-                continue;
-            }
+        // What nobody gives is dropped; the witness's record or the poster's announcement brings it up again.
+        self.batches.wanted.retain(|_, wanted| wanted.tries < BODY_TRIES_MAX);
+        let others = self.peers.fresh(now_ms, |record| record.roles.witness);
+        let due = |wanted: &WantedBody| now_ms.saturating_sub(wanted.asked_ms) >= FETCH_RETRY_MS;
+        let wanted = self.batches.wanted.iter_mut().filter(|(_, wanted)| due(wanted));
+        for (blob, wanted) in wanted.take(REPEATS_PER_TICK) {
             wanted.asked_ms = now_ms;
+            wanted.tries += 1;
             let (node, bytes) = match &wanted.head {
                 WantedHead::Batch(head) => (head.body.node, head.body.body_bytes),
                 WantedHead::Epoch(head) => (head.body.node, head.body.body_bytes),
             };
-            out.push(Output::FetchBody { blob: *blob, bytes, providers: vec![node] });
+            // Other witnesses read it too and have it, when its own witness is gone.
+            let others = rendezvous(&blob.0, &others, |node| node.0).into_iter().filter(|other| *other != node);
+            let providers = [node].into_iter().chain(others.take(BODY_PROVIDERS)).collect();
+            out.push(Output::FetchBody { blob: *blob, bytes, providers });
         }
     }
 
-    pub(super) fn batch_body(&mut self, blob: Hash, bytes: &[u8], out: &mut Out) {
+    pub(super) fn batch_body(&mut self, now_ms: u64, blob: Hash, bytes: &[u8], out: &mut Out) {
         let Some(head) = self.batches.wanted.get(&blob).map(|wanted| wanted.head.clone()) else { return };
         let limit = usize::try_from(BATCH_MAX_BYTES).unwrap_or(usize::MAX);
         match head {
             WantedHead::Batch(head) => {
                 let from = head.body.node;
                 match wire::decode::<BatchBody>(bytes, limit).map_err(|error| error.to_string()) {
-                    Ok(body) => self.read_batch(*head, body, out),
+                    Ok(body) => self.read_batch(now_ms, *head, body, out),
                     Err(reason) => self.blame(Some(from), reason, out),
                 }
             }
@@ -211,7 +317,9 @@ impl Node {
                 match wire::decode::<EpochBody>(bytes, limit).map_err(|error| error.to_string()) {
                     Ok(body) => {
                         self.batches.wanted.remove(&blob);
-                        self.batches.unchecked.insert(head.body.epoch, (*head, body));
+                        if self.batches.unchecked.len() < EPOCHS_UNCHECKED_MAX {
+                            self.batches.unchecked.insert(head.body.epoch, (*head, body));
+                        }
                         self.recheck_epochs(out);
                     }
                     Err(reason) => self.blame(Some(from), reason, out),
@@ -220,7 +328,7 @@ impl Node {
         }
     }
 
-    fn read_batch(&mut self, head: Signed<BatchHead>, body: BatchBody, out: &mut Out) {
+    fn read_batch(&mut self, now_ms: u64, head: Signed<BatchHead>, body: BatchBody, out: &mut Out) {
         if let Err(error) = body.check(&head.body) {
             self.batches.wanted.remove(&head.body.body);
             return self.blame(Some(head.body.node), error.to_string(), out);
@@ -228,10 +336,14 @@ impl Node {
         for signed in body.receipts {
             let id = signed.receipt.id();
             let known = self.receipts.get(&id).is_some();
+            let mine = signed.receipt.worker == self.account || signed.receipt.payer == self.account;
             // A bad receipt is left out; the good ones of the batch count all the same.
-            if !known && signed.verify(self.config.network).is_ok() {
-                self.record(Fact::ReceiptKept(Box::new(signed)), out);
-                out.event(Event::ReceiptKept(id));
+            let room = mine || self.receipts.has_room();
+            if !known && room && signed.verify(self.config.network).is_ok() {
+                self.take_receipt(now_ms, id, signed, out);
+            }
+            if self.receipts.is_spreading(&id) {
+                self.record(Fact::Witnessed(id), out);
             }
         }
         self.record(Fact::BatchRead(Box::new(head)), out);
@@ -255,7 +367,7 @@ impl Node {
             return;
         }
         let body = EpochBody::of(epoch, &ledger);
-        out.push(Output::Provide { bytes: wire::encode(&body) });
+        out.provide(wire::encode(&body));
         self.record(Fact::EpochClosing(Box::new(body.clone())), out);
         out.push(Output::PostEpoch(Box::new(body)));
     }
@@ -278,7 +390,7 @@ impl Node {
         };
         let signed = Signed::new(self.config.network, &self.config.account_key, head);
         self.batches.announced_ms = 0;
-        out.push(Output::Provide { bytes });
+        out.provide(bytes);
         self.record(Fact::EpochPosted(Box::new(signed.clone())), out);
         self.record(Fact::EpochChecked { head: Box::new(signed), agrees: true }, out);
         out.event(Event::EpochChecked { epoch, agrees: true });
@@ -289,13 +401,16 @@ impl Node {
         if self.batches.epochs.contains_key(&epoch) || self.batches.unchecked.contains_key(&epoch) {
             return;
         }
-        if head.body.body_bytes > BATCH_MAX_BYTES || head.verify(self.config.network).is_err() {
+        // Of a poster that is unknown yet the announcement comes again.
+        let Some(poster) = self.peers.get(&head.body.node) else { return };
+        let by_poster = poster.record.roles.poster && poster.record.certificate.account == head.account;
+        if !by_poster || head.body.body_bytes > BATCH_MAX_BYTES || head.verify(self.config.network).is_err() {
             return self.blame(Some(from), "sent an epoch that does not hold".into(), out);
         }
-        if head.body.node != self.id && self.batches.wanted.len() < BATCH_HEADS_MAX {
+        let room = self.batches.wanted.len() < BATCH_HEADS_MAX && self.batches.epochs.len() < EPOCHS_MAX;
+        if head.body.node != self.id && room && self.batches.unchecked.len() < EPOCHS_UNCHECKED_MAX {
             let blob = head.body.body;
-            let wanted = WantedBody { head: WantedHead::Epoch(Box::new(head)), asked_ms: 0 };
-            self.batches.wanted.entry(blob).or_insert(wanted);
+            self.batches.wanted.entry(blob).or_insert_with(|| WantedBody::new(WantedHead::Epoch(Box::new(head))));
         }
     }
 

@@ -6,18 +6,49 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::io::NewShard;
-use super::{Event, Fact, Node, Out, Output, PeerView};
+use super::{Event, Fact, Node, Out, Output};
 use crate::datanet::{Appended, Contribution, Datanet, DatanetError, Genesis, Head};
 use crate::envelope::{NetworkId, Signed};
-use crate::id::{DatanetId, Hash, NodeId};
-use crate::limits::{DATANETS_MAX, FETCH_RETRY_MS, LOG_BATCH_MAX, LOG_ENTRIES_MAX};
+use crate::id::{AccountId, DatanetId, Hash, NodeId};
+use crate::limits::{
+    ADDRESSES_MAX, ANNOUNCE_MS, DATANETS_MAX, FETCH_RETRY_MS, LOG_BATCH_MAX, LOG_ENTRIES_MAX, REPEATS_PER_TICK,
+    RETRY_MS,
+};
 use crate::message::{LogWanted, Message};
+
+/// A shard that an entry names and that is not here yet.
+struct Missing {
+    bytes: u64,
+    contributor: AccountId,
+    asked_ms: u64,
+    tries: u64,
+}
+
+/// Asks of a peer that are not repeated for [`RETRY_MS`]; beyond this many the oldest are forgotten.
+const ASKS_MAX: usize = 4096;
 
 #[derive(Default)]
 pub(super) struct Datanets {
     known: BTreeMap<DatanetId, Datanet>,
     held: BTreeSet<Hash>,
-    asked_ms: BTreeMap<Hash, u64>,
+    missing: BTreeMap<Hash, Missing>,
+    asked_genesis_ms: BTreeMap<DatanetId, u64>,
+    asked_log_ms: BTreeMap<(DatanetId, AccountId), u64>,
+    same_head_heard_ms: BTreeMap<DatanetId, u64>,
+}
+
+/// Whether an ask of `subject` is due, and notes it; `asked` stays small.
+fn ask_due<K: Ord + Copy>(asked: &mut BTreeMap<K, u64>, subject: K, now_ms: u64) -> bool {
+    if asked.get(&subject).is_some_and(|asked| now_ms.saturating_sub(*asked) < RETRY_MS) {
+        return false;
+    }
+    if asked.len() >= ASKS_MAX {
+        asked.retain(|_, asked| now_ms.saturating_sub(*asked) < RETRY_MS);
+    }
+    if asked.len() < ASKS_MAX {
+        asked.insert(subject, now_ms);
+    }
+    true
 }
 
 impl Datanets {
@@ -28,15 +59,24 @@ impl Datanets {
     }
 
     pub(super) fn apply_entry(&mut self, entry: Signed<Contribution>) {
+        self.await_shard(&entry);
         if let Some(datanet) = self.known.get_mut(&entry.body.datanet) {
             // Checked before it became a fact; a second time is a no-op.
             let _ = datanet.append(entry);
         }
     }
 
+    fn await_shard(&mut self, entry: &Signed<Contribution>) {
+        let shard = entry.body.shard;
+        if !self.held.contains(&shard) {
+            let missing = Missing { bytes: entry.body.bytes, contributor: entry.account, asked_ms: 0, tries: 0 };
+            self.missing.entry(shard).or_insert(missing);
+        }
+    }
+
     pub(super) fn apply_held(&mut self, blob: Hash) {
         self.held.insert(blob);
-        self.asked_ms.remove(&blob);
+        self.missing.remove(&blob);
     }
 
     pub(super) fn get(&self, id: &DatanetId) -> Option<&Datanet> {
@@ -108,6 +148,7 @@ impl Node {
         match datanet.append(entry.clone()) {
             Ok(Appended::New) => {
                 let head = datanet.head();
+                self.datanets.await_shard(&entry);
                 out.fact(Fact::Contribution(Box::new(entry)));
                 out.event(Event::HeadMoved(head));
                 true
@@ -124,8 +165,12 @@ impl Node {
         }
     }
 
+    /// Announces heads that nobody else announced lately (the suppression of Trickle, RFC 6206, section 4.2),
+    /// so that a datanet costs the whole network one message an interval, not one for each peer.
     pub(super) fn announce_datanets(&mut self, now_ms: u64, out: &mut Out) {
-        let ids: Vec<DatanetId> = self.datanets.known.keys().copied().collect();
+        let heard = &self.datanets.same_head_heard_ms;
+        let quiet = |id: &DatanetId| heard.get(id).is_none_or(|heard| now_ms.saturating_sub(*heard) >= ANNOUNCE_MS);
+        let ids: Vec<DatanetId> = self.datanets.known.keys().copied().filter(quiet).collect();
         for id in ids {
             self.announce_head(now_ms, id, out);
         }
@@ -155,9 +200,15 @@ impl Node {
     /// Compares a peer's head with ours and asks for what we lack.
     pub(super) fn head(&mut self, now_ms: u64, from: NodeId, head: &Head, out: &mut Out) {
         let Some(datanet) = self.datanets.get(&head.datanet) else {
-            self.send(now_ms, from, &Message::GenesisWanted(head.datanet), out);
+            if ask_due(&mut self.datanets.asked_genesis_ms, head.datanet, now_ms) {
+                self.send(now_ms, from, &Message::GenesisWanted(head.datanet), out);
+            }
             return;
         };
+        if datanet.head() == *head {
+            self.datanets.same_head_heard_ms.insert(head.datanet, now_ms);
+            return;
+        }
         let wanted: Vec<LogWanted> = head
             .logs
             .iter()
@@ -168,7 +219,9 @@ impl Node {
             })
             .collect();
         for request in wanted {
-            self.send(now_ms, from, &Message::LogWanted(request), out);
+            if ask_due(&mut self.datanets.asked_log_ms, (request.datanet, request.contributor), now_ms) {
+                self.send(now_ms, from, &Message::LogWanted(request), out);
+            }
         }
     }
 
@@ -189,33 +242,39 @@ impl Node {
     /// Asks for shards that are not here yet: every node keeps the datanets it knows, so that three copies
     /// exist in a small network without a plan.
     pub(super) fn datanets_tick(&mut self, now_ms: u64, out: &mut Out) {
-        let missing: Vec<(Hash, u64, crate::id::AccountId)> = self
+        let due: Vec<(Hash, u64, AccountId, u64)> = self
             .datanets
-            .iter()
-            .flat_map(Datanet::all_entries)
-            .filter(|entry| !self.datanets.held.contains(&entry.body.shard))
-            .map(|entry| (entry.body.shard, entry.body.bytes, entry.account))
+            .missing
+            .iter_mut()
+            .filter(|(_, missing)| now_ms.saturating_sub(missing.asked_ms) >= FETCH_RETRY_MS)
+            .take(REPEATS_PER_TICK)
+            .map(|(blob, missing)| {
+                missing.asked_ms = now_ms;
+                missing.tries += 1;
+                (*blob, missing.bytes, missing.contributor, missing.tries)
+            })
             .collect();
-        for (blob, bytes, contributor) in missing {
-            let asked = self.datanets.asked_ms.get(&blob).copied().unwrap_or(0);
-            if now_ms.saturating_sub(asked) >= FETCH_RETRY_MS {
-                let providers = self.providers(now_ms, &contributor);
-                self.datanets.asked_ms.insert(blob, now_ms);
-                out.push(Output::Fetch { blob, bytes, providers });
-            }
+        for (blob, bytes, contributor, tries) in due {
+            let providers = self.providers(now_ms, &blob, &contributor, tries);
+            out.push(Output::Fetch { blob, bytes, providers });
         }
     }
 
-    /// The contributor's node first, then everybody else who is heard.
-    fn providers(&self, now_ms: u64, contributor: &crate::id::AccountId) -> Vec<NodeId> {
-        let owner = self.peers.node_of(contributor);
-        let others = self.peers.iter().filter(|(peer, view)| Some(**peer) != owner && PeerView::is_fresh(view, now_ms));
-        owner.into_iter().chain(others.map(|(peer, _)| *peer)).take(crate::limits::ADDRESSES_MAX).collect()
+    /// The contributor's node first, then others who are heard, in an order that differs by node and try so
+    /// that no peer carries all the load and none that lacks the shard is asked again and again.
+    fn providers(&self, now_ms: u64, blob: &Hash, contributor: &AccountId, tries: u64) -> Vec<NodeId> {
+        let owner = self.peers.node_of(contributor).filter(|node| *node != self.id);
+        let mut others = self.peers.fresh(now_ms, |_| true);
+        let mut subject = blob.0.to_vec();
+        subject.extend_from_slice(&tries.to_le_bytes());
+        let draw = self.derived("provider", &subject).0;
+        let start = usize::from(u16::from_le_bytes([draw[0], draw[1]])) % others.len().max(1);
+        others.rotate_left(start);
+        owner.into_iter().chain(others.into_iter().filter(|node| Some(*node) != owner)).take(ADDRESSES_MAX).collect()
     }
 
     pub(super) fn datanets_fetched(&mut self, blob: Hash, out: &mut Out) {
-        let wanted = self.datanets.iter().flat_map(Datanet::all_entries).any(|entry| entry.body.shard == blob);
-        if wanted && !self.datanets.is_held(&blob) {
+        if self.datanets.missing.contains_key(&blob) {
             self.record(Fact::ShardHeld(blob), out);
         }
     }

@@ -115,6 +115,17 @@ pub enum Fact {
         /// Whether the sums agree.
         agrees: bool,
     },
+    /// This node, a witness, owes a receipt its next batch.
+    BatchDue(crate::id::ReceiptId),
+    /// Witnesses keep this receipt of ours.
+    Witnessed(crate::id::ReceiptId),
+    /// Where the verifier who confirmed a result is paid, as its record said when the verdict came.
+    VerifierPayout {
+        /// The request's key.
+        key: Hash,
+        /// The verifier's address.
+        to: crate::id::ChainAddress,
+    },
 }
 
 impl Node {
@@ -139,7 +150,10 @@ impl Node {
                 self.requester.apply_settled(key, receipt);
                 self.asker.apply_settled(key, receipt);
             }
-            Fact::AnswerVerdict { key, verdict } => self.asker.apply_verdict(key, *verdict),
+            Fact::AnswerVerdict { key, verdict } => {
+                let answer = self.asker.receipt_of(&key).and_then(|receipt| self.receipts.get(&receipt));
+                self.asker.apply_verdict(key, *verdict, answer.map(|signed| signed.receipt.worker_node));
+            }
             Fact::VoucherTaken(voucher) => self.receipts.apply_voucher(*voucher),
             Fact::Released(release) => self.worker.apply_release(*release),
             Fact::BatchSealed(head) => self.batches.apply_sealed(*head),
@@ -147,6 +161,9 @@ impl Node {
             Fact::EpochClosing(body) => self.batches.apply_closing(*body),
             Fact::EpochPosted(head) => self.batches.apply_posted(*head),
             Fact::EpochChecked { head, agrees } => self.batches.apply_checked(*head, agrees),
+            Fact::BatchDue(receipt) => self.batches.apply_due(receipt),
+            Fact::Witnessed(receipt) => self.receipts.apply_witnessed(receipt),
+            Fact::VerifierPayout { key, to } => self.requester.apply_payout(key, to),
         }
     }
 

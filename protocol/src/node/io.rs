@@ -272,7 +272,7 @@ pub enum Output {
         /// Who has it.
         providers: Vec<NodeId>,
     },
-    /// Put bytes into the store, to be provided to others.
+    /// Put bytes into the store, to be provided to others; durable before a [`Output::Persist`] that follows.
     Provide {
         /// The bytes.
         bytes: Vec<u8>,

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use super::{Node, Out, Output};
 use crate::id::{AccountId, NodeId};
-use crate::limits::{PEER_STALE_MS, PEERS_MAX};
-use crate::message::PeerRecord;
+use crate::limits::{ANNOUNCE_MS, ANNOUNCE_PEERS, GREETINGS_MAX, PEER_STALE_INTERVALS, PEERS_MAX};
+use crate::message::{Message, PeerRecord};
 
 /// A peer as this node knows it.
 #[derive(Debug, Clone)]
@@ -18,13 +18,15 @@ pub struct PeerView {
     pub heard_ms: u64,
     /// Whether a connection exists.
     pub connected: bool,
+    /// How long it counts as present without being heard again, in milliseconds.
+    pub fresh_for_ms: u64,
 }
 
 impl PeerView {
     /// Whether the peer was heard lately.
     #[must_use]
     pub fn is_fresh(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.heard_ms) <= PEER_STALE_MS
+        now_ms.saturating_sub(self.heard_ms) <= self.fresh_for_ms
     }
 }
 
@@ -36,6 +38,17 @@ pub(super) struct Peers {
 }
 
 impl Peers {
+    /// How often each peer announces itself in a network of this size.
+    pub(super) fn announce_interval_ms(&self) -> u64 {
+        let peers = u64::try_from(self.known.len().max(ANNOUNCE_PEERS)).unwrap_or(u64::MAX);
+        ANNOUNCE_MS.saturating_mul(peers) / u64::try_from(ANNOUNCE_PEERS).unwrap_or(1)
+    }
+
+    /// The account a node works for, by its certificate.
+    pub(super) fn account_of(&self, peer: &NodeId) -> Option<AccountId> {
+        self.known.get(peer).map(|view| view.record.certificate.account)
+    }
+
     pub(super) fn connected(&mut self, peer: NodeId, connected: bool) {
         if let Some(view) = self.known.get_mut(&peer) {
             view.connected = connected;
@@ -114,9 +127,24 @@ impl Node {
             self.peers.forget_quietest();
         }
         let batches = record.batches;
-        let view = PeerView { record, heard_ms: now_ms, connected: true };
+        let started = self.peers.get(&from).is_none_or(|known| known.record.certificate != record.certificate);
+        let fresh_for_ms = self.peers.announce_interval_ms() * PEER_STALE_INTERVALS;
+        let view = PeerView { record, heard_ms: now_ms, connected: true, fresh_for_ms };
         self.peers.known.insert(from, view);
+        if started {
+            self.greet(now_ms, from, out);
+        }
         self.batches_seen(now_ms, from, batches, out);
+    }
+
+    /// A peer that has just started knows nobody: some of those who hear it tell it at once that they are there.
+    fn greet(&mut self, now_ms: u64, newcomer: NodeId, out: &mut Out) {
+        let draw = self.derived("greeting", &newcomer.0).0;
+        let draw = usize::from(u16::from_le_bytes([draw[0], draw[1]]));
+        if draw % self.peers.known.len().max(1) < GREETINGS_MAX {
+            let record = self.own_record();
+            self.send(now_ms, newcomer, &Message::Peer(Box::new(record)), out);
+        }
     }
 
     fn certificate_holds(&self, now_ms: u64, from: NodeId, record: &PeerRecord) -> bool {

@@ -9,7 +9,10 @@ use super::requester::{Phase, segments_checked, training_price};
 use super::{Event, Fact, Node, Out};
 use crate::envelope::Signed;
 use crate::id::{Hash, NodeId};
-use crate::limits::{AWARD_ROUNDS_MAX, FETCH_RETRY_MS, LEASE_MS, RETRY_MS, VERIFY_TIMEOUT_MS};
+use crate::limits::{
+    AWARD_ROUNDS_MAX, FETCH_RETRY_MS, LEASE_MS, REOFFER_MAX_MS, RETRY_MS, STALL_MAX_MS, STALL_MIN_MS, TICK_MS,
+    VERIFY_TIMEOUT_MS,
+};
 use crate::message::{Accepted, CheckWanted, Message};
 use crate::task::Award;
 use crate::verification::rendezvous;
@@ -24,6 +27,8 @@ const SETTLE_MS: u64 = 5 * LEASE_MS;
 pub(super) struct Waiting {
     pub(super) since_ms: u64,
     pub(super) heard_ms: u64,
+    /// When the worker last got further.
+    pub(super) advanced_ms: u64,
     pub(super) sent_ms: u64,
     pub(super) fetched_ms: u64,
     pub(super) asked: Option<NodeId>,
@@ -36,6 +41,7 @@ impl Waiting {
         if self.since_ms == 0 {
             self.since_ms = now_ms;
             self.heard_ms = self.heard_ms.max(now_ms);
+            self.advanced_ms = self.advanced_ms.max(now_ms);
         }
     }
 
@@ -94,7 +100,8 @@ impl Node {
         let Some(offer) = request.offer.as_ref().filter(|_| request.attempts > 0) else {
             return self.make_offer(now_ms, key, out);
         };
-        if now_ms <= offer.body.reveals_until_ms {
+        let closed_ms = offer.body.reveals_until_ms;
+        if now_ms <= closed_ms {
             return;
         }
         if request.round >= AWARD_ROUNDS_MAX {
@@ -103,7 +110,12 @@ impl Node {
         }
         let best = request.auction.best(&offer.body, |node| self.requester.record_of(node)).cloned();
         let (Some(bid), Some(task)) = (best, request.task) else {
-            return self.make_offer(now_ms, key, out);
+            // Each offer is a durable fact and a gossip message: when nobody bids they become rarer.
+            let pause_ms = (TICK_MS << request.attempts.saturating_sub(1).min(8)).min(REOFFER_MAX_MS);
+            if now_ms >= closed_ms.saturating_add(pause_ms) {
+                self.make_offer(now_ms, key, out);
+            }
+            return;
         };
         let round = request.round + 1;
         let award = Award { task, round, worker: bid.worker, node: bid.node, payout: bid.payout, price: bid.price };
@@ -119,6 +131,11 @@ impl Node {
         let Some(award) = request.award.clone() else { return };
         if now_ms.saturating_sub(request.wait.heard_ms) > LEASE_MS {
             let reason = format!("no heartbeat for {} s", LEASE_MS / 1_000);
+            return self.lapse(key, award.body.node, reason, out);
+        }
+        let left_ms = request.command.deadline_ms.saturating_sub(request.wait.advanced_ms);
+        if now_ms.saturating_sub(request.wait.advanced_ms) > (left_ms / 4).clamp(STALL_MIN_MS, STALL_MAX_MS) {
+            let reason = "it reports to be alive but gets no further".to_owned();
             return self.lapse(key, award.body.node, reason, out);
         }
         if request.progress.is_none() && request.wait.send_due(now_ms) {

@@ -3,11 +3,14 @@
 //! Invariant: a receipt is durable before anybody is told it is kept; what a payer owes a worker is the sum
 //! over the receipts it countersigned, so a voucher can be made again at any time and never grows by a repeat.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Event, Fact, Node, Out, Output};
-use crate::id::{AccountId, Amount, NodeId, ReceiptId};
-use crate::limits::{EXPOSURE_ANSWERS_MAX, OUTBOX_MAX, RETRY_MS, WITNESSES_PER_RECEIPT};
+use crate::id::{AccountId, Amount, ChainAddress, NodeId, ReceiptId, TaskId};
+use crate::limits::{
+    EXPOSURE_ANSWERS_MAX, OUTBOX_MAX, RECEIPTS_MAX, REPEATS_PER_TICK, RETRY_MS, SEND_TRIES_MAX, WITNESS_QUORUM,
+    WITNESSES_PER_RECEIPT, WORKER_SPREADS_MS,
+};
 use crate::message::Message;
 use crate::receipt::{ReceiptOffer, SignedReceipt, Voucher, Work};
 use crate::verification::rendezvous;
@@ -18,6 +21,7 @@ pub(super) struct Owed {
     pub(super) worker_part: Amount,
     pub(super) fees: Amount,
     receipts: u32,
+    payee: ChainAddress,
 }
 
 struct IssuedVoucher {
@@ -26,15 +30,34 @@ struct IssuedVoucher {
     sent_ms: u64,
 }
 
+/// A receipt on its way to one peer.
+#[derive(Debug, Clone, Copy, Default)]
+struct Delivery {
+    sent_ms: u64,
+    tries: u32,
+}
+
+/// A receipt of this node that witnesses have yet to keep.
+#[derive(Debug, Clone, Default)]
+struct Spreading {
+    not_before_ms: u64,
+    worker_told: bool,
+    /// How many witnesses it was sent to; none were known yet when zero.
+    chosen: usize,
+    kept_by: BTreeSet<NodeId>,
+    given_up: BTreeSet<NodeId>,
+}
+
 #[derive(Default)]
 pub(super) struct Receipts {
     kept: BTreeMap<ReceiptId, SignedReceipt>,
+    paid_tasks: BTreeMap<TaskId, ReceiptId>,
     owed_to: BTreeMap<AccountId, Owed>,
     owed_by: BTreeMap<AccountId, Owed>,
     issued: BTreeMap<AccountId, IssuedVoucher>,
     taken: BTreeMap<AccountId, Voucher>,
-    outbox: BTreeMap<(ReceiptId, NodeId), u64>,
-    witnesses_asked: BTreeMap<ReceiptId, u64>,
+    outbox: BTreeMap<(ReceiptId, NodeId), Delivery>,
+    spreading: BTreeMap<ReceiptId, Spreading>,
 }
 
 impl Owed {
@@ -43,7 +66,13 @@ impl Owed {
         self.worker_part = Amount(self.worker_part.0.saturating_add(receipt.worker_part.0));
         self.fees = Amount(self.fees.0.saturating_add(receipt.fee().0));
         self.receipts += 1;
+        self.payee = receipt.to.worker;
     }
+}
+
+/// What a voucher promises in all; a newer one promises more.
+fn promise(voucher: &Voucher) -> (Amount, Amount) {
+    (voucher.cumulative, voucher.fees_cumulative)
 }
 
 impl Receipts {
@@ -54,29 +83,62 @@ impl Receipts {
         }
         if signed.receipt.payer == own {
             self.owed_to.entry(signed.receipt.worker).or_default().add(&signed);
-            self.witnesses_asked.insert(id, 0);
+            self.paid_tasks.entry(signed.receipt.task).or_insert(id);
         }
         if signed.receipt.worker == own {
             self.owed_by.entry(signed.receipt.payer).or_default().add(&signed);
         }
+        if signed.receipt.payer == own || signed.receipt.worker == own {
+            self.spreading.insert(id, Spreading::default());
+        }
         self.kept.insert(id, signed);
     }
 
+    /// Witnesses keep the receipt: it need not be passed on to others than its worker.
+    pub(super) fn apply_witnessed(&mut self, id: ReceiptId) {
+        self.spreading.remove(&id);
+        let worker = self.kept.get(&id).map(|signed| signed.receipt.worker_node);
+        let others: Vec<NodeId> = self.deliveries_of(id).filter(|node| Some(*node) != worker).collect();
+        for node in others {
+            self.outbox.remove(&(id, node));
+        }
+    }
+
+    fn deliveries_of(&self, id: ReceiptId) -> impl Iterator<Item = NodeId> {
+        let (first, last) = (NodeId([0; 32]), NodeId([u8::MAX; 32]));
+        self.outbox.range((id, first)..=(id, last)).map(|((_, node), _)| *node)
+    }
+
     pub(super) fn apply_voucher(&mut self, voucher: Voucher) {
-        let newer = self.taken.get(&voucher.payer).is_none_or(|known| known.cumulative < voucher.cumulative);
+        let newer = self.taken.get(&voucher.payer).is_none_or(|known| promise(known) < promise(&voucher));
         if newer {
             self.taken.insert(voucher.payer, voucher);
         }
     }
 
-    pub(super) fn acknowledged(&mut self, from: NodeId, id: ReceiptId) {
-        self.outbox.remove(&(id, from));
+    /// A peer never answered: when nobody is left to wait for, other witnesses are chosen.
+    fn give_up_on(&mut self, id: ReceiptId, node: NodeId) {
+        let waiting = self.deliveries_of(id).next().is_some();
+        if let Some(spreading) = self.spreading.get_mut(&id) {
+            spreading.given_up.insert(node);
+            if !waiting {
+                spreading.chosen = 0;
+            }
+        }
     }
 
-    pub(super) fn voucher_acknowledged(&mut self, _from: NodeId, cumulative: Amount) {
-        for issued in self.issued.values_mut().filter(|issued| issued.voucher.cumulative == cumulative) {
-            issued.kept = true;
-        }
+    /// Whether receipts of others may still be taken.
+    pub(super) fn has_room(&self) -> bool {
+        self.kept.len() < RECEIPTS_MAX
+    }
+
+    pub(super) fn is_spreading(&self, id: &ReceiptId) -> bool {
+        self.spreading.contains_key(id)
+    }
+
+    /// The receipt this node paid for `task`.
+    pub(super) fn paid(&self, task: &TaskId) -> Option<&SignedReceipt> {
+        self.kept.get(self.paid_tasks.get(task)?)
     }
 
     pub(super) fn get(&self, id: &ReceiptId) -> Option<&SignedReceipt> {
@@ -118,25 +180,39 @@ impl Node {
         }
         let payer = signed.receipt.payer;
         let worker = signed.receipt.worker;
-        self.record(Fact::ReceiptKept(Box::new(signed)), out);
-        self.batch_receipt(id, now_ms);
-        out.event(Event::ReceiptKept(id));
+        self.take_receipt(now_ms, id, signed, out);
+        self.batch_receipt(id, now_ms, out);
         if payer == self.account {
             self.issue_voucher(worker, out);
             self.receipts_tick(now_ms, out);
         }
     }
 
+    /// Makes a checked receipt durable; a worker's job it pays is over.
+    pub(super) fn take_receipt(&mut self, now_ms: u64, id: ReceiptId, signed: SignedReceipt, out: &mut Out) {
+        let task = signed.receipt.task;
+        let (mine, paid_by_me) = (signed.receipt.worker == self.account, signed.receipt.payer == self.account);
+        self.record(Fact::ReceiptKept(Box::new(signed)), out);
+        out.event(Event::ReceiptKept(id));
+        if mine && self.worker.jobs.contains_key(&task) {
+            self.record(Fact::JobClosed(task), out);
+        }
+        if let (true, false, Some(spreading)) = (mine, paid_by_me, self.receipts.spreading.get_mut(&id)) {
+            spreading.not_before_ms = now_ms.saturating_add(WORKER_SPREADS_MS);
+        }
+    }
+
     pub(super) fn receipt_offered(&mut self, now_ms: u64, from: NodeId, offer: ReceiptOffer, out: &mut Out) {
-        let task = offer.receipt.task;
-        let mine = |known: &&SignedReceipt| known.receipt.task == task && known.receipt.payer == self.account;
-        if let Some(known) = self.receipts.kept.values().find(mine).cloned() {
+        if offer.receipt.payer != self.account {
+            return;
+        }
+        if let Some(known) = self.receipts.paid(&offer.receipt.task).cloned() {
             return self.send(now_ms, from, &Message::Receipt(Box::new(known)), out);
         }
         if let Err(error) = offer.verify(self.config.network) {
             return self.blame(Some(from), error.to_string(), out);
         }
-        if offer.receipt.payer == self.account && matches!(offer.receipt.work, Work::Training { .. }) {
+        if matches!(offer.receipt.work, Work::Training { .. }) {
             self.training_receipt_offered(now_ms, offer, out);
         }
     }
@@ -144,37 +220,40 @@ impl Node {
     /// A countersigned receipt, for its worker or for a witness.
     pub(super) fn receipt(&mut self, now_ms: u64, from: NodeId, signed: SignedReceipt, out: &mut Out) {
         let id = signed.receipt.id();
-        if !self.receipts.kept.contains_key(&id) {
-            if let Err(error) = signed.verify(self.config.network) {
-                return self.blame(Some(from), error.to_string(), out);
-            }
-            let mine = signed.receipt.worker == self.account;
-            let task = signed.receipt.task;
-            if !mine && !self.config.roles.witness {
-                return;
-            }
-            self.keep_receipt(now_ms, signed, out);
-            if mine && self.worker.jobs.contains_key(&task) {
-                self.record(Fact::JobClosed(task), out);
-            }
+        if self.receipts.kept.contains_key(&id) {
+            return self.send(now_ms, from, &Message::ReceiptKept(id), out);
         }
-        self.send(now_ms, from, &Message::ReceiptKept(id), out);
+        if let Err(error) = signed.verify(self.config.network) {
+            return self.blame(Some(from), error.to_string(), out);
+        }
+        let mine = signed.receipt.worker == self.account || signed.receipt.payer == self.account;
+        if mine || (self.config.roles.witness && self.receipts.has_room()) {
+            self.keep_receipt(now_ms, signed, out);
+            self.send(now_ms, from, &Message::ReceiptKept(id), out);
+        }
+    }
+
+    /// A peer has a receipt of ours on disk.
+    pub(super) fn receipt_acknowledged(&mut self, from: NodeId, id: ReceiptId, out: &mut Out) {
+        if self.receipts.outbox.remove(&(id, from)).is_none() {
+            return;
+        }
+        let is_witness = self.peers.get(&from).is_some_and(|peer| peer.record.roles.witness);
+        let Some(spreading) = self.receipts.spreading.get_mut(&id).filter(|_| is_witness) else { return };
+        spreading.kept_by.insert(from);
+        if spreading.kept_by.len() >= WITNESS_QUORUM.min(spreading.chosen) {
+            self.record(Fact::Witnessed(id), out);
+        }
     }
 
     /// Has the driver sign what this node owes `worker` by now.
     fn issue_voucher(&mut self, worker: AccountId, out: &mut Out) {
         let Some(owed) = self.receipts.owed_to.get(&worker).copied() else { return };
-        let payee = self
-            .receipts
-            .kept
-            .values()
-            .rfind(|signed| signed.receipt.worker == worker && signed.receipt.payer == self.account);
-        let Some(payee) = payee.map(|signed| signed.receipt.to.worker) else { return };
         out.push(Output::SignVoucher(Box::new(Voucher {
             payer: self.account,
             worker,
             payer_address: self.config.chain_address,
-            payee,
+            payee: owed.payee,
             cumulative: owed.worker_part,
             fees_cumulative: owed.fees,
             signature: Vec::new(),
@@ -182,15 +261,11 @@ impl Node {
     }
 
     pub(super) fn voucher_signed(&mut self, now_ms: u64, voucher: Voucher, out: &mut Out) {
-        let newer = self
-            .receipts
-            .issued
-            .get(&voucher.worker)
-            .is_none_or(|issued| issued.voucher.cumulative < voucher.cumulative);
-        if newer {
+        let issued = self.receipts.issued.get(&voucher.worker);
+        if issued.is_none_or(|issued| promise(&issued.voucher) < promise(&voucher)) {
             let issued = IssuedVoucher { voucher, kept: false, sent_ms: 0 };
             self.receipts.issued.insert(issued.voucher.worker, issued);
-            self.receipts_tick(now_ms, out);
+            self.send_vouchers(now_ms, out);
         }
     }
 
@@ -198,69 +273,104 @@ impl Node {
         if voucher.worker != self.account || voucher.payee != self.config.chain_address {
             return self.blame(Some(from), "sent a voucher for somebody else".into(), out);
         }
-        out.push(Output::VerifyVoucher(Box::new(voucher)));
+        // Only the payer itself may promise for its account, and only from its own address: anybody's promise
+        // in another's name would hide the true ones. Of a peer that is unknown yet, it comes again.
+        let Some(peer) = self.peers.get(&from) else { return };
+        let certificate = &peer.record.certificate;
+        if certificate.account != voucher.payer || certificate.body.chain_address != voucher.payer_address {
+            return self.blame(Some(from), "sent a voucher in another's name".into(), out);
+        }
+        if self.receipts.owed_by.contains_key(&voucher.payer) {
+            out.push(Output::VerifyVoucher(Box::new(voucher)));
+        }
     }
 
-    pub(super) fn voucher_verified(&mut self, voucher: Box<Voucher>, out: &mut Out) {
+    pub(super) fn voucher_verified(&mut self, now_ms: u64, voucher: Box<Voucher>, out: &mut Out) {
         let (payer, cumulative) = (voucher.payer, voucher.cumulative);
-        let known = self.receipts.taken.get(&payer).map(|known| known.cumulative);
-        if known.is_none_or(|known| known < cumulative) {
+        let known = self.receipts.taken.get(&payer);
+        if known.is_none_or(|known| promise(known) < promise(&voucher)) {
             self.record(Fact::VoucherTaken(voucher), out);
             out.event(Event::VoucherTaken { payer, cumulative });
         }
         if let Some(node) = self.peers.node_of(&payer) {
-            let message = Message::VoucherKept(cumulative);
-            let bytes = self.seal(self.announced_ms, &message);
-            out.push(Output::Send { to: node, bytes });
+            self.send(now_ms, node, &Message::VoucherKept(cumulative), out);
+        }
+    }
+
+    pub(super) fn voucher_acknowledged(&mut self, from: NodeId, cumulative: Amount) {
+        let Some(worker) = self.peers.account_of(&from) else { return };
+        if let Some(issued) = self.receipts.issued.get_mut(&worker) {
+            issued.kept |= issued.voucher.cumulative == cumulative;
         }
     }
 
     pub(super) fn receipts_tick(&mut self, now_ms: u64, out: &mut Out) {
         self.fill_outbox(now_ms);
-        let due: Vec<(ReceiptId, NodeId)> = self
+        self.send_receipts(now_ms, out);
+        self.send_vouchers(now_ms, out);
+    }
+
+    /// Sends what was not acknowledged, the longest waiting first and each time after a longer pause.
+    fn send_receipts(&mut self, now_ms: u64, out: &mut Out) {
+        let mut due: Vec<(u64, ReceiptId, NodeId)> = self
             .receipts
             .outbox
             .iter()
-            .filter(|(_, sent)| now_ms.saturating_sub(**sent) >= RETRY_MS)
-            .map(|(place, _)| *place)
-            .take(64)
+            .filter(|(_, delivery)| delivery.is_due(now_ms))
+            .map(|((id, to), delivery)| (delivery.sent_ms, *id, *to))
             .collect();
-        for (id, to) in due {
-            self.receipts.outbox.insert((id, to), now_ms);
+        due.sort_unstable();
+        for (_, id, to) in due.into_iter().take(REPEATS_PER_TICK) {
+            let Some(delivery) = self.receipts.outbox.get_mut(&(id, to)) else { continue };
+            if delivery.tries >= SEND_TRIES_MAX {
+                self.receipts.outbox.remove(&(id, to));
+                self.receipts.give_up_on(id, to);
+                continue;
+            }
+            *delivery = Delivery { sent_ms: now_ms, tries: delivery.tries + 1 };
             if let Some(signed) = self.receipts.get(&id).cloned() {
                 self.send(now_ms, to, &Message::Receipt(Box::new(signed)), out);
             }
         }
-        self.send_vouchers(now_ms, out);
     }
 
-    /// Chooses worker and witnesses for receipts this node pays, once peers are known.
+    /// Chooses whom the receipts of this node go to: the worker at once, witnesses once some are known.
     fn fill_outbox(&mut self, now_ms: u64) {
-        if self.receipts.outbox.len() >= OUTBOX_MAX {
+        if self.receipts.outbox.len() >= OUTBOX_MAX || self.receipts.spreading.is_empty() {
             return;
         }
         let witnesses = self.peers.fresh(now_ms, |record| record.roles.witness);
         let waiting: Vec<ReceiptId> = self
             .receipts
-            .witnesses_asked
+            .spreading
             .iter()
-            .filter(|(_, asked)| **asked == 0)
+            .filter(|(_, spreading)| spreading.chosen == 0 && spreading.not_before_ms <= now_ms)
             .map(|(id, _)| *id)
-            .take(64)
+            .take(REPEATS_PER_TICK)
             .collect();
         for id in waiting {
-            let Some(signed) = self.receipts.get(&id) else { continue };
-            let worker = signed.receipt.worker_node;
-            let ranked = rendezvous(&id.0, &witnesses, |node| node.0);
-            if ranked.is_empty() {
-                continue;
-            }
-            for node in ranked.into_iter().take(WITNESSES_PER_RECEIPT).chain([worker]) {
-                if node != self.id {
-                    self.receipts.outbox.insert((id, node), 0);
-                }
-            }
-            self.receipts.witnesses_asked.remove(&id);
+            self.choose_receivers(id, &witnesses);
+        }
+    }
+
+    fn choose_receivers(&mut self, id: ReceiptId, witnesses: &[NodeId]) {
+        let own = self.id;
+        let Some(worker) = self.receipts.kept.get(&id).map(|signed| signed.receipt.worker_node) else { return };
+        let Some(spreading) = self.receipts.spreading.get_mut(&id) else { return };
+        let left = witnesses.iter().filter(|node| **node != own && !spreading.given_up.contains(*node));
+        let ranked = rendezvous(&id.0, &left.copied().collect::<Vec<_>>(), |node| node.0);
+        let mut receivers: Vec<NodeId> = ranked.into_iter().take(WITNESSES_PER_RECEIPT).collect();
+        spreading.chosen = receivers.len();
+        if receivers.is_empty() {
+            // Nobody is known, or everybody was tried: begin again with all that will be.
+            spreading.given_up.clear();
+        }
+        if !spreading.worker_told && worker != own {
+            receivers.push(worker);
+        }
+        spreading.worker_told = true;
+        for node in receivers {
+            self.receipts.outbox.entry((id, node)).or_default();
         }
     }
 
@@ -283,9 +393,17 @@ impl Node {
             }
         }
         for voucher in due {
-            if let Some(node) = self.peers.node_of(&voucher.worker) {
+            let node = self.peers.node_of(&voucher.worker);
+            let present = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.is_fresh(now_ms));
+            if let Some(node) = node.filter(present) {
                 self.send(now_ms, node, &Message::Voucher(Box::new(voucher)), out);
             }
         }
+    }
+}
+
+impl Delivery {
+    fn is_due(&self, now_ms: u64) -> bool {
+        self.tries == 0 || now_ms.saturating_sub(self.sent_ms) >= RETRY_MS << self.tries.saturating_sub(1).min(5)
     }
 }

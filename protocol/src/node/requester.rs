@@ -75,6 +75,7 @@ pub(super) struct Request {
     pub(super) command: FineTuneCommand,
     pub(super) offer: Option<Signed<TaskOffer>>,
     pub(super) task: Option<TaskId>,
+    task_awarded: bool,
     pub(super) attempts: u64,
     pub(super) auction: Auction,
     pub(super) round: u32,
@@ -83,6 +84,7 @@ pub(super) struct Request {
     pub(super) progress: Option<Heartbeat>,
     pub(super) result: Option<Signed<TaskResult>>,
     pub(super) verdict: Option<Signed<Verdict>>,
+    pub(super) verifier_payout: Option<ChainAddress>,
     pub(super) adapter_held: bool,
     pub(super) wait: Waiting,
 }
@@ -113,6 +115,7 @@ impl Requester {
         let request = Request {
             offer: None,
             task: None,
+            task_awarded: false,
             attempts: 0,
             auction: Auction::default(),
             round: 0,
@@ -121,6 +124,7 @@ impl Requester {
             progress: None,
             result: None,
             verdict: None,
+            verifier_payout: None,
             adapter_held: false,
             wait: Waiting::default(),
             command,
@@ -131,17 +135,24 @@ impl Requester {
     pub(super) fn apply_offered(&mut self, network: crate::envelope::NetworkId, key: Hash, offer: Signed<TaskOffer>) {
         let task = task_id(network, &offer);
         if let Some(request) = self.requests.get_mut(&key) {
+            let unawarded = request.task.filter(|_| !request.task_awarded);
             request.offer = Some(offer);
             request.task = Some(task);
+            request.task_awarded = false;
             request.attempts += 1;
-            request.auction = Auction::default();
+            request.auction.reopen();
             self.tasks.insert(task, key);
+            // Nobody can come back to an offer that was given to nobody.
+            if let Some(unawarded) = unawarded {
+                self.tasks.remove(&unawarded);
+            }
         }
     }
 
     pub(super) fn apply_award(&mut self, key: Hash, award: Signed<Award>) {
         if let Some(request) = self.requests.get_mut(&key) {
             request.round = award.body.round;
+            request.task_awarded = true;
             request.award = Some(award);
             request.phase = Phase::Leased;
             request.wait = Waiting::default();
@@ -156,6 +167,7 @@ impl Requester {
             request.progress = None;
             request.result = None;
             request.verdict = None;
+            request.verifier_payout = None;
             request.adapter_held = false;
             request.phase = Phase::Auction;
             request.wait = Waiting::default();
@@ -175,6 +187,12 @@ impl Requester {
             request.verdict = verdict;
             request.phase = Phase::Settling;
             request.wait = Waiting::default();
+        }
+    }
+
+    pub(super) fn apply_payout(&mut self, key: Hash, to: ChainAddress) {
+        if let Some(request) = self.requests.get_mut(&key) {
+            request.verifier_payout = Some(to);
         }
     }
 
@@ -237,7 +255,7 @@ impl Request {
 
 impl Node {
     pub(super) fn fine_tune(&mut self, now_ms: u64, command: FineTuneCommand, out: &mut Out) {
-        if self.requester.requests.contains_key(&command.key) {
+        if self.requester.requests.contains_key(&command.key) || self.asker.receipt_of(&command.key).is_some() {
             return;
         }
         let key = command.key;
@@ -310,6 +328,9 @@ impl Node {
         }
         if request.phase == Phase::Leased {
             request.wait.heard_ms = now_ms;
+            if request.progress.is_none_or(|before| before.step < beat.step) {
+                request.wait.advanced_ms = now_ms;
+            }
             request.progress = Some(beat);
             if let Some(key) = key {
                 out.event(Event::TaskProgress { key, progress: beat });
@@ -328,6 +349,11 @@ impl Node {
             return self.send(now_ms, from, &Message::Cancelled(round), out);
         }
         request.wait.heard_ms = now_ms;
+        if matches!(request.phase, Phase::Done(_)) {
+            // Its worker has not heard that it is paid.
+            let paid = self.receipts.paid(&task).cloned();
+            return paid.into_iter().for_each(|paid| self.send(now_ms, from, &Message::Receipt(Box::new(paid)), out));
+        }
         if request.phase != Phase::Leased {
             return;
         }
@@ -341,8 +367,9 @@ impl Node {
 
     /// A verifier's finding about a result of one of our tasks, or about one of our answers.
     pub(super) fn verdict(&mut self, now_ms: u64, from: NodeId, verdict: Signed<Verdict>, out: &mut Out) {
-        if verdict.verify(self.config.network).is_err() {
-            return self.blame(Some(from), "sent a verdict with a bad signature".into(), out);
+        let other = self.peers.account_of(&from).is_some_and(|account| account != verdict.account);
+        if other || verdict.verify(self.config.network).is_err() {
+            return self.blame(Some(from), "sent a verdict that its account did not sign".into(), out);
         }
         let Subject::Training(committed) = verdict.body.subject else {
             return self.answer_verdict(from, verdict, out);
@@ -358,7 +385,13 @@ impl Node {
         let worker = request.award.as_ref().map(|award| award.body.node);
         out.event(Event::TaskChecked { key, verdict: Box::new(verdict.clone()) });
         match &verdict.body.outcome {
-            Outcome::Confirmed => self.record(Fact::ResultChecked { key, verdict: Some(Box::new(verdict)) }, out),
+            Outcome::Confirmed => {
+                let payout = self.peers.get(&from).map(|peer| peer.record.certificate.body.chain_address);
+                self.record(Fact::ResultChecked { key, verdict: Some(Box::new(verdict)) }, out);
+                if let Some(to) = payout {
+                    self.record(Fact::VerifierPayout { key, to }, out);
+                }
+            }
             Outcome::Abstained(_) => request.wait.give_up_on(from),
             Outcome::Refuted(reason) => {
                 let reason = format!("the check failed: {reason}");
@@ -414,10 +447,7 @@ impl Node {
 
     /// Where the verifier of a result is paid; the treasury when nobody could check.
     pub(super) fn verifier_payout(&self, request: &Request) -> ChainAddress {
-        let account = request.verdict.as_ref().map(|verdict| verdict.account);
-        let node = account.and_then(|account| self.peers.node_of(&account));
-        node.and_then(|node| self.peers.get(&node))
-            .map_or(self.config.treasury, |peer| peer.record.certificate.body.chain_address)
+        request.verifier_payout.unwrap_or(self.config.treasury)
     }
 
     /// Nodes that have not been asked about `request` and could check it.

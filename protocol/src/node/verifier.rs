@@ -44,20 +44,35 @@ impl Node {
         if !self.config.roles.verifier || running >= CHECKS_AT_ONCE {
             return false;
         }
+        self.forget_checks(now_ms);
         self.verifier.checks.insert(job, check);
         true
+    }
+
+    /// Keeps findings for those who ask again, but never more than [`TASKS_MAX`] of them: the oldest half goes.
+    fn forget_checks(&mut self, now_ms: u64) {
+        super::trim(&mut self.verifier.checks, TASKS_MAX, |check| {
+            check.verdict.is_none() || now_ms.saturating_sub(check.asked_ms) < 10 * VERIFY_TIMEOUT_MS
+        });
+        if self.verifier.checks.len() < TASKS_MAX {
+            return;
+        }
+        let mut asked: Vec<u64> = self.verifier.checks.values().map(|check| check.asked_ms).collect();
+        asked.sort_unstable();
+        let middle = asked.get(asked.len() / 2).copied().unwrap_or(now_ms);
+        self.verifier.checks.retain(|_, check| check.verdict.is_none() || check.asked_ms > middle);
     }
 
     pub(super) fn check_wanted(&mut self, now_ms: u64, from: NodeId, wanted: CheckWanted, out: &mut Out) {
         let network = self.config.network;
         let task = task_id(network, &wanted.offer);
+        let committed = wanted.result.id(network);
+        let job = self.derived("check", &committed.0);
         let opens = beacon_commitment(&wanted.secret) == wanted.offer.body.beacon_commitment;
         let signed = wanted.offer.verify(network).is_ok() && wanted.result.verify(network).is_ok();
         if !opens || !signed || wanted.result.body.task != task || wanted.offer.body.node != from {
             return self.blame(Some(from), "asked for a check that does not fit its offer".into(), out);
         }
-        let committed = wanted.result.id(network);
-        let job = self.derived("check", &committed.0);
         let check = Check { task, subject: Subject::Training(committed), asker: from, asked_ms: now_ms, verdict: None };
         if !self.begin_check(now_ms, job, check, out) {
             return;
@@ -83,8 +98,13 @@ impl Node {
 
     pub(super) fn audit_wanted(&mut self, now_ms: u64, from: NodeId, audit: Audit, out: &mut Out) {
         let network = self.config.network;
-        if audit.receipt.verify(network).is_err() || audit.request.verify(network).is_err() {
-            return self.blame(Some(from), "asked to check an unsigned answer".into(), out);
+        let (terms, request) = (&audit.receipt.receipt, &audit.request);
+        let fits = request.body.node == from
+            && request.account == terms.payer
+            && request.id(network).0 == terms.task.0
+            && request.body.worker == terms.worker_node;
+        if !fits || audit.receipt.verify(network).is_err() || audit.request.verify(network).is_err() {
+            return self.blame(Some(from), "asked to check an answer that is not signed or not its own".into(), out);
         }
         let receipt = audit.receipt.receipt.id();
         let Some(release) = self.worker.release(&audit.request.body.adapter).cloned() else { return };
@@ -125,11 +145,5 @@ impl Node {
         let reason: String = reason.chars().take(crate::limits::NAME_MAX_BYTES).collect();
         self.replayed(now_ms, job, Outcome::Abstained(reason), Vec::new(), out);
         true
-    }
-
-    pub(super) fn verifier_tick(&mut self, now_ms: u64) {
-        super::trim(&mut self.verifier.checks, TASKS_MAX, |check| {
-            now_ms.saturating_sub(check.asked_ms) < 10 * VERIFY_TIMEOUT_MS
-        });
     }
 }

@@ -10,7 +10,7 @@ use super::terms::TrainingTerms;
 use super::{Event, Fact, Node, Out, Output};
 use crate::envelope::{NetworkId, Signed};
 use crate::id::{Amount, Hash, NodeId, TaskId};
-use crate::limits::{HEARTBEAT_MS, RETRY_MS, SERVING_MAX, TASKS_MAX};
+use crate::limits::{ANNOUNCE_MS, HEARTBEAT_MS, RETRY_MS, SERVING_MAX, TASKS_MAX};
 use crate::message::{Accepted, BidSealed, Heartbeat, Message, Release, TaskRound};
 use crate::receipt::ReceiptOffer;
 use crate::task::{Award, Bid, TaskOffer, task_id};
@@ -38,6 +38,7 @@ pub(super) struct Worker {
     releases: BTreeMap<Hash, Signed<Release>>,
     serving: BTreeSet<Hash>,
     load_asked: BTreeMap<Hash, u64>,
+    release_heard_ms: BTreeMap<Hash, u64>,
 }
 
 /// How long until the driver is asked again to load an adapter whose files it could not get.
@@ -304,8 +305,11 @@ impl Node {
         self.publish(now_ms, Message::Release(Box::new(signed)), out);
     }
 
-    pub(super) fn release(&mut self, from: NodeId, release: Signed<Release>, out: &mut Out) {
-        if self.worker.releases.contains_key(&release.body.adapter) {
+    pub(super) fn release(&mut self, now_ms: u64, from: NodeId, release: Signed<Release>, out: &mut Out) {
+        if let Some(known) = self.worker.releases.get(&release.body.adapter) {
+            if *known == release {
+                self.worker.release_heard_ms.insert(release.body.adapter, now_ms);
+            }
             return;
         }
         if verify_release(self.config.network, &release) {
@@ -323,12 +327,17 @@ impl Node {
         out.event(Event::Released(Box::new(release)));
     }
 
+    /// Announces the releases this node provides or serves and that nobody else announced lately.
     pub(super) fn announce_releases(&mut self, now_ms: u64, out: &mut Out) {
         let releases: Vec<Signed<Release>> = self
             .worker
             .releases
             .values()
             .filter(|release| release.body.node == self.id || self.worker.serving.contains(&release.body.adapter))
+            .filter(|release| {
+                let heard = self.worker.release_heard_ms.get(&release.body.adapter).copied().unwrap_or(0);
+                now_ms.saturating_sub(heard) >= ANNOUNCE_MS
+            })
             .cloned()
             .collect();
         for release in releases {
