@@ -238,11 +238,7 @@ fn receipt_parent(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
 }
 
 /// All levels over `leaves`, filled up with `empty` to a power of two; one empty node for no leaf.
-fn levels<N: Clone, E>(
-    mut leaves: Vec<N>,
-    empty: N,
-    join: impl Fn(&N, &N) -> Result<N, E>,
-) -> Result<Vec<Vec<N>>, E> {
+fn levels<N: Clone, E>(mut leaves: Vec<N>, empty: N, join: impl Fn(&N, &N) -> Result<N, E>) -> Result<Vec<Vec<N>>, E> {
     leaves.resize(leaves.len().next_power_of_two(), empty);
     let mut levels = vec![leaves];
     while let Some(level) = levels.last().filter(|level| level.len() > 1) {
@@ -278,7 +274,7 @@ pub(crate) mod hex_bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::{Strategy, any, proptest};
+    use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
     use proptest::{collection, prop_assert, prop_assert_eq};
 
     fn ledgers() -> impl Strategy<Value = BTreeMap<ChainAddress, Amount>> {
@@ -287,6 +283,9 @@ mod tests {
     }
 
     proptest! {
+        // Each case hashes some thousand nodes, without optimisation in a test build.
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         #[test]
         fn every_proof_holds_and_no_other_amount_does(ledger in ledgers(), change in 1..u128::from(u64::MAX)) {
             let tree = EpochTree::build(&ledger).unwrap();

@@ -86,11 +86,13 @@ impl Chain {
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(bad("it must begin with http:// or https://".to_owned()));
         }
-        let http = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(CONNECT_TIMEOUT_S))
             .timeout(Duration::from_secs(REQUEST_TIMEOUT_S))
-            .build()
-            .map_err(|error| bad(error.to_string()))?;
+            .redirect(reqwest::redirect::Policy::none());
+        // A proxy of the environment is for the internet, not for this machine.
+        let builder = if is_loopback(&parsed) { builder.no_proxy() } else { builder };
+        let http = builder.build().map_err(|error| bad(error.to_string()))?;
         Self::over_client(RpcClient::new_http_with_client(http, parsed), key).await
     }
 
@@ -189,6 +191,11 @@ impl Chain {
         let receipt = self.submit(step, Some(evm_address(to)), input).await?;
         Ok(Confirmation::of(&receipt))
     }
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn evm_address(address: ChainAddress) -> Address {

@@ -6,7 +6,7 @@
 
 use alloy::primitives::U256;
 use alloy::sol;
-use alloy::sol_types::{GenericRevertReason, SolError};
+use alloy::sol_types::{Panic, Revert, SolError};
 
 sol!(
     #[sol(rpc)]
@@ -59,12 +59,12 @@ pub(crate) fn revert_reason(data: &[u8]) -> String {
     if let Some(name) = error_name(data) {
         return explanation(name).map_or_else(|| name.to_owned(), |text| format!("{name}: {text}"));
     }
-    if let Some(GenericRevertReason::ContractError(error)) = GenericRevertReason::decode(data) {
-        return error.to_string();
+    if let Ok(text) = Revert::abi_decode(data) {
+        return text.reason;
     }
-    match GenericRevertReason::decode(data) {
-        Some(reason) => reason.to_string(),
-        None => format!("unknown error {}", hex::encode(data.get(..4).unwrap_or(data))),
+    match Panic::abi_decode(data) {
+        Ok(panic) => panic.to_string(),
+        Err(_) => format!("unknown error {}", hex::encode(data.get(..4).unwrap_or(data))),
     }
 }
 
@@ -108,8 +108,9 @@ mod tests {
     fn reasons_are_named() {
         let due = VoucherEscrow::NothingDue {}.abi_encode();
         assert_eq!(revert_reason(&due), "NothingDue: everything it entitles to has been paid");
-        let text = alloy::sol_types::Revert::from("because").abi_encode();
-        assert!(revert_reason(&text).contains("because"));
+        let text = Revert::from("because").abi_encode();
+        assert_eq!(revert_reason(&text), "because");
+        assert!(revert_reason(&Panic::from(0x11).abi_encode()).contains("overflow"));
         assert_eq!(revert_reason(&[]), "no reason given");
         assert_eq!(revert_reason(&[1, 2]), "unknown error 0102");
         assert!(revert_reason(&[9; 40]).contains("09090909"));

@@ -6,7 +6,10 @@
 //!
 //! One file serves several accounts and chains; an entry names both.
 
+mod bid;
 mod entry;
+mod handover;
+mod policy;
 mod sender;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +20,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use tokio::sync::{Mutex, MutexGuard};
 
 pub(crate) use entry::{Attempt, Entry, Outcome};
-pub use sender::SendPolicy;
+pub use policy::SendPolicy;
 pub(crate) use sender::{Call, Sender};
 
 use crate::record::RecordError;

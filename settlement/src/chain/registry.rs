@@ -19,7 +19,8 @@ impl Chain {
     /// Binds `account` to this address, for good unless changed with the registry's delay.
     pub async fn bind(&self, account: AccountId, signature: &Signature) -> Result<Confirmation, ChainError> {
         let (r, s) = signature.0.split_at(32);
-        let call = PeerRegistry::bindCall { edKey: B256::new(account.0), r: B256::from_slice(r), s: B256::from_slice(s) };
+        let call =
+            PeerRegistry::bindCall { edKey: B256::new(account.0), r: B256::from_slice(r), s: B256::from_slice(s) };
         self.send("bind", self.deployment()?.registry, call.abi_encode()).await
     }
 

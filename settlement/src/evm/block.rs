@@ -137,12 +137,8 @@ impl StoredBlock {
 
 /// Block 0, which holds no transaction.
 pub(crate) fn genesis_rpc_block(hash: B256, timestamp: u64) -> Block<B256> {
-    let inner = ConsensusHeader {
-        timestamp,
-        gas_limit: BLOCK_GAS_LIMIT,
-        base_fee_per_gas: Some(0),
-        ..Default::default()
-    };
+    let inner =
+        ConsensusHeader { timestamp, gas_limit: BLOCK_GAS_LIMIT, base_fee_per_gas: Some(0), ..Default::default() };
     rpc_block(hash, inner, Vec::new())
 }
 

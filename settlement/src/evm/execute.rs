@@ -136,7 +136,10 @@ impl Inner {
     /// Cheap checks first: size, encoding, kind, chain, novelty.
     fn admit(&self, raw: &[u8]) -> Result<TxEnvelope, EvmError> {
         if raw.len() > MAX_TRANSACTION_BYTES {
-            return Err(EvmError::Refused(format!("oversized data: transaction size {} above {MAX_TRANSACTION_BYTES}", raw.len())));
+            return Err(EvmError::Refused(format!(
+                "oversized data: transaction size {} above {MAX_TRANSACTION_BYTES}",
+                raw.len()
+            )));
         }
         let envelope = TxEnvelope::decode_2718_exact(raw).map_err(|error| EvmError::Refused(error.to_string()))?;
         if envelope.is_eip4844() || envelope.is_eip7702() {
@@ -152,7 +155,14 @@ impl Inner {
         }
     }
 
-    fn seal(&self, envelope: &TxEnvelope, raw: &[u8], from: Address, timestamp: u64, result: &ExecutionResult) -> StoredBlock {
+    fn seal(
+        &self,
+        envelope: &TxEnvelope,
+        raw: &[u8],
+        from: Address,
+        timestamp: u64,
+        result: &ExecutionResult,
+    ) -> StoredBlock {
         let number = self.head.number + 1;
         let mut preimage = self.head.hash.to_vec();
         preimage.extend_from_slice(keccak256(raw).as_slice());

@@ -94,7 +94,8 @@ impl Store {
 
     /// Makes `changes`, and the block that made them, durable together; then lets the caches see them.
     pub(crate) fn commit(&self, changes: &EvmState, block: Option<&StoredBlock>) -> Result<(), EvmError> {
-        let touched: BTreeMap<&Address, &Account> = changes.iter().filter(|(_, account)| account.is_touched()).collect();
+        let touched: BTreeMap<&Address, &Account> =
+            changes.iter().filter(|(_, account)| account.is_touched()).collect();
         let transaction = self.database.begin_write()?;
         for (address, account) in &touched {
             write_account(&transaction, **address, account)?;

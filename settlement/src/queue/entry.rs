@@ -49,6 +49,14 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// The hash to tell a user: of the form that was mined, or else was sent last.
+    pub(crate) fn newest_hash(&self) -> B256 {
+        match &self.outcome {
+            Outcome::Mined { hash, .. } => *hash,
+            _ => self.attempts.last().map_or(B256::ZERO, |attempt| attempt.hash),
+        }
+    }
+
     /// Ends the transaction and drops what only sending needs.
     pub(crate) fn close(&mut self, outcome: Outcome) {
         self.outcome = outcome;

@@ -3,19 +3,17 @@
 //! Invariant: nonces of an account are chosen and sent one at a time; what a node has accepted is never given up,
 //! only waited for or replaced under the same nonce.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use alloy::consensus::{SignableTransaction, Transaction as _, TxEip1559};
-use alloy::eips::BlockNumberOrTag;
-use alloy::eips::eip2718::Encodable2718;
-use alloy::primitives::{Address, B256, Bytes, TxKind, U256};
+use alloy::consensus::Transaction as _;
+use alloy::primitives::{Address, B256, Bytes, TxKind};
 use alloy::providers::{DynProvider, Provider};
 use alloy::rpc::types::{TransactionReceipt, TransactionRequest};
-use alloy::transports::TransportError;
 
-use super::{Attempt, Entry, MAX_OPEN_TRANSACTIONS, MAX_PURPOSE_BYTES, Outcome, Queue, QueueError};
+use super::bid::Fees;
+use super::handover::Sent;
+use super::{Attempt, Entry, MAX_OPEN_TRANSACTIONS, MAX_PURPOSE_BYTES, Outcome, Queue, QueueError, SendPolicy};
 use crate::chain::{ChainError, ChainKey};
-use crate::evm::TRANSACTION_GAS_LIMIT;
 
 /// Times a nonce is chosen anew when another program with the same key took it first.
 const NONCE_TRIES: usize = 4;
@@ -24,55 +22,8 @@ const NONCE_TRIES: usize = 4;
 const TAKEN_SIGHTINGS: usize = 3;
 /// Forms of one transaction that are signed at most; at a quarter more each, the last bids ten times the first.
 const MAX_ATTEMPTS: usize = 11;
-/// Blocks the fee estimate looks back on.
-const FEE_BLOCKS: u64 = 5;
 /// Gas of a transaction that does nothing (yellow paper, appendix G).
 const PLAIN_GAS: u64 = 21_000;
-
-/// How long to wait, how deep, and what to bid.
-#[derive(Debug, Clone)]
-pub struct SendPolicy {
-    /// Blocks, with the transaction's own, after which it counts as done.
-    pub confirmations: u64,
-    /// First pause between two looks at the chain; it doubles up to `poll_max`.
-    pub poll: Duration,
-    /// Longest pause between two looks.
-    pub poll_max: Duration,
-    /// Wait before the same nonce is sent with a higher bid.
-    pub bump_after: Duration,
-    /// Wait before the caller is told that the outcome is open; the queue keeps the transaction.
-    pub give_up_after: Duration,
-    /// Wei per gas never exceeded.
-    pub max_fee_cap: u128,
-}
-
-impl SendPolicy {
-    /// For a chain that mines as transactions come and has no reorgs: the embedded one, anvil, Hardhat.
-    #[must_use]
-    pub fn automining() -> Self {
-        Self {
-            confirmations: 1,
-            poll: Duration::from_millis(2),
-            poll_max: Duration::from_millis(250),
-            bump_after: Duration::from_secs(20),
-            give_up_after: Duration::from_secs(60),
-            max_fee_cap: 500_000_000_000,
-        }
-    }
-
-    /// For a public chain with blocks of a few seconds.
-    #[must_use]
-    pub fn public() -> Self {
-        Self {
-            confirmations: 3,
-            poll: Duration::from_millis(500),
-            poll_max: Duration::from_secs(4),
-            bump_after: Duration::from_secs(45),
-            give_up_after: Duration::from_secs(300),
-            ..Self::automining()
-        }
-    }
-}
 
 /// What is wanted of the chain.
 pub(crate) struct Call {
@@ -93,26 +44,19 @@ pub(crate) struct Sender {
     pub(crate) policy: SendPolicy,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Fees {
-    max_fee: u128,
-    priority_fee: u128,
-}
-
-/// What a node said to a raw transaction.
-enum Sent {
-    /// It has it.
-    Accepted,
-    /// The nonce is used, or used by a better bid.
-    NonceUsed,
-    /// It will not have it.
-    Refused(ChainError),
-    /// Nobody knows: the node could not be reached.
-    Unknown(ChainError),
-}
-
+/// Where an entry stands on the chain.
 enum Standing {
+    /// Its outcome is known.
     Closed,
+    /// It is in a block that is not deep enough.
+    Mined,
+    /// It is in no block.
+    Unmined,
+}
+
+/// What the one who waits for an entry sees.
+enum Look {
+    Done(Box<TransactionReceipt>),
     Mined,
     Unmined,
 }
@@ -135,13 +79,14 @@ impl Sender {
             self.push_open().await?;
             open
         };
+        let mut outcome = Ok(open.len());
         for (id, _) in &open {
             match self.finish(*id, true).await {
                 Ok(_) | Err(ChainError::Reverted { .. } | ChainError::Refused { .. }) => {}
-                Err(error) => return Err(error),
+                Err(error) => outcome = Err(error),
             }
         }
-        Ok(open.len())
+        outcome
     }
 
     /// Signs, stores and sends; the entry's id, and whether a node has it.
@@ -164,7 +109,11 @@ impl Sender {
                     tracing::warn!(%error, nonce = entry.nonce, "a transaction is stored and will be sent again");
                     return Ok((id, false));
                 }
-                Sent::NonceUsed => self.close(id, &mut entry, refused("another transaction took its nonce")).await?,
+                // A transaction signed a moment ago can be known only from another program with the same key that
+                // wanted the same: that one is his, and ours needs the next nonce.
+                Sent::NonceUsed | Sent::Known => {
+                    self.close(id, &mut entry, refused("another transaction took its nonce")).await?;
+                }
                 Sent::Refused(error) => {
                     self.close(id, &mut entry, refused(&error.to_string())).await?;
                     return Err(error);
@@ -228,7 +177,7 @@ impl Sender {
             }
             still_open += 1;
             match self.send(&entry).await {
-                Sent::Accepted | Sent::NonceUsed => {}
+                Sent::Accepted | Sent::Known | Sent::NonceUsed => {}
                 Sent::Unknown(error) => return Err(error),
                 Sent::Refused(error) if place == last => {
                     tracing::warn!(%error, nonce = entry.nonce, "the chain refuses a stored transaction: dropped");
@@ -251,38 +200,53 @@ impl Sender {
         entry.attempts.push(cancel);
         self.save(id, entry).await?;
         match self.send(entry).await {
-            Sent::Accepted | Sent::NonceUsed => Ok(()),
+            Sent::Accepted | Sent::Known | Sent::NonceUsed => Ok(()),
             Sent::Refused(error) | Sent::Unknown(error) => Err(error),
         }
     }
 
-    /// Waits until the entry is closed, bidding more when it takes long.
+    /// Waits until the entry is closed, bidding more when it takes long. From here on a chain that is down means
+    /// waiting, and then `Unconfirmed`: an error that says "try again" would have the thing done twice.
     async fn finish(&self, id: u64, mut accepted: bool) -> Result<TransactionReceipt, ChainError> {
         let started = Instant::now();
-        let mut bid_at = Instant::now();
+        let mut bid_at = started;
         let mut pause = self.policy.poll;
         loop {
             let mut entry = self.stored(move |queue| queue.get(id)).await?;
-            let newest = entry.attempts.last().map_or(B256::ZERO, |attempt| attempt.hash);
-            let standing = match self.settle(id, &mut entry).await {
-                Err(ChainError::ChainDown { .. }) => Standing::Mined,
-                other => other?,
-            };
-            match standing {
-                Standing::Closed => return self.conclude(&entry).await,
-                Standing::Mined => {}
-                Standing::Unmined if bid_at.elapsed() >= self.policy.bump_after => {
+            let transaction = entry.newest_hash().0;
+            match self.look(id, &mut entry).await {
+                Ok(Look::Done(receipt)) => return Ok(*receipt),
+                Ok(Look::Unmined) if bid_at.elapsed() >= self.policy.bump_after => {
                     self.bid_more(id).await?;
                     bid_at = Instant::now();
                 }
-                Standing::Unmined if !accepted => accepted = matches!(self.send(&entry).await, Sent::Accepted),
-                Standing::Unmined => {}
+                Ok(Look::Unmined) if !accepted => accepted = self.push_again().await?,
+                Ok(Look::Unmined | Look::Mined) | Err(ChainError::ChainDown { .. }) => {}
+                Err(error) => return Err(error),
             }
             if started.elapsed() >= self.policy.give_up_after {
-                return Err(ChainError::Unconfirmed { transaction: newest.0 });
+                return Err(ChainError::Unconfirmed { transaction });
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(self.policy.poll_max);
+        }
+    }
+
+    async fn look(&self, id: u64, entry: &mut Entry) -> Result<Look, ChainError> {
+        match self.settle(id, entry).await? {
+            Standing::Closed => Ok(Look::Done(Box::new(self.conclude(entry).await?))),
+            Standing::Mined => Ok(Look::Mined),
+            Standing::Unmined => Ok(Look::Unmined),
+        }
+    }
+
+    /// Sends what is open once more, and drops what the chain refuses; whether the chain could be reached.
+    async fn push_again(&self) -> Result<bool, ChainError> {
+        let _sending = self.queue.lock().await;
+        match self.push_open().await {
+            Ok(_) => Ok(true),
+            Err(ChainError::ChainDown { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -347,9 +311,8 @@ impl Sender {
     async fn reason(&self, hash: B256) -> String {
         let gone = "the contract refused and the reason is no longer known".to_owned();
         let Ok(Some(transaction)) = self.provider.get_transaction_by_hash(hash).await else { return gone };
-        let request = TransactionRequest::default()
-            .from(self.key.evm_address())
-            .input(transaction.inner.input().clone().into());
+        let request =
+            TransactionRequest::default().from(self.key.evm_address()).input(transaction.inner.input().clone().into());
         let request = TransactionRequest { to: transaction.inner.to().map(TxKind::Call), ..request };
         match self.provider.call(request).await.map_err(ChainError::from) {
             Err(ChainError::Reverted { reason }) => reason,
@@ -357,17 +320,15 @@ impl Sender {
         }
     }
 
-    /// The same nonce with a bid a quarter higher; nodes ask for a tenth more before they replace a transaction.
+    /// The same nonce with a higher bid.
     async fn bid_more(&self, id: u64) -> Result<(), ChainError> {
         let _sending = self.queue.lock().await;
         let mut entry = self.stored(move |queue| queue.get(id)).await?;
         let Some(last) = entry.attempts.last().cloned() else { return Ok(()) };
         if entry.attempts.len() < MAX_ATTEMPTS {
-            let market = self.fees().await.unwrap_or(Fees { max_fee: 0, priority_fee: 0 });
-            let fees = Fees {
-                max_fee: raised(last.max_fee).max(market.max_fee).min(self.policy.max_fee_cap),
-                priority_fee: raised(last.priority_fee).max(market.priority_fee).min(self.policy.max_fee_cap),
-            };
+            let old = Fees { max_fee: last.max_fee, priority_fee: last.priority_fee };
+            let market = self.fees().await.unwrap_or(old);
+            let fees = old.raised().at_least(market).capped(self.policy.max_fee_cap);
             entry.attempts.push(Attempt { is_cancel: last.is_cancel, ..self.sign(&entry, fees)? });
             self.save(id, &entry).await?;
         }
@@ -375,55 +336,6 @@ impl Sender {
             tracing::warn!(%error, nonce = entry.nonce, "a higher bid was refused: the lower one stands");
         }
         Ok(())
-    }
-
-    /// Hands the newest form to the node.
-    async fn send(&self, entry: &Entry) -> Sent {
-        let Some(attempt) = entry.attempts.last() else { return Sent::NonceUsed };
-        match self.provider.send_raw_transaction(&attempt.raw).await {
-            Ok(_) => Sent::Accepted,
-            Err(error) => refusal(error),
-        }
-    }
-
-    fn sign(&self, entry: &Entry, fees: Fees) -> Result<Attempt, ChainError> {
-        let transaction = TxEip1559 {
-            chain_id: entry.chain_id,
-            nonce: entry.nonce,
-            gas_limit: entry.gas_limit,
-            max_fee_per_gas: fees.max_fee,
-            max_priority_fee_per_gas: fees.priority_fee,
-            to: entry.to.map_or(TxKind::Create, TxKind::Call),
-            value: U256::ZERO,
-            access_list: alloy::eips::eip2930::AccessList::default(),
-            input: entry.input.clone(),
-        };
-        let signature = self.key.sign(transaction.signature_hash())?;
-        let signed = transaction.into_signed(signature);
-        let raw = Bytes::from(signed.encoded_2718());
-        let (max_fee, priority_fee) = (fees.max_fee, fees.priority_fee);
-        Ok(Attempt { hash: *signed.hash(), raw, max_fee, priority_fee, is_cancel: false })
-    }
-
-    /// A quarter above the estimate: state may change between estimate and block.
-    async fn gas_limit(&self, call: &Call) -> Result<u64, ChainError> {
-        let request = TransactionRequest::default().from(self.key.evm_address()).input(call.input.clone().into());
-        let request = TransactionRequest { to: Some(call.to.map_or(TxKind::Create, TxKind::Call)), ..request };
-        let estimate = self.provider.estimate_gas(request).await?;
-        Ok(estimate.saturating_add(estimate / 4).min(TRANSACTION_GAS_LIMIT))
-    }
-
-    /// Twice the base fee and the middle tip of late blocks. On a chain where both are zero the bid is zero, which
-    /// alloy's own estimate never is.
-    async fn fees(&self) -> Result<Fees, ChainError> {
-        let history = self.provider.get_fee_history(FEE_BLOCKS, BlockNumberOrTag::Latest, &[50.0]).await?;
-        let base = history.base_fee_per_gas.last().copied().unwrap_or_default();
-        let mut tips: Vec<u128> = history.reward.unwrap_or_default().iter().filter_map(|r| r.first().copied()).collect();
-        tips.sort_unstable();
-        let tip = tips.get(tips.len() / 2).copied().unwrap_or_default();
-        let priority_fee = if base > 0 { tip.max(1) } else { tip }.min(self.policy.max_fee_cap);
-        let max_fee = base.saturating_mul(2).saturating_add(priority_fee).min(self.policy.max_fee_cap);
-        Ok(Fees { max_fee, priority_fee: priority_fee.min(max_fee) })
     }
 
     async fn open_entries(&self) -> Result<Vec<(u64, Entry)>, ChainError> {
@@ -453,25 +365,6 @@ impl Sender {
     }
 }
 
-fn raised(fee: u128) -> u128 {
-    fee.saturating_add(fee / 4).saturating_add(1)
-}
-
 fn refused(reason: &str) -> Outcome {
     Outcome::Refused { reason: reason.to_owned() }
-}
-
-/// Nodes have no codes for these, only go-ethereum's words, which the others copy.
-fn refusal(error: TransportError) -> Sent {
-    let words = error.as_error_resp().map(|payload| payload.message.to_lowercase()).unwrap_or_default();
-    if words.contains("already known") || words.contains("already imported") {
-        return Sent::Accepted;
-    }
-    if words.contains("nonce too low") || words.contains("underpriced") && words.contains("replacement") {
-        return Sent::NonceUsed;
-    }
-    match ChainError::from(error) {
-        error if error.is_retryable() => Sent::Unknown(error),
-        error => Sent::Refused(error),
-    }
 }

@@ -34,7 +34,9 @@ fn read(inner: &Inner, method: &str, parameters: Parameters<'_>) -> Outcome {
         "net_version" => Ok(json!(inner.chain_id().to_string())),
         "eth_blockNumber" => Ok(json!(U64::from(inner.head().number))),
         "eth_feeHistory" => fee_history(inner, parameters),
-        "eth_getTransactionCount" => state(parameters, 1, |address| Ok(json!(U64::from(inner.account(address)?.nonce)))),
+        "eth_getTransactionCount" => {
+            state(parameters, 1, |address| Ok(json!(U64::from(inner.account(address)?.nonce))))
+        }
         "eth_getBalance" => state(parameters, 1, |address| Ok(json!(inner.account(address)?.balance))),
         "eth_getCode" => state(parameters, 1, |address| Ok(json!(inner.code(address)?))),
         "eth_getStorageAt" => {
@@ -60,7 +62,8 @@ struct Parameters<'a>(&'a [Value]);
 
 impl Parameters<'_> {
     fn get<T: DeserializeOwned>(self, index: usize) -> Result<T, RpcError> {
-        T::deserialize(self.0.get(index).unwrap_or(&Value::Null)).map_err(|source| RpcError::Parameter { index, source })
+        T::deserialize(self.0.get(index).unwrap_or(&Value::Null))
+            .map_err(|source| RpcError::Parameter { index, source })
     }
 }
 

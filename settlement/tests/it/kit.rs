@@ -90,6 +90,10 @@ pub enum Fault {
     LoseSends,
     /// Transactions do not get through.
     BreakSends,
+    /// The next transaction gets through, and then nothing does.
+    DownAfterSend,
+    /// Nothing gets through.
+    Down,
     /// Fees are reported as on a busy chain, wei per gas.
     ReportBaseFee(u64),
     /// Fees are reported so, and transactions are forgotten.
@@ -128,6 +132,7 @@ impl FaultyLine {
     fn intercept(&self, request: &SerializedRequest) -> Option<Result<Response, TransportError>> {
         let fault = *self.fault.lock().unwrap();
         match (request.method(), fault) {
+            (_, Fault::Down) => Some(Err(TransportErrorKind::backend_gone())),
             ("eth_feeHistory", Fault::ReportBaseFee(wei) | Fault::ReportBaseFeeAndLoseSends(wei)) => {
                 let wei = format!("{wei:#x}");
                 let history = serde_json::json!({
@@ -142,7 +147,11 @@ impl FaultyLine {
                         Some(Ok(respond(request, &serde_json::json!(transaction.tx_hash()))))
                     }
                     Fault::BreakSends => Some(Err(TransportErrorKind::backend_gone())),
-                    Fault::None | Fault::ReportBaseFee(_) => None,
+                    Fault::DownAfterSend => {
+                        self.set(Fault::Down);
+                        None
+                    }
+                    Fault::None | Fault::ReportBaseFee(_) | Fault::Down => None,
                 }
             }
             _ => None,

@@ -80,6 +80,22 @@ async fn a_transaction_stored_but_not_sent_is_sent_after_the_restart() {
 }
 
 #[tokio::test]
+async fn a_chain_lost_after_sending_is_not_an_invitation_to_send_again() {
+    let world = World::new(|_| ()).await;
+    let line = FaultyLine::new(&world.server.url());
+    let payer = payer(&world, &line).await.with_policy(impatient());
+    line.set(Fault::DownAfterSend);
+    let outcome = payer.transfer(address("worker"), open(1)).await;
+    assert!(matches!(outcome, Err(ChainError::Unconfirmed { .. })), "{outcome:?}");
+    let during = payer.transfer(address("worker"), open(1)).await;
+    assert!(matches!(during, Err(ChainError::ChainDown { .. })), "{during:?}");
+    line.set(Fault::None);
+    assert_eq!(payer.resume().await.unwrap(), 1);
+    assert_eq!(received(&world).await, open(1));
+    assert_eq!(line.sent().len(), 1);
+}
+
+#[tokio::test]
 async fn a_forgotten_transaction_is_replaced_under_its_nonce_by_a_higher_bid() {
     let world = World::new(|_| ()).await;
     let line = FaultyLine::new(&world.server.url());
