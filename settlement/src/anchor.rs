@@ -1,8 +1,11 @@
-//! What an epoch commits to: the Merkle-sum tree of earnings and the Merkle tree of receipts, hash for hash as the
-//! contracts `SumTree` and `ReceiptTree` check them.
+//! What an epoch commits to: the Merkle-sum tree of earnings, hash for hash as the contract `SumTree` checks it, and
+//! the tree of receipts.
 //!
 //! Invariant: an earnings tree's total is the sum of its leaves, and a proof holds for exactly one account, amount
-//! and place under one (root, total). Leaves rise by account, so a tree is a function of its ledger alone.
+//! and place under one (root, total). The leaves of a built tree rise by account, so it is a function of its ledger
+//! alone; a tree as posted may break that, which `disorder` shows.
+
+mod receipts;
 
 use std::collections::BTreeMap;
 
@@ -10,6 +13,8 @@ use alloy::primitives::{B256, U256, keccak256};
 use alloy::sol_types::SolValue;
 use serde::{Deserialize, Serialize};
 use tributary_protocol::id::{Amount, ChainAddress};
+
+pub use receipts::{ReceiptLeaf, ReceiptProof, ReceiptTree};
 
 /// Height of a tree at most, as in the contracts.
 pub const MAX_TREE_DEPTH: usize = 32;
@@ -85,12 +90,19 @@ pub struct EpochTree {
 impl EpochTree {
     /// The tree of a ledger.
     pub fn build(earnings: &BTreeMap<ChainAddress, Amount>) -> Result<Self, TreeError> {
+        let leaves: Vec<_> = earnings.iter().map(|(account, amount)| (*account, *amount)).collect();
         if earnings.contains_key(&ChainAddress::default()) {
             return Err(TreeError::ZeroAccount);
         }
-        let leaves = earnings.iter().map(|(account, amount)| leaf(*account, *amount)).collect();
-        let levels = levels(leaves, EMPTY, |left, right| parent(left, right).ok_or(TreeError::Overflow))?;
-        Ok(Self { accounts: earnings.keys().copied().collect(), amounts: earnings.values().copied().collect(), levels })
+        Self::as_posted(&leaves)
+    }
+
+    /// The tree of the leaves somebody published, in his order, for finding what is wrong with it.
+    pub fn as_posted(leaves: &[(ChainAddress, Amount)]) -> Result<Self, TreeError> {
+        let (accounts, amounts) = leaves.iter().copied().unzip();
+        let nodes = leaves.iter().map(|(account, amount)| leaf(*account, *amount)).collect();
+        let levels = levels(nodes, EMPTY, |left, right| parent(left, right).ok_or(TreeError::Overflow))?;
+        Ok(Self { accounts, amounts, levels })
     }
 
     fn top(&self) -> SumNode {
@@ -112,109 +124,42 @@ impl EpochTree {
     /// The proof that `account` claims with; `None` when it earned nothing.
     #[must_use]
     pub fn proof(&self, account: &ChainAddress) -> Option<EarningsProof> {
-        let place = self.accounts.binary_search(account).ok()?;
-        let cumulative = *self.amounts.get(place)?;
-        let siblings = siblings(&self.levels, place)?;
-        Some(EarningsProof { account: *account, cumulative, index: place as u64, siblings })
+        let sorted = self.accounts.binary_search(account).ok();
+        let place = sorted.or_else(|| self.accounts.iter().position(|other| other == account))?;
+        self.proof_at(place)
     }
 
-    /// The proofs of all accounts, by account.
+    /// The proofs of all accounts, in the tree's order.
     pub fn proofs(&self) -> impl Iterator<Item = EarningsProof> + '_ {
-        self.accounts.iter().filter_map(|account| self.proof(account))
+        (0..self.accounts.len()).filter_map(|place| self.proof_at(place))
     }
-}
 
-/// What a batch commits of one receipt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReceiptLeaf {
-    /// The receipt's id.
-    pub id: [u8; 32],
-    /// The digest both sides signed.
-    pub digest: [u8; 32],
-    /// The payer's ed25519 key.
-    pub payer_key: [u8; 32],
-    /// The payer's signature.
-    pub payer_signature: [u8; 64],
-    /// The worker's ed25519 key.
-    pub worker_key: [u8; 32],
-    /// The worker's signature.
-    pub worker_signature: [u8; 64],
-}
-
-impl ReceiptLeaf {
-    fn hash(&self) -> [u8; 32] {
-        let mut preimage = Vec::with_capacity(8 * 32);
-        preimage.extend_from_slice(&self.id);
-        preimage.extend_from_slice(&self.digest);
-        preimage.extend_from_slice(&self.payer_key);
-        preimage.extend_from_slice(&self.payer_signature);
-        preimage.extend_from_slice(&self.worker_key);
-        preimage.extend_from_slice(&self.worker_signature);
-        keccak256(keccak256(preimage)).0
-    }
-}
-
-/// That a receipt stands at a place of a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReceiptProof {
-    /// The receipt.
-    pub leaf: ReceiptLeaf,
-    /// Its place from the left.
-    pub index: u64,
-    /// The hashes beside its path, bottom first.
-    pub siblings: Vec<[u8; 32]>,
-}
-
-impl ReceiptProof {
-    /// Whether the receipt stands in the batch of that root.
+    /// Two neighbours between which `account` would have to stand, as the contract wants them: at an edge both are
+    /// the same leaf. `None` when the account is there, or the tree is in disorder around its place.
     #[must_use]
-    pub fn holds(&self, root: &[u8; 32]) -> bool {
-        let depth = self.siblings.len();
-        if depth > MAX_TREE_DEPTH || self.index >> depth != 0 {
-            return false;
+    pub fn absence(&self, account: &ChainAddress) -> Option<(EarningsProof, EarningsProof)> {
+        let next = self.accounts.binary_search(account).err()?;
+        let width = self.levels.first().map_or(0, Vec::len);
+        let places = if next == 0 { (0, 0) } else { (next - 1, next.min(width.saturating_sub(1))) };
+        Some((self.proof_at(places.0)?, self.proof_at(places.1)?))
+    }
+
+    /// The first two neighbours of which the left account is not the lower one.
+    #[must_use]
+    pub fn disorder(&self) -> Option<(EarningsProof, EarningsProof)> {
+        let place = self.accounts.windows(2).position(|pair| matches!(pair, [left, right] if left >= right))?;
+        Some((self.proof_at(place)?, self.proof_at(place + 1)?))
+    }
+
+    /// The proof of the leaf at a place, which may be one of the empty ones that fill the tree up.
+    fn proof_at(&self, place: usize) -> Option<EarningsProof> {
+        if place >= self.levels.first()?.len() {
+            return None;
         }
-        let climb = |hash: [u8; 32], (height, beside): (usize, &[u8; 32])| match self.index >> height & 1 {
-            0 => receipt_parent(&hash, beside),
-            _ => receipt_parent(beside, &hash),
-        };
-        self.siblings.iter().enumerate().fold(self.leaf.hash(), climb) == *root
-    }
-}
-
-/// The receipts of one batch, in its order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReceiptTree {
-    leaves: Vec<ReceiptLeaf>,
-    levels: Vec<Vec<[u8; 32]>>,
-}
-
-impl ReceiptTree {
-    /// The tree of a batch.
-    #[must_use]
-    pub fn build(leaves: Vec<ReceiptLeaf>) -> Self {
-        let hashes = leaves.iter().map(ReceiptLeaf::hash).collect();
-        let join = |left: &[u8; 32], right: &[u8; 32]| Ok::<_, core::convert::Infallible>(receipt_parent(left, right));
-        let levels = levels(hashes, [0; 32], join).unwrap_or_else(|never| match never {});
-        Self { leaves, levels }
-    }
-
-    /// The root, which is posted; zero for no receipt.
-    #[must_use]
-    pub fn root(&self) -> [u8; 32] {
-        self.levels.last().and_then(|level| level.first()).copied().unwrap_or_default()
-    }
-
-    /// How many receipts the batch holds.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.leaves.len() as u64
-    }
-
-    /// The proof for the receipt at `index`.
-    #[must_use]
-    pub fn proof(&self, index: usize) -> Option<ReceiptProof> {
-        let leaf = *self.leaves.get(index)?;
-        Some(ReceiptProof { leaf, index: index as u64, siblings: siblings(&self.levels, index)? })
+        let account = self.accounts.get(place).copied().unwrap_or_default();
+        let cumulative = self.amounts.get(place).copied().unwrap_or_default();
+        let siblings = siblings(&self.levels, place)?;
+        Some(EarningsProof { account, cumulative, index: place as u64, siblings })
     }
 }
 
@@ -228,13 +173,6 @@ fn parent(left: &SumNode, right: &SumNode) -> Option<SumNode> {
     let words =
         (B256::from(left.hash), U256::from(left.sum.0), B256::from(right.hash), U256::from(right.sum.0)).abi_encode();
     Some(SumNode { hash: keccak256(words).0, sum: left.sum.checked_add(right.sum)? })
-}
-
-fn receipt_parent(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
-    let mut preimage = [0; 64];
-    preimage[..32].copy_from_slice(left);
-    preimage[32..].copy_from_slice(right);
-    keccak256(preimage).0
 }
 
 /// All levels over `leaves`, filled up with `empty` to a power of two; one empty node for no leaf.
@@ -315,22 +253,6 @@ mod tests {
             let (before, after) = (EpochTree::build(&ledger).unwrap(), EpochTree::build(&changed).unwrap());
             prop_assert!(before.root() != after.root());
             prop_assert!(!before.proof(&account).unwrap().holds(&after.root(), after.total()));
-        }
-
-        #[test]
-        fn every_receipt_is_provable_at_its_place_alone(count in 0_u8..20) {
-            let leaf = |n: u8| ReceiptLeaf {
-                id: [n; 32], digest: [1; 32], payer_key: [2; 32], payer_signature: [3; 64], worker_key: [4; 32],
-                worker_signature: [5; 64],
-            };
-            let tree = ReceiptTree::build((0..count).map(leaf).collect());
-            prop_assert_eq!(tree.count(), u64::from(count));
-            for index in 0..usize::from(count) {
-                let proof = tree.proof(index).unwrap();
-                prop_assert!(proof.holds(&tree.root()));
-                let moved = ReceiptProof { index: proof.index ^ 1, ..proof };
-                prop_assert!(!moved.holds(&tree.root()));
-            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! below is not visible above the constructors.
 
 mod deploy;
+mod disputes;
 mod epochs;
 mod error;
 mod key;

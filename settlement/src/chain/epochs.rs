@@ -1,9 +1,9 @@
-//! Epochs on the chain: post, check, challenge, finalise, claim.
+//! Epochs on the chain: post, check, finalise, claim.
 //!
 //! Invariant: a batch is handed back to the contract exactly as its event wrote it. Checking compares with trees the
 //! checker built from his own ledger, never with what the poster says of them.
 
-use alloy::primitives::B256;
+use alloy::primitives::{B256, U256};
 use alloy::providers::Provider;
 use alloy::rpc::types::{Filter, Log, TransactionReceipt, TransactionRequest};
 use alloy::sol_types::{SolCall, SolEvent};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tributary_protocol::id::{Amount, ChainAddress, Hash};
 
 use super::{Chain, ChainError, Confirmation, address_of, amount, evm_address};
-use crate::anchor::{EarningsProof, EpochTree, ReceiptLeaf, ReceiptProof, ReceiptTree, hex_bytes};
+use crate::anchor::{EarningsProof, EpochTree, ReceiptTree, SumNode, hex_bytes};
 use crate::contracts::{Anchor, Distributor};
 use crate::rpc::MAX_LOG_BLOCKS;
 
@@ -121,7 +121,7 @@ impl Batch {
         Self { epoch, poster: address_of(batch.poster), posted_at_s: batch.postedAt }
     }
 
-    fn to_contract(self) -> Anchor::Batch {
+    pub(super) fn to_contract(self) -> Anchor::Batch {
         Anchor::Batch {
             epoch: self.epoch.number,
             postedAt: self.posted_at_s,
@@ -215,48 +215,6 @@ impl Chain {
         amount(distributor.claimed(evm_address(account)).call().await?)
     }
 
-    /// The guardian's veto of a pending batch; its bond is burnt.
-    pub async fn veto(&self, batch: &Batch) -> Result<Confirmation, ChainError> {
-        let call = Anchor::vetoCall { batch: batch.to_contract() };
-        self.send("veto", self.deployment()?.anchor, call.abi_encode()).await
-    }
-
-    /// Shows that a pending batch gives an account less than the newest final one; half the bond is the reward.
-    pub async fn challenge_decrease(
-        &self,
-        batch: &Batch,
-        older: &EarningsProof,
-        newer: &EarningsProof,
-    ) -> Result<Confirmation, ChainError> {
-        let (older, newer) = (anchor_leaf(older), anchor_leaf(newer));
-        let call = Anchor::challengeDecreaseCall { batch: batch.to_contract(), older, newer };
-        self.send("challenge", self.deployment()?.anchor, call.abi_encode()).await
-    }
-
-    /// Shows that a pending batch holds one receipt at two places.
-    pub async fn challenge_duplicate(
-        &self,
-        batch: &Batch,
-        a: &ReceiptProof,
-        b: &ReceiptProof,
-    ) -> Result<Confirmation, ChainError> {
-        let (a, b) = (anchor_receipt(a), anchor_receipt(b));
-        let call = Anchor::challengeDuplicateCall { batch: batch.to_contract(), a, b };
-        self.send("challenge", self.deployment()?.anchor, call.abi_encode()).await
-    }
-
-    /// Shows that a receipt of a pending batch carries a false signature, the worker's or the payer's.
-    pub async fn challenge_signature(
-        &self,
-        batch: &Batch,
-        receipt: &ReceiptProof,
-        of_worker: bool,
-    ) -> Result<Confirmation, ChainError> {
-        let receipt = anchor_receipt(receipt);
-        let call = Anchor::challengeSignatureCall { batch: batch.to_contract(), receipt, ofWorker: of_worker };
-        self.send("challenge", self.deployment()?.anchor, call.abi_encode()).await
-    }
-
     /// Whether this chain accepts `batch` as final now: a dry run of `finalize`.
     pub async fn can_finalize(&self, batch: &Batch) -> Result<bool, ChainError> {
         let call = Anchor::finalizeCall { batch: batch.to_contract() };
@@ -281,41 +239,11 @@ fn posted_event(log: &Log) -> Option<Batch> {
 }
 
 fn distributor_leaf(proof: &EarningsProof) -> Distributor::LeafProof {
-    let sibling = |node: &crate::anchor::SumNode| Distributor::Sibling { hash: B256::new(node.hash), sum: node.sum.0 };
+    let sibling = |node: &SumNode| Distributor::Sibling { hash: B256::new(node.hash), sum: node.sum.0 };
     Distributor::LeafProof {
         account: evm_address(proof.account),
         cumulative: proof.cumulative.0,
-        index: alloy::primitives::U256::from(proof.index),
+        index: U256::from(proof.index),
         siblings: proof.siblings.iter().map(sibling).collect(),
-    }
-}
-
-fn anchor_leaf(proof: &EarningsProof) -> Anchor::LeafProof {
-    let sibling = |node: &crate::anchor::SumNode| Anchor::Sibling { hash: B256::new(node.hash), sum: node.sum.0 };
-    Anchor::LeafProof {
-        account: evm_address(proof.account),
-        cumulative: proof.cumulative.0,
-        index: alloy::primitives::U256::from(proof.index),
-        siblings: proof.siblings.iter().map(sibling).collect(),
-    }
-}
-
-fn anchor_receipt(proof: &ReceiptProof) -> Anchor::ReceiptProof {
-    let ReceiptLeaf { id, digest, payer_key, payer_signature, worker_key, worker_signature } = proof.leaf;
-    let (payer_r, payer_s) = payer_signature.split_at(32);
-    let (worker_r, worker_s) = worker_signature.split_at(32);
-    Anchor::ReceiptProof {
-        leaf: Anchor::ReceiptLeaf {
-            id: B256::new(id),
-            digest: B256::new(digest),
-            payerKey: B256::new(payer_key),
-            payerR: B256::from_slice(payer_r),
-            payerS: B256::from_slice(payer_s),
-            workerKey: B256::new(worker_key),
-            workerR: B256::from_slice(worker_r),
-            workerS: B256::from_slice(worker_s),
-        },
-        index: alloy::primitives::U256::from(proof.index),
-        siblings: proof.siblings.iter().copied().map(B256::new).collect(),
     }
 }

@@ -1,7 +1,7 @@
 //! A dishonest epoch is shown false with what the helpers give.
 
 use ed25519_dalek::{Signer, SigningKey};
-use tributary_protocol::id::{Amount, Hash};
+use tributary_protocol::id::{Amount, ChainAddress, Hash};
 use tributary_settlement::anchor::{EpochTree, ReceiptLeaf, ReceiptTree};
 use tributary_settlement::chain::{BatchFault, Epoch};
 
@@ -23,6 +23,33 @@ fn receipt(number: u8) -> ReceiptLeaf {
 fn ledger(builder: u128) -> EpochTree {
     let earnings: Ledger = [("builder", builder), ("treasury", 50)].map(|(n, a)| (address(n), Amount(a))).into();
     EpochTree::build(&earnings).unwrap()
+}
+
+/// Every place an account can be missing at: before, between and behind the others, with and without empty leaves.
+#[tokio::test]
+async fn an_account_left_out_is_shown_at_any_place() {
+    let world = World::new(|genesis| genesis.challenge_window_s = 60).await;
+    world.pay_fees(1, open(1)).await;
+    let everyone: Vec<_> = (1..=5).map(|n| (ChainAddress([n; 20]), Amount(u128::from(n)))).collect();
+    let full = EpochTree::build(&everyone.iter().copied().collect()).unwrap();
+    let none = ReceiptTree::build(Vec::new());
+    let batch = world.operator.post_root(&Epoch::of(1, &full, &none, Hash::of(b"data"))).await.unwrap();
+    world.embedded.advance_time(61).unwrap();
+    world.operator.finalize(&batch).await.unwrap();
+    for missing in 0..5 {
+        let mut rest: Ledger = everyone.iter().copied().collect();
+        rest.remove(&everyone[missing].0);
+        rest.values_mut().for_each(|amount| amount.0 *= 3);
+        let tree = EpochTree::build(&rest).unwrap();
+        let batch = world.operator.post_root(&Epoch::of(2, &tree, &none, Hash::of(b"data"))).await.unwrap();
+        let present = full.proof(&everyone[(missing + 1) % 5].0).unwrap();
+        assert_eq!(tree.absence(&present.account), None);
+        let older = full.proof(&everyone[missing].0).unwrap();
+        let absence = tree.absence(&older.account).unwrap();
+        let wrong = world.operator.challenge_omission(&batch, &present, &absence).await;
+        assert!(wrong.unwrap_err().is_revert("NotFraud"));
+        world.operator.challenge_omission(&batch, &older, &absence).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -56,6 +83,20 @@ async fn each_false_epoch_is_rejected_and_the_honest_one_is_not() {
     watcher.challenge_decrease(&batch, &older, &newer).await.unwrap();
     assert_eq!(world.operator.pending().await.unwrap(), None);
 
+    let left_out: Ledger = [("treasury", 150)].map(|(n, a)| (address(n), Amount(a))).into();
+    let left_out = EpochTree::build(&left_out).unwrap();
+    let batch = world.operator.post_root(&Epoch::of(2, &left_out, &honest_receipts, data)).await.unwrap();
+    let absence = left_out.absence(&address("builder")).unwrap();
+    watcher.challenge_omission(&batch, &older, &absence).await.unwrap();
+
+    let mut leaves = vec![(address("builder"), Amount(100)), (address("treasury"), Amount(50))];
+    leaves.sort_unstable();
+    leaves.reverse();
+    let reversed = EpochTree::as_posted(&leaves).unwrap();
+    let batch = world.operator.post_root(&Epoch::of(2, &reversed, &honest_receipts, data)).await.unwrap();
+    assert_eq!(first.disorder(), None);
+    watcher.challenge_order(&batch, &reversed.disorder().unwrap()).await.unwrap();
+
     let doubled = ReceiptTree::build([0, 1, 2, 1].into_iter().map(receipt).collect());
     let batch = world.operator.post_root(&Epoch::of(2, &first, &doubled, data)).await.unwrap();
     let (one, other) = (doubled.proof(1).unwrap(), doubled.proof(3).unwrap());
@@ -71,6 +112,6 @@ async fn each_false_epoch_is_rejected_and_the_honest_one_is_not() {
     assert!(watcher.veto(&batch).await.unwrap_err().is_revert("NotGuardian"));
     world.operator.veto(&batch).await.unwrap();
     assert_eq!(world.operator.latest().await.unwrap().number, 1);
-    // Three rewards of half a bond.
-    assert_eq!(world.operator.balance(address("watcher")).await.unwrap(), open(150));
+    // Five rewards of half a bond.
+    assert_eq!(world.operator.balance(address("watcher")).await.unwrap(), open(250));
 }
