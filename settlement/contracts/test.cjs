@@ -1,8 +1,8 @@
-// Runs the forge tests: `node test.cjs [arguments of forge test]`.
+// Runs the forge tests: `node test.cjs [arguments of forge test]`. The exit code is forge's.
 'use strict';
 const { spawnSync } = require('child_process');
-const path = require('path');
+const { FORGE } = require('./forge.cjs');
 
-const forge = path.join(__dirname, 'node_modules', '@foundry-rs', 'forge', 'bin.mjs');
-const run = spawnSync(process.execPath, [forge, 'test', '--root', __dirname, ...process.argv.slice(2)], { stdio: 'inherit', cwd: __dirname });
+const run = spawnSync(FORGE, ['test', '--root', __dirname, ...process.argv.slice(2)], { stdio: 'inherit', cwd: __dirname });
+if (run.error) throw run.error;
 process.exitCode = run.status === null ? 1 : run.status;

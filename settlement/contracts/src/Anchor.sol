@@ -116,8 +116,7 @@ contract Anchor is IFinalRoot, ReentrancyGuardTransient {
         if (epoch != finalEpoch + 1) revert WrongEpoch(finalEpoch + 1);
         if (total < finalTotal) revert TotalDecreased();
         if (total > distributor.funded()) revert TotalNotFunded();
-        Batch memory batch =
-            Batch(epoch, uint64(block.timestamp), count, msg.sender, total, earningsRoot, receiptsRoot, dataHash);
+        Batch memory batch = Batch(epoch, uint64(block.timestamp), count, msg.sender, total, earningsRoot, receiptsRoot, dataHash);
         if (rejected[contentOf(batch)]) revert RejectedBefore();
         id = idOf(batch);
         pending = id;
@@ -189,10 +188,7 @@ contract Anchor is IFinalRoot, ReentrancyGuardTransient {
     }
 
     /// Fraud: a leaf's amount isn't the sum declared for it. An empty leaf (account 0, cumulative 0) must have sum 0.
-    function challengeLeafSum(Batch calldata batch, NodeProof calldata node, address account, uint256 cumulative)
-        external
-        nonReentrant
-    {
+    function challengeLeafSum(Batch calldata batch, NodeProof calldata node, address account, uint256 cumulative) external nonReentrant {
         _requireNode(batch, node);
         if (SumTree.leafHash(account, cumulative) != node.hash) revert BadProof();
         if (cumulative == node.sum) revert NotFraud();
@@ -244,9 +240,7 @@ contract Anchor is IFinalRoot, ReentrancyGuardTransient {
 
     /// What a batch says, without who said it when.
     function contentOf(Batch memory batch) public pure returns (bytes32) {
-        return keccak256(
-            abi.encode(batch.epoch, batch.count, batch.total, batch.earningsRoot, batch.receiptsRoot, batch.dataHash)
-        );
+        return keccak256(abi.encode(batch.epoch, batch.count, batch.total, batch.earningsRoot, batch.receiptsRoot, batch.dataHash));
     }
 
     function _reject(Batch calldata batch, Reason reason) private {

@@ -21,7 +21,8 @@ library Ed25519 {
     uint256 private constant Y_MASK = type(uint256).max >> 1;
     uint256 private constant M = 0xffffffffffffffff;
     /// The round constants of SHA-512 (FIPS 180-4, section 4.2.3).
-    bytes private constant K = hex"428a2f98d728ae227137449123ef65cdb5c0fbcfec4d3b2fe9b5dba58189dbbc3956c25bf348b53859f111f1b605d019923f82a4af194f9bab1c5ed5da6d8118d807aa98a303024212835b0145706fbe243185be4ee4b28c550c7dc3d5ffb4e272be5d74f27b896f80deb1fe3b1696b19bdc06a725c71235c19bf174cf692694e49b69c19ef14ad2efbe4786384f25e30fc19dc68b8cd5b5240ca1cc77ac9c652de92c6f592b02754a7484aa6ea6e4835cb0a9dcbd41fbd476f988da831153b5983e5152ee66dfaba831c66d2db43210b00327c898fb213fbf597fc7beef0ee4c6e00bf33da88fc2d5a79147930aa72506ca6351e003826f142929670a0e6e7027b70a8546d22ffc2e1b21385c26c9264d2c6dfc5ac42aed53380d139d95b3df650a73548baf63de766a0abb3c77b2a881c2c92e47edaee692722c851482353ba2bfe8a14cf10364a81a664bbc423001c24b8b70d0f89791c76c51a30654be30d192e819d6ef5218d69906245565a910f40e35855771202a106aa07032bbd1b819a4c116b8d2d0c81e376c085141ab532748774cdf8eeb9934b0bcb5e19b48a8391c0cb3c5c95a634ed8aa4ae3418acb5b9cca4f7763e373682e6ff3d6b2b8a3748f82ee5defb2fc78a5636f43172f6084c87814a1f0ab728cc702081a6439ec90befffa23631e28a4506cebde82bde9bef9a3f7b2c67915c67178f2e372532bca273eceea26619cd186b8c721c0c207eada7dd6cde0eb1ef57d4f7fee6ed17806f067aa72176fba0a637dc5a2c898a6113f9804bef90dae1b710b35131c471b28db77f523047d8432caab7b40c724933c9ebe0a15c9bebc431d67c49c100d4c4cc5d4becb3e42b6597f299cfc657e2a5fcb6fab3ad6faec6c44198c4a475817";
+    bytes private constant K =
+        hex"428a2f98d728ae227137449123ef65cdb5c0fbcfec4d3b2fe9b5dba58189dbbc3956c25bf348b53859f111f1b605d019923f82a4af194f9bab1c5ed5da6d8118d807aa98a303024212835b0145706fbe243185be4ee4b28c550c7dc3d5ffb4e272be5d74f27b896f80deb1fe3b1696b19bdc06a725c71235c19bf174cf692694e49b69c19ef14ad2efbe4786384f25e30fc19dc68b8cd5b5240ca1cc77ac9c652de92c6f592b02754a7484aa6ea6e4835cb0a9dcbd41fbd476f988da831153b5983e5152ee66dfaba831c66d2db43210b00327c898fb213fbf597fc7beef0ee4c6e00bf33da88fc2d5a79147930aa72506ca6351e003826f142929670a0e6e7027b70a8546d22ffc2e1b21385c26c9264d2c6dfc5ac42aed53380d139d95b3df650a73548baf63de766a0abb3c77b2a881c2c92e47edaee692722c851482353ba2bfe8a14cf10364a81a664bbc423001c24b8b70d0f89791c76c51a30654be30d192e819d6ef5218d69906245565a910f40e35855771202a106aa07032bbd1b819a4c116b8d2d0c81e376c085141ab532748774cdf8eeb9934b0bcb5e19b48a8391c0cb3c5c95a634ed8aa4ae3418acb5b9cca4f7763e373682e6ff3d6b2b8a3748f82ee5defb2fc78a5636f43172f6084c87814a1f0ab728cc702081a6439ec90befffa23631e28a4506cebde82bde9bef9a3f7b2c67915c67178f2e372532bca273eceea26619cd186b8c721c0c207eada7dd6cde0eb1ef57d4f7fee6ed17806f067aa72176fba0a637dc5a2c898a6113f9804bef90dae1b710b35131c471b28db77f523047d8432caab7b40c724933c9ebe0a15c9bebc431d67c49c100d4c4cc5d4becb3e42b6597f299cfc657e2a5fcb6fab3ad6faec6c44198c4a475817";
 
     /// Whether (R, S) is the signature of `digest` by the key `A`.
     function verify(bytes32 A, bytes32 R, bytes32 S, bytes32 digest) internal view returns (bool) {
@@ -79,10 +80,14 @@ library Ed25519 {
 
     /// Reverses the 32 bytes: the curve's numbers are little-endian.
     function _rev(uint256 v) private pure returns (uint256) {
-        v = ((v & 0xFF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00) >> 8) | ((v & 0x00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF) << 8);
-        v = ((v & 0xFFFF0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF0000) >> 16) | ((v & 0x0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF) << 16);
-        v = ((v & 0xFFFFFFFF00000000FFFFFFFF00000000FFFFFFFF00000000FFFFFFFF00000000) >> 32) | ((v & 0x00000000FFFFFFFF00000000FFFFFFFF00000000FFFFFFFF00000000FFFFFFFF) << 32);
-        v = ((v & 0xFFFFFFFFFFFFFFFF0000000000000000FFFFFFFFFFFFFFFF0000000000000000) >> 64) | ((v & 0x0000000000000000FFFFFFFFFFFFFFFF0000000000000000FFFFFFFFFFFFFFFF) << 64);
+        v = ((v & 0xFF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00) >> 8)
+            | ((v & 0x00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF00FF) << 8);
+        v = ((v & 0xFFFF0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF0000) >> 16)
+            | ((v & 0x0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF0000FFFF) << 16);
+        v = ((v & 0xFFFFFFFF00000000FFFFFFFF00000000FFFFFFFF00000000FFFFFFFF00000000) >> 32)
+            | ((v & 0x00000000FFFFFFFF00000000FFFFFFFF00000000FFFFFFFF00000000FFFFFFFF) << 32);
+        v = ((v & 0xFFFFFFFFFFFFFFFF0000000000000000FFFFFFFFFFFFFFFF0000000000000000) >> 64)
+            | ((v & 0x0000000000000000FFFFFFFFFFFFFFFF0000000000000000FFFFFFFFFFFFFFFF) << 64);
         return (v >> 128) | (v << 128);
     }
 
@@ -90,14 +95,31 @@ library Ed25519 {
     function _table(uint256 nx, uint256 ay) private pure returns (uint256 t) {
         uint256[4][16] memory e; // X Y Z T
         e[0] = [uint256(0), 1, 1, 0];
-        e[1] = [uint256(0x216936d3cd6e53fec0a4e231fdd6dc5c692cc7609525a7b2c9562d608f25d51a), 0x6666666666666666666666666666666666666666666666666666666666666658, 1, 0x67875f0fd78b766566ea4e8e64abe37d20f09f80775152f56dde8ab3a5b7dda3];
-        e[2] = [uint256(0x36ab384c9f5a046c3d043b7d1833e7ac080d8e4515d7a45f83c5a14e2843ce0e), 0x2260cdf3092329c21da25ee8c9a21f5697390f51643851560e5f46ae6af8a3c9, 1, 0x2498a7850b2f68dc1de55f087303b4135d79acc9c1f72402b71a3f556d69b401];
-        e[3] = [uint256(0x67ae9c4a22928f491ff4ae743edac83a6343981981624886ac62485fd3f8e25c), 0x1267b1d177ee69aba126a18e60269ef79f16ec176724030402c3684878f5b4d4, 1, 0x2a4d025cb1dd9510ebef3783adb915275c27358bfb16fc4acdf908fa78b3a41a];
+        e[1] = [
+            uint256(0x216936d3cd6e53fec0a4e231fdd6dc5c692cc7609525a7b2c9562d608f25d51a),
+            0x6666666666666666666666666666666666666666666666666666666666666658,
+            1,
+            0x67875f0fd78b766566ea4e8e64abe37d20f09f80775152f56dde8ab3a5b7dda3
+        ];
+        e[2] = [
+            uint256(0x36ab384c9f5a046c3d043b7d1833e7ac080d8e4515d7a45f83c5a14e2843ce0e),
+            0x2260cdf3092329c21da25ee8c9a21f5697390f51643851560e5f46ae6af8a3c9,
+            1,
+            0x2498a7850b2f68dc1de55f087303b4135d79acc9c1f72402b71a3f556d69b401
+        ];
+        e[3] = [
+            uint256(0x67ae9c4a22928f491ff4ae743edac83a6343981981624886ac62485fd3f8e25c),
+            0x1267b1d177ee69aba126a18e60269ef79f16ec176724030402c3684878f5b4d4,
+            1,
+            0x2a4d025cb1dd9510ebef3783adb915275c27358bfb16fc4acdf908fa78b3a41a
+        ];
         e[4] = [nx, ay, 1, mulmod(nx, ay, P)];
         e[8] = _add(e[4], e[4]);
         e[12] = _add(e[8], e[4]);
         for (uint256 j = 4; j < 16; j += 4) {
-            for (uint256 i = 1; i < 4; ++i) e[j + i] = _add(e[j], e[i]);
+            for (uint256 i = 1; i < 4; ++i) {
+                e[j + i] = _add(e[j], e[i]);
+            }
         }
         assembly ("memory-safe") {
             t := mload(0x40)
@@ -138,7 +160,7 @@ library Ed25519 {
         assembly ("memory-safe") {
             Y := 1
             Z := 1
-            for { let sh := 254 } sh { } {
+            for { let sh := 254 } sh {} {
                 sh := sub(sh, 2)
                 let a := mulmod(X, X, P)
                 let b := mulmod(Y, Y, P)
@@ -234,8 +256,14 @@ library Ed25519 {
                 b := a
                 a := x
             }
-            d0 := or(or(shl(192, and(add(a, 0x6a09e667f3bcc908), M)), shl(128, and(add(b, 0xbb67ae8584caa73b), M))), or(shl(64, and(add(c, 0x3c6ef372fe94f82b), M)), and(add(d, 0xa54ff53a5f1d36f1), M)))
-            d1 := or(or(shl(192, and(add(e, 0x510e527fade682d1), M)), shl(128, and(add(f, 0x9b05688c2b3e6c1f), M))), or(shl(64, and(add(g, 0x1f83d9abfb41bd6b), M)), and(add(h, 0x5be0cd19137e2179), M)))
+            d0 := or(
+                or(shl(192, and(add(a, 0x6a09e667f3bcc908), M)), shl(128, and(add(b, 0xbb67ae8584caa73b), M))),
+                or(shl(64, and(add(c, 0x3c6ef372fe94f82b), M)), and(add(d, 0xa54ff53a5f1d36f1), M))
+            )
+            d1 := or(
+                or(shl(192, and(add(e, 0x510e527fade682d1), M)), shl(128, and(add(f, 0x9b05688c2b3e6c1f), M))),
+                or(shl(64, and(add(g, 0x1f83d9abfb41bd6b), M)), and(add(h, 0x5be0cd19137e2179), M))
+            )
         }
     }
 }

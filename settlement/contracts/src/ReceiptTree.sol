@@ -48,9 +48,7 @@ library ReceiptTree {
         hash = leafHash(proof.leaf);
         for (uint256 height; height < depth; ++height) {
             bytes32 beside = proof.siblings[height];
-            hash = (proof.index >> height) & 1 == 0
-                ? keccak256(abi.encode(hash, beside))
-                : keccak256(abi.encode(beside, hash));
+            hash = (proof.index >> height) & 1 == 0 ? keccak256(abi.encode(hash, beside)) : keccak256(abi.encode(beside, hash));
         }
     }
 

@@ -50,9 +50,7 @@ library SumTree {
         if (index >> depth != 0) revert IndexOutOfRange();
         for (uint256 height; height < depth; ++height) {
             Sibling calldata beside = siblings[height];
-            hash = (index >> height) & 1 == 0
-                ? nodeHash(hash, sum, beside.hash, beside.sum)
-                : nodeHash(beside.hash, beside.sum, hash, sum);
+            hash = (index >> height) & 1 == 0 ? nodeHash(hash, sum, beside.hash, beside.sum) : nodeHash(beside.hash, beside.sum, hash, sum);
             sum += beside.sum;
         }
         return (hash, sum);
@@ -60,8 +58,7 @@ library SumTree {
 
     /// Whether the leaf stands in the tree of that root and total.
     function contains(LeafProof calldata leaf, bytes32 root, uint256 total) internal pure returns (bool) {
-        (bytes32 hash, uint256 sum) =
-            rootOf(leafHash(leaf.account, leaf.cumulative), leaf.cumulative, leaf.index, leaf.siblings);
+        (bytes32 hash, uint256 sum) = rootOf(leafHash(leaf.account, leaf.cumulative), leaf.cumulative, leaf.index, leaf.siblings);
         return hash == root && sum == total;
     }
 

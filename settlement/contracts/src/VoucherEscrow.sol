@@ -39,8 +39,7 @@ contract VoucherEscrow is EIP712, ReentrancyGuardTransient {
         uint128 fees;
     }
 
-    bytes32 public constant VOUCHER_TYPEHASH =
-        keccak256("Voucher(address payee,bytes32 stream,uint128 cumulative,uint128 feesCumulative)");
+    bytes32 public constant VOUCHER_TYPEHASH = keccak256("Voucher(address payee,bytes32 stream,uint128 cumulative,uint128 feesCumulative)");
     /// A longer thaw would be a mistyped unit.
     uint64 public constant MAX_THAW_SECONDS = 90 days;
 
@@ -150,9 +149,7 @@ contract VoucherEscrow is EIP712, ReentrancyGuardTransient {
     /// The 32 bytes a payer signs.
     function digest(Voucher calldata voucher) public view returns (bytes32) {
         return _hashTypedDataV4(
-            keccak256(
-                abi.encode(VOUCHER_TYPEHASH, voucher.payee, voucher.stream, voucher.cumulative, voucher.feesCumulative)
-            )
+            keccak256(abi.encode(VOUCHER_TYPEHASH, voucher.payee, voucher.stream, voucher.cumulative, voucher.feesCumulative))
         );
     }
 }

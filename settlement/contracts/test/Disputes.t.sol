@@ -137,12 +137,7 @@ contract DisputesTest is Network {
     function challengeNode(Batch memory batch, Earnings memory earnings, uint256 node) internal {
         uint256 left = 2 * node;
         anchor.challengeNodeSum(
-            batch,
-            nodeProof(earnings, node),
-            earnings.hash[left],
-            earnings.sum[left],
-            earnings.hash[left + 1],
-            earnings.sum[left + 1]
+            batch, nodeProof(earnings, node), earnings.hash[left], earnings.sum[left], earnings.hash[left + 1], earnings.sum[left + 1]
         );
     }
 

@@ -31,7 +31,9 @@ contract DistributorTest is Network {
         Earnings memory first = tree(amountsOf(10, 20, 30));
         distributor.claim(first.proof(0));
         makeFinal(second);
-        for (uint256 i; i < 3; ++i) distributor.claim(second.proof(i));
+        for (uint256 i; i < 3; ++i) {
+            distributor.claim(second.proof(i));
+        }
         require(token.balanceOf(account(0)) == 15 && token.balanceOf(account(2)) == 35, "the difference, the missed epoch");
         vm.expectRevert(Distributor.BadProof.selector);
         distributor.claim(first.proof(1));
@@ -92,12 +94,34 @@ contract DistributorTest is Network {
         requireBooks();
     }
 
+    /// The same at the top: the root's own sum must be the total that was anchored.
+    function test_understatedTotalBlocksEverybody() public {
+        Earnings memory earnings = tree(amountsOf(10, 20, 30));
+        earnings.declare(1, 50);
+        makeFinal(earnings);
+        for (uint256 i; i < 3; ++i) {
+            vm.expectRevert(Distributor.BadProof.selector);
+            distributor.claim(earnings.proof(i));
+        }
+    }
+
+    /// If nobody stopped a tree that moves paid earnings to somebody else, what is paid out still ends at its total.
+    function test_claimsEndAtTheTotal() public {
+        Earnings memory first = tree(amountsOf(60, 0, 0));
+        makeFinal(first);
+        distributor.claim(first.proof(0));
+        Earnings memory second = tree(amountsOf(0, 0, 61));
+        makeFinal(second);
+        vm.expectRevert(Distributor.Insolvent.selector);
+        distributor.claim(second.proof(2));
+        requireBooks();
+    }
+
     /// 128 bytes of a node are no leaf, and an inner node's hash can't be claimed as one.
     function test_innerNodeIsNoLeaf() public {
         Earnings memory earnings = tree(amountsOf(10, 20, 30));
         makeFinal(earnings);
-        LeafProof memory forged =
-            LeafProof(address(uint160(uint256(earnings.hash[2]))), 30, 0, earnings.siblings(2));
+        LeafProof memory forged = LeafProof(address(uint160(uint256(earnings.hash[2]))), 30, 0, earnings.siblings(2));
         vm.expectRevert(Distributor.BadProof.selector);
         distributor.claim(forged);
     }

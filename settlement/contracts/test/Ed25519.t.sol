@@ -69,7 +69,9 @@ contract Ed25519Test {
             0xc7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa
         ];
         // For each key hA is one of at most 8 points, so with S = 1 one digest in 8 would pass for R = B were the keys not refused.
-        for (uint256 i; i < keys.length; ++i) require(!Ed25519.verify(keys[i], BASE, ONE, digest), "small order");
+        for (uint256 i; i < keys.length; ++i) {
+            require(!Ed25519.verify(keys[i], BASE, ONE, digest), "small order");
+        }
     }
 
     /// y = p + 1 encodes the identity a second time.

@@ -264,7 +264,9 @@ contract Handler {
     function _prepare(Kind kind, uint256 victim) private {
         address[] memory accounts = new address[](ACCOUNTS);
         uint128[] memory amounts = new uint128[](ACCOUNTS);
-        for (uint256 i; i < ACCOUNTS; ++i) (accounts[i], amounts[i]) = (account(i), honest[i]);
+        for (uint256 i; i < ACCOUNTS; ++i) {
+            (accounts[i], amounts[i]) = (account(i), honest[i]);
+        }
         kind = _spoilLeaves(kind, victim, accounts, amounts);
         if (kind == Kind.Omit) (accounts, amounts) = _without(accounts, amounts, victim);
         Earnings memory tree = Kit.build(accounts, amounts);
@@ -273,23 +275,22 @@ contract Handler {
         pendingKind = kind;
         pendingTree = tree;
         delete pendingReceipts;
-        for (uint256 i; i < 2; ++i) pendingReceipts.push(trueReceipts[i]);
+        for (uint256 i; i < 2; ++i) {
+            pendingReceipts.push(trueReceipts[i]);
+        }
         if (kind == Kind.DuplicateReceipt) pendingReceipts[1].id = pendingReceipts[0].id;
         if (kind == Kind.FalseSignature) pendingReceipts[1].payerS ^= bytes32(uint256(1) << 20);
         uint64 epoch = anchor.finalEpoch() + 1;
         bytes32 receiptsRoot = Kit.receiptNodes(pendingReceipts)[1];
-        pendingBatch =
-            Batch(epoch, uint64(time), 2, address(this), tree.total(), tree.root(), receiptsRoot, bytes32(time));
+        pendingBatch = Batch(epoch, uint64(time), 2, address(this), tree.total(), tree.root(), receiptsRoot, bytes32(time));
     }
 
     /// Gives the thief what an attack of this kind would give him. Returns Honest where the ledger leaves no room for the attack.
-    function _spoilLeaves(Kind kind, uint256 victim, address[] memory accounts, uint128[] memory amounts)
-        private
-        view
-        returns (Kind)
-    {
+    function _spoilLeaves(Kind kind, uint256 victim, address[] memory accounts, uint128[] memory amounts) private view returns (Kind) {
         uint128 sum;
-        for (uint256 i; i < ACCOUNTS; ++i) sum += amounts[i];
+        for (uint256 i; i < ACCOUNTS; ++i) {
+            sum += amounts[i];
+        }
         uint128 funded = uint128(distributor.funded());
         if (kind == Kind.Divert) victim = _grown(victim, amounts);
         uint128 earlier = finalTree.amounts.length == ACCOUNTS ? finalTree.amounts[victim] : 0;
@@ -298,7 +299,9 @@ contract Handler {
             amounts[THIEF] += funded - sum + 1;
         } else if (kind == Kind.Backwards) {
             if (anchor.finalTotal() == 0) return Kind.Honest;
-            for (uint256 i; i < ACCOUNTS; ++i) amounts[i] = 0;
+            for (uint256 i; i < ACCOUNTS; ++i) {
+                amounts[i] = 0;
+            }
         } else if (kind == Kind.Decrease) {
             if (!ofOther || earlier == 0 || earlier > amounts[victim]) return Kind.Honest;
             amounts[THIEF] += amounts[victim] - (earlier - 1);

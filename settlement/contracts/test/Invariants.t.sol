@@ -17,8 +17,7 @@ abstract contract Books {
 
     function start(bool watched) internal {
         handler = new Handler(watched);
-        (token, anchor, distributor, escrow) =
-            (handler.token(), handler.anchor(), handler.distributor(), handler.escrow());
+        (token, anchor, distributor, escrow) = (handler.token(), handler.anchor(), handler.distributor(), handler.escrow());
     }
 
     function targetContracts() public view returns (address[] memory targets) {
@@ -80,8 +79,7 @@ abstract contract Books {
                 (uint128 balance,,) = escrow.accounts(handler.payer(p), handler.worker(w));
                 balances += balance;
                 for (uint256 s; s < 2; ++s) {
-                    (uint128 settledPaid, uint128 settledFees) =
-                        escrow.settled(handler.payer(p), handler.worker(w), bytes32(s));
+                    (uint128 settledPaid, uint128 settledFees) = escrow.settled(handler.payer(p), handler.worker(w), bytes32(s));
                     (uint128 price, uint128 feesSigned,,) = handler.signed(p, w, s);
                     require(settledPaid <= price && settledFees <= feesSigned, "no more than was signed");
                     paid += settledPaid;
@@ -136,7 +134,9 @@ contract ReachTest {
 
     function test_theWalkReachesEveryAttackAndEveryPayment() public {
         Handler handler = new Handler(true);
-        for (uint256 i; i < STEPS; ++i) step(handler);
+        for (uint256 i; i < STEPS; ++i) {
+            step(handler);
+        }
         require(bytes(handler.broken()).length == 0, handler.broken());
         require(handler.finalized() > 10 && handler.claims() > 10, "epochs and claims");
         require(handler.redeems() > 10 && handler.withdrawals() > 3, "vouchers and withdrawals");

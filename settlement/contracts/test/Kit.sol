@@ -54,7 +54,9 @@ library Kit {
             tree.hash[width + i] = leafHash(accounts[i], amounts[i]);
             tree.sum[width + i] = amounts[i];
         }
-        for (uint256 node = width - 1; node != 0; --node) _join(tree, node);
+        for (uint256 node = width - 1; node != 0; --node) {
+            _join(tree, node);
+        }
     }
 
     /// Declares another sum for a node and carries it up, as a lying poster would.
@@ -68,8 +70,7 @@ library Kit {
 
     function _join(Earnings memory tree, uint256 node) private pure {
         uint256 left = 2 * node;
-        tree.hash[node] =
-            keccak256(abi.encodePacked(tree.hash[left], tree.sum[left], tree.hash[left + 1], tree.sum[left + 1]));
+        tree.hash[node] = keccak256(abi.encodePacked(tree.hash[left], tree.sum[left], tree.hash[left + 1], tree.sum[left + 1]));
         tree.sum[node] = tree.sum[left] + tree.sum[left + 1];
     }
 
@@ -84,7 +85,9 @@ library Kit {
     /// The siblings beside a node's path, bottom first.
     function siblings(Earnings memory tree, uint256 node) internal pure returns (Sibling[] memory path) {
         uint256 height;
-        for (uint256 up = node; up > 1; up /= 2) ++height;
+        for (uint256 up = node; up > 1; up /= 2) {
+            ++height;
+        }
         path = new Sibling[](height);
         for (uint256 i; i < height; ++i) {
             path[i] = Sibling(tree.hash[node ^ 1], uint128(tree.sum[node ^ 1]));
@@ -95,24 +98,21 @@ library Kit {
     function proof(Earnings memory tree, uint256 index) internal pure returns (LeafProof memory) {
         bool filled = index < tree.accounts.length;
         return LeafProof(
-            filled ? tree.accounts[index] : address(0),
-            filled ? tree.amounts[index] : 0,
-            index,
-            siblings(tree, (1 << tree.depth) + index)
+            filled ? tree.accounts[index] : address(0), filled ? tree.amounts[index] : 0, index, siblings(tree, (1 << tree.depth) + index)
         );
     }
 
     function receiptHash(ReceiptLeaf memory leaf) internal pure returns (bytes32) {
         bytes memory keys = abi.encodePacked(leaf.id, leaf.digest, leaf.payerKey, leaf.payerR, leaf.payerS);
-        return keccak256(
-            abi.encodePacked(keccak256(abi.encodePacked(keys, leaf.workerKey, leaf.workerR, leaf.workerS)))
-        );
+        return keccak256(abi.encodePacked(keccak256(abi.encodePacked(keys, leaf.workerKey, leaf.workerR, leaf.workerS))));
     }
 
     function receiptNodes(ReceiptLeaf[] memory leaves) internal pure returns (bytes32[] memory hash) {
         uint256 width = 1 << depthOf(leaves.length);
         hash = new bytes32[](2 * width);
-        for (uint256 i; i < leaves.length; ++i) hash[width + i] = receiptHash(leaves[i]);
+        for (uint256 i; i < leaves.length; ++i) {
+            hash[width + i] = receiptHash(leaves[i]);
+        }
         for (uint256 node = width - 1; node != 0; --node) {
             hash[node] = keccak256(abi.encodePacked(hash[2 * node], hash[2 * node + 1]));
         }

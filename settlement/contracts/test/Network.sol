@@ -46,7 +46,9 @@ abstract contract Network {
     /// Accounts 0, 1, … with these amounts: a well-formed tree.
     function tree(uint128[] memory amounts) internal pure returns (Earnings memory) {
         address[] memory accounts = new address[](amounts.length);
-        for (uint256 i; i < amounts.length; ++i) accounts[i] = account(i);
+        for (uint256 i; i < amounts.length; ++i) {
+            accounts[i] = account(i);
+        }
         return Kit.build(accounts, amounts);
     }
 
@@ -62,8 +64,7 @@ abstract contract Network {
 
     function post(Batch memory batch) internal returns (Batch memory) {
         vm.prank(POSTER);
-        bytes32 id =
-            anchor.post(batch.epoch, batch.earningsRoot, batch.total, batch.receiptsRoot, batch.dataHash, batch.count);
+        bytes32 id = anchor.post(batch.epoch, batch.earningsRoot, batch.total, batch.receiptsRoot, batch.dataHash, batch.count);
         require(id == keccak256(abi.encode(batch)) && anchor.pending() == id, "batch id");
         return batch;
     }
@@ -80,7 +81,9 @@ abstract contract Network {
 
     function nodeProof(Earnings memory earnings, uint256 node) internal pure returns (NodeProof memory) {
         uint256 height;
-        for (uint256 up = node; up > 1; up /= 2) ++height;
+        for (uint256 up = node; up > 1; up /= 2) {
+            ++height;
+        }
         return NodeProof(earnings.hash[node], uint128(earnings.sum[node]), node - (1 << height), earnings.siblings(node));
     }
 
@@ -112,6 +115,8 @@ abstract contract Network {
 
     function receipts(uint256 count) internal pure returns (ReceiptLeaf[] memory leaves) {
         leaves = new ReceiptLeaf[](count);
-        for (uint256 i; i < count; ++i) leaves[i] = receipt(i);
+        for (uint256 i; i < count; ++i) {
+            leaves[i] = receipt(i);
+        }
     }
 }

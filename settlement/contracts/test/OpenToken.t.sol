@@ -7,7 +7,9 @@ import {vm} from "./Kit.sol";
 contract OpenTokenTest {
     function deploy(uint256[] memory bps) internal returns (OpenToken) {
         address[] memory to = new address[](bps.length);
-        for (uint256 i; i < to.length; ++i) to[i] = address(uint160(0x1000 + i));
+        for (uint256 i; i < to.length; ++i) {
+            to[i] = address(uint160(0x1000 + i));
+        }
         return new OpenToken(to, bps);
     }
 
@@ -65,8 +67,7 @@ contract OpenTokenTest {
         OpenToken token = new OpenToken(to, bps);
         bytes32 permit = keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)");
         bytes32 inner = keccak256(abi.encode(permit, to[0], address(this), 7, 0, type(uint256).max));
-        (uint8 v, bytes32 r, bytes32 s) =
-            vm.sign(key, keccak256(abi.encodePacked("\x19\x01", token.DOMAIN_SEPARATOR(), inner)));
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, keccak256(abi.encodePacked("\x19\x01", token.DOMAIN_SEPARATOR(), inner)));
         token.permit(to[0], address(this), 7, type(uint256).max, v, r, s);
         require(token.transferFrom(to[0], address(this), 7), "transfer");
         require(token.nonces(to[0]) == 1, "nonce");

@@ -40,7 +40,9 @@ contract VectorsTest {
         leaves = new ReceiptLeaf[](3);
         for (uint256 k; k < 3; ++k) {
             bytes32[8] memory w;
-            for (uint256 i; i < 8; ++i) w[i] = bytes32(8 * k + i + 1);
+            for (uint256 i; i < 8; ++i) {
+                w[i] = bytes32(8 * k + i + 1);
+            }
             leaves[k] = ReceiptLeaf(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]);
         }
     }
@@ -50,24 +52,28 @@ contract VectorsTest {
         require(tree.hash[4] == LEAF, "leaf");
         require(tree.root() == EARNINGS_ROOT && tree.total() == 600, "root");
         Reader reader = new Reader();
-        for (uint256 i; i < 4; ++i) require(reader.contains(tree.proof(i), EARNINGS_ROOT, 600), "proof");
+        for (uint256 i; i < 4; ++i) {
+            require(reader.contains(tree.proof(i), EARNINGS_ROOT, 600), "proof");
+        }
     }
 
     function test_receiptTree() public {
         ReceiptLeaf[] memory leaves = receipts();
         require(Kit.receiptNodes(leaves)[1] == RECEIPTS_ROOT, "root");
         Reader reader = new Reader();
-        for (uint256 i; i < 3; ++i) require(reader.rootOf(Kit.receiptProof(leaves, i)) == RECEIPTS_ROOT, "proof");
+        for (uint256 i; i < 3; ++i) {
+            require(reader.rootOf(Kit.receiptProof(leaves, i)) == RECEIPTS_ROOT, "proof");
+        }
     }
 
     function test_batchId() public pure {
         Batch memory batch = Batch(1, 2, 3, address(0x4444), 600, EARNINGS_ROOT, RECEIPTS_ROOT, bytes32(uint256(5)));
         require(
             keccak256(
-                abi.encodePacked(
-                    uint256(1), uint256(2), uint256(3), uint256(0x4444), uint256(600), EARNINGS_ROOT, RECEIPTS_ROOT, uint256(5)
-                )
-            ) == keccak256(abi.encode(batch)) && keccak256(abi.encode(batch)) == BATCH_ID,
+                    abi.encodePacked(
+                        uint256(1), uint256(2), uint256(3), uint256(0x4444), uint256(600), EARNINGS_ROOT, RECEIPTS_ROOT, uint256(5)
+                    )
+                ) == keccak256(abi.encode(batch)) && keccak256(abi.encode(batch)) == BATCH_ID,
             "id"
         );
     }

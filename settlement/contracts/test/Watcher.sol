@@ -20,10 +20,7 @@ contract Watcher {
     }
 
     /// Returns whether the batch was faulty. A believed proof that the anchor refuses reverts.
-    function watch(Batch memory batch, Earnings memory older, Earnings memory newer, ReceiptLeaf[] memory leaves)
-        external
-        returns (bool)
-    {
+    function watch(Batch memory batch, Earnings memory older, Earnings memory newer, ReceiptLeaf[] memory leaves) external returns (bool) {
         return _sums(batch, newer) || _order(batch, newer) || _kept(batch, older, newer) || _receipts(batch, leaves);
     }
 
@@ -33,9 +30,7 @@ contract Watcher {
         for (uint256 node = 1; node < 2 * width; ++node) {
             bool leaf = node >= width;
             uint256 index = leaf ? node - width : 0;
-            uint256 truth = leaf
-                ? (index < tree.amounts.length ? tree.amounts[index] : 0)
-                : tree.sum[2 * node] + tree.sum[2 * node + 1];
+            uint256 truth = leaf ? (index < tree.amounts.length ? tree.amounts[index] : 0) : tree.sum[2 * node] + tree.sum[2 * node + 1];
             if (truth == tree.sum[node]) continue;
             NodeProof memory proof = _nodeProof(tree, node);
             if (leaf) {
@@ -43,9 +38,7 @@ contract Watcher {
                 anchor.challengeLeafSum(batch, proof, account, truth);
             } else {
                 uint256 left = 2 * node;
-                anchor.challengeNodeSum(
-                    batch, proof, tree.hash[left], tree.sum[left], tree.hash[left + 1], tree.sum[left + 1]
-                );
+                anchor.challengeNodeSum(batch, proof, tree.hash[left], tree.sum[left], tree.hash[left + 1], tree.sum[left + 1]);
             }
             return true;
         }
@@ -54,7 +47,9 @@ contract Watcher {
 
     function _nodeProof(Earnings memory tree, uint256 node) private pure returns (NodeProof memory) {
         uint256 height;
-        for (uint256 up = node; up > 1; up /= 2) ++height;
+        for (uint256 up = node; up > 1; up /= 2) {
+            ++height;
+        }
         return NodeProof(tree.hash[node], uint128(tree.sum[node]), node - (1 << height), tree.siblings(node));
     }
 
