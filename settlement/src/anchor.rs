@@ -256,6 +256,20 @@ mod tests {
         }
     }
 
+    /// The same worked example stands in the contracts' own tests.
+    #[test]
+    fn the_root_is_the_contracts_vector() {
+        let account = |low: u16| {
+            let mut bytes = [0; 20];
+            bytes[18..].copy_from_slice(&low.to_be_bytes());
+            ChainAddress(bytes)
+        };
+        let ledger = [(0x1111, 100), (0x2222, 200), (0x3333, 300)].map(|(low, atto)| (account(low), Amount(atto)));
+        let tree = EpochTree::build(&ledger.into()).unwrap();
+        assert_eq!(hex::encode(tree.root()), "4e7f9feedf5ae5a28646d81e1901da0ed03737e2e611c5d8f44a5471277a712c");
+        assert_eq!(tree.total(), Amount(600));
+    }
+
     #[test]
     fn edges_are_as_the_contract_says() {
         let none = EpochTree::build(&BTreeMap::new()).unwrap();

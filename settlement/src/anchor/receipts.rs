@@ -111,6 +111,32 @@ fn receipt_parent(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
 mod tests {
     use super::*;
 
+    /// The same worked example stands in the contracts' own tests: receipt k has the words 8k + 1 to 8k + 8.
+    #[test]
+    fn the_root_is_the_contracts_vector() {
+        let word = |number: u8| {
+            let mut bytes = [0; 32];
+            bytes[31] = number;
+            bytes
+        };
+        let pair = |number: u8| {
+            let mut bytes = [0; 64];
+            bytes[..32].copy_from_slice(&word(number));
+            bytes[32..].copy_from_slice(&word(number + 1));
+            bytes
+        };
+        let leaf = |base: u8| ReceiptLeaf {
+            id: word(base + 1),
+            digest: word(base + 2),
+            payer_key: word(base + 3),
+            payer_signature: pair(base + 4),
+            worker_key: word(base + 6),
+            worker_signature: pair(base + 7),
+        };
+        let tree = ReceiptTree::build(vec![leaf(0), leaf(8), leaf(16)]);
+        assert_eq!(hex::encode(tree.root()), "598f624e177566cc281149dbf0648c3c9b26f48219b80cda078e1b13cb14ba89");
+    }
+
     #[test]
     fn every_receipt_is_provable_at_its_place_alone() {
         for count in 0_u8..20 {

@@ -3,10 +3,10 @@
 //! Invariant: a batch is handed back to the contract exactly as its event wrote it. Checking compares with trees the
 //! checker built from his own ledger, never with what the poster says of them.
 
-use alloy::primitives::{B256, U256};
+use alloy::primitives::{B256, U256, keccak256};
 use alloy::providers::Provider;
 use alloy::rpc::types::{Filter, Log, TransactionReceipt, TransactionRequest};
-use alloy::sol_types::{SolCall, SolEvent};
+use alloy::sol_types::{SolCall, SolEvent, SolValue};
 use serde::{Deserialize, Serialize};
 use tributary_protocol::id::{Amount, ChainAddress, Hash};
 
@@ -107,6 +107,12 @@ impl Batch {
             (self.epoch.receipts == receipts.count(), BatchFault::ReceiptCount),
         ];
         checks.into_iter().filter_map(|(holds, fault)| (!holds).then_some(fault)).collect()
+    }
+
+    /// What the chain stores of it: the hash of all its fields.
+    #[must_use]
+    pub fn id(&self) -> [u8; 32] {
+        keccak256(self.to_contract().abi_encode()).0
     }
 
     fn from_event(batch: &Anchor::Batch) -> Self {
@@ -245,5 +251,30 @@ fn distributor_leaf(proof: &EarningsProof) -> Distributor::LeafProof {
         cumulative: proof.cumulative.0,
         index: U256::from(proof.index),
         siblings: proof.siblings.iter().map(sibling).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same worked example stands in the contracts' own tests.
+    #[test]
+    fn the_id_is_the_contracts_vector() {
+        let bytes = |text: &str| -> [u8; 32] { hex::decode(text).unwrap().try_into().unwrap() };
+        let mut poster = [0; 20];
+        poster[18..].copy_from_slice(&[0x44, 0x44]);
+        let mut data_hash = [0; 32];
+        data_hash[31] = 5;
+        let epoch = Epoch {
+            number: 1,
+            earnings_root: bytes("4e7f9feedf5ae5a28646d81e1901da0ed03737e2e611c5d8f44a5471277a712c"),
+            total: Amount(600),
+            receipts_root: bytes("598f624e177566cc281149dbf0648c3c9b26f48219b80cda078e1b13cb14ba89"),
+            data_hash: Hash(data_hash),
+            receipts: 3,
+        };
+        let batch = Batch { epoch, poster: ChainAddress(poster), posted_at_s: 2 };
+        assert_eq!(hex::encode(batch.id()), "af439f3fa670985c06fbb78b63f45c2505cfa030b7dab0314a60198094ed84d7");
     }
 }
