@@ -8,7 +8,7 @@
 pub mod control;
 pub mod data;
 pub mod identity;
-pub mod lane;
+mod lane;
 pub mod limits;
 
 use std::net::SocketAddr;

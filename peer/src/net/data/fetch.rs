@@ -224,6 +224,10 @@ impl Shared {
 
 /// Whose fault a failed transfer is.
 fn fault_of(error: &GetError, connection: &Connection, root: &Path) -> Failure {
+    // iroh-blobs' provider resets the stream with this code when it lacks a blob or a part of it.
+    if error.iroh_error_code() == Some(iroh_blobs::protocol::ERR_INTERNAL) {
+        return ProviderFault::Missing.into();
+    }
     match error {
         GetError::AtBlobHeaderNext { source: AtBlobHeaderNextError::NotFound { .. }, .. } => {
             ProviderFault::Missing.into()

@@ -158,3 +158,118 @@ async fn ask(connection: &Connection, request: Request, limit: usize) -> Result<
         _ => Err(ProviderFault::Corrupt.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use bytes::Bytes;
+    use quinn::{Endpoint, RecvStream, SendStream};
+    use tempfile::TempDir;
+    use tokio::sync::watch;
+    use tributary_protocol::id::Hash;
+    use tributary_storage::blobs::{BlobStore, IrohBlobs};
+
+    use super::{Failure, LANE_RANGE_BYTES, Lane, Outline, ProviderFault, Request, STATUS_OK};
+    use crate::net::identity::node_id;
+    use crate::net::lane::outline::range_value;
+    use crate::net::lane::{REQUEST_BYTES, tls};
+
+    const SERVER_SEED: [u8; 32] = [2; 32];
+    const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    const RANGE: usize = 1 << 20;
+
+    #[derive(Clone, Copy)]
+    enum Malice {
+        /// One changed byte in the second range.
+        WrongRange,
+        /// A range with a byte too many.
+        LongRange,
+        /// Chaining values that belong to another blob.
+        WrongOutline,
+        /// An unknown status.
+        Nonsense,
+        /// No answer at all.
+        Silence,
+    }
+
+    fn body(request: Request, malice: Malice, blob: &Bytes) -> Option<Vec<u8>> {
+        match (request, malice) {
+            (_, Malice::Silence) => None,
+            (_, Malice::Nonsense) => Some(vec![99]),
+            (Request::Outline { .. }, malice) => {
+                let ranges = blob.chunks(RANGE).enumerate();
+                let mut values: Vec<_> =
+                    ranges.map(|(index, range)| range_value(index as u64 * LANE_RANGE_BYTES, range)).collect();
+                if matches!(malice, Malice::WrongOutline) {
+                    values[0][0] ^= 1;
+                }
+                Some([vec![STATUS_OK], Outline::new(blob.len() as u64, values).encode()].concat())
+            }
+            (Request::Range { index, .. }, malice) => {
+                let start = usize::try_from(index).unwrap() * RANGE;
+                let mut range = blob[start..blob.len().min(start + RANGE)].to_vec();
+                match malice {
+                    Malice::WrongRange if index == 1 => range[77] ^= 1,
+                    Malice::LongRange => range.push(0),
+                    _ => {}
+                }
+                Some([vec![STATUS_OK], range].concat())
+            }
+        }
+    }
+
+    async fn reply(mut answer: SendStream, mut request: RecvStream, malice: Malice, blob: &Bytes) {
+        let mut bytes = [0; REQUEST_BYTES];
+        request.read_exact(&mut bytes).await.unwrap();
+        match body(Request::decode(&bytes).unwrap(), malice, blob) {
+            // The victim hangs up as soon as it notices.
+            Some(body) => {
+                let _ = answer.write_all(&body).await;
+                let _ = answer.finish();
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn hostile(malice: Malice, blob: Bytes) -> SocketAddr {
+        let config = tls::Identity::new(&SERVER_SEED).unwrap().server_config().unwrap();
+        let endpoint = Endpoint::server(config, ANY_PORT).unwrap();
+        let addr = endpoint.local_addr().unwrap();
+        tokio::spawn(async move {
+            let connection = endpoint.accept().await.unwrap().await.unwrap();
+            while let Ok((answer, request)) = connection.accept_bi().await {
+                let blob = blob.clone();
+                tokio::spawn(async move { reply(answer, request, malice, &blob).await });
+            }
+        });
+        addr
+    }
+
+    async fn seeker() -> (Lane, IrohBlobs, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = IrohBlobs::open(folder.path()).await.unwrap();
+        let (_, bans) = watch::channel(BTreeSet::new());
+        (Lane::start(&[1; 32], ANY_PORT, store.clone(), bans).unwrap(), store, folder)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_lane_that_lies_is_found_out_and_nothing_is_kept() {
+        let (lane, store, _folder) = seeker().await;
+        let blob: Bytes = (0..3 * RANGE + 5).map(|index| u8::try_from(index % 251).unwrap()).collect();
+        let hash = Hash::of(&blob);
+        for (malice, fault) in [
+            (Malice::WrongRange, ProviderFault::Corrupt),
+            (Malice::LongRange, ProviderFault::Corrupt),
+            (Malice::WrongOutline, ProviderFault::Corrupt),
+            (Malice::Nonsense, ProviderFault::Corrupt),
+            (Malice::Silence, ProviderFault::Stalled),
+        ] {
+            let addr = hostile(malice, blob.clone());
+            let failure = lane.fetch(hash, node_id(&SERVER_SEED), addr, 1 << 30).await.unwrap_err();
+            assert!(matches!(failure, Failure::Provider(found) if found == fault));
+            assert!(!store.has(hash).await.unwrap());
+        }
+    }
+}
