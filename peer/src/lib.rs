@@ -1,3 +1,23 @@
-//! The node: network drivers, the runtime that drives the protocol, and what a user can ask of it.
+//! The node: network drivers, jobs, money, API and command line around `tributary_protocol`'s state machine.
+//!
+//! Architecture invariant: the rules live in `protocol`; this crate moves bytes, starts jobs and shows results.
+//! Only `net` knows libp2p, iroh and quinn; only `engine` runs models; only `settle` sends transactions.
 
+pub mod answers;
+pub mod bundle;
+pub mod cli;
+pub mod client;
+pub mod chainserve;
+pub mod demo;
+pub mod engine;
+pub mod handle;
+pub mod home;
+pub mod http;
 pub mod net;
+pub mod receiptfile;
+pub mod runs;
+pub mod runtime;
+pub mod settle;
+pub mod traffic;
+pub mod up;
+pub mod work;

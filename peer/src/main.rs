@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary `tributary`.
+
+fn main() -> std::process::ExitCode {
+    tributary_peer::cli::main()
+}

@@ -1,1 +1,39 @@
-fn main() {}
+//! Set-up and checks: `cargo xtask test` is the one test command.
+//!
+//! Invariant: each step prints what it runs; the first that fails ends the run with its exit code. Tools go into
+//! a cache of the user's, never into the checkout.
+
+mod steps;
+mod tools;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask <command>
+
+  test         set up what is needed, then run every check and test
+  quick        format, lints, documentation and tests, without tools and contracts
+  contracts    recompile the contracts, compare with the committed artifacts, run their tests
+  artifacts    recompile the contracts and write the artifacts anew
+  base         pretrain the demo's base model anew from its seed into examples/base";
+
+fn main() -> ExitCode {
+    let command = std::env::args().nth(1);
+    let ended = match command.as_deref() {
+        Some("test") => steps::test(),
+        Some("quick") => steps::quick(),
+        Some("contracts") => steps::contracts(),
+        Some("artifacts") => steps::artifacts(),
+        Some("base") => steps::base(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("xtask: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Answer streams: questions and answers between asker and worker, token by token, on the data plane.
+//!
+//! Frames begin with a tag: [`TEXT`] a piece of the answer, [`TRANSCRIPT`] a part of tokens and fingerprints,
+//! [`OFFER`] the envelope with the worker's receipt offer, [`REFUSAL`] a reason. The asker's first and only frame
+//! is the envelope of the question.
+//!
+//! Invariant: an answer counts only when its stream ended with an offer; everything received is bounded.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tributary_compute::proof::fingerprint_root;
+use tributary_protocol::id::{Hash, NodeId};
+use tributary_protocol::limits::{ANSWER_TOKENS_MAX, ENVELOPE_MAX_BYTES};
+use tributary_protocol::node::{AnswerTranscript, Input};
+
+use crate::bundle::{TRANSCRIPT_MAX_BYTES, Transcript};
+use crate::handle::NodeHandle;
+use crate::net::data::{AnswerSender, AnswerStream, DataPlane};
+use crate::traffic::Traffic;
+
+const TEXT: u8 = 1;
+const TRANSCRIPT: u8 = 2;
+const OFFER: u8 = 3;
+const REFUSAL: u8 = 4;
+/// Bytes of one part of a transcript.
+const PART_BYTES: usize = 32 * 1024;
+/// How long the asker's first frame may take.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a worker may be silent within an answer: a prefill of a long prompt on a slow machine.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
+/// The longest answer text: sixteen bytes a token.
+const TEXT_MAX_BYTES: usize = ANSWER_TOKENS_MAX as usize * 16;
+/// Pieces that a slow reader may lag behind before it misses some.
+const PIECES: usize = 1024;
+/// Streams open at once, each way.
+const STREAMS_MAX: usize = 256;
+
+/// What happens while an answer comes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// More text.
+    Text(String),
+    /// The worker failed; the text so far is void and another worker is asked.
+    Retry(String),
+}
+
+struct Open {
+    sender: Arc<tokio::sync::Mutex<AnswerSender>>,
+    transcript: Vec<u8>,
+}
+
+/// All open streams of this node.
+#[derive(Default)]
+pub struct Answers {
+    next: AtomicU64,
+    open: Mutex<BTreeMap<u64, Open>>,
+    listeners: Mutex<BTreeMap<Hash, broadcast::Sender<Piece>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn frame(tag: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(payload.len() + 1);
+    frame.push(tag);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+impl Answers {
+    /// The worker's side: takes a stream that a peer opened.
+    pub fn accept(self: &Arc<Self>, stream: AnswerStream, node: NodeHandle, traffic: Arc<Traffic>) {
+        let answers = Arc::clone(self);
+        tokio::spawn(async move {
+            let from = stream.from;
+            let (sender, mut receiver) = stream.split();
+            let question = tokio::time::timeout(QUESTION_TIMEOUT, receiver.recv()).await;
+            let Ok(Ok(Some(bytes))) = question else { return };
+            if bytes.len() > ENVELOPE_MAX_BYTES {
+                return;
+            }
+            traffic.received(bytes.len());
+            let id = answers.next.fetch_add(1, Ordering::Relaxed);
+            {
+                let mut open = locked(&answers.open);
+                if open.len() >= STREAMS_MAX {
+                    return;
+                }
+                let sender = Arc::new(tokio::sync::Mutex::new(sender));
+                open.insert(id, Open { sender, transcript: Vec::new() });
+            }
+            let _ = node.input(Input::Question { from, stream: id, bytes: bytes.to_vec() }).await;
+        });
+    }
+
+    async fn send(&self, stream: u64, frame: Vec<u8>) -> Result<(), String> {
+        let sender = locked(&self.open).get(&stream).map(|open| Arc::clone(&open.sender));
+        let sender = sender.ok_or("the stream is closed")?;
+        let sent = sender.lock().await.send(frame).await;
+        sent.map_err(|error| {
+            locked(&self.open).remove(&stream);
+            error.to_string()
+        })
+    }
+
+    /// Sends a piece of the answer.
+    ///
+    /// # Errors
+    /// When the asker went away.
+    pub async fn text(&self, stream: u64, text: &str) -> Result<(), String> {
+        self.send(stream, frame(TEXT, text.as_bytes())).await
+    }
+
+    /// Keeps tokens and fingerprints until the answer ends.
+    pub fn hold_transcript(&self, stream: u64, transcript: Vec<u8>) {
+        if let Some(open) = locked(&self.open).get_mut(&stream) {
+            open.transcript = transcript;
+        }
+    }
+
+    /// Ends an answer with its transcript and the receipt offer.
+    pub async fn finish(&self, stream: u64, offer: &[u8]) {
+        let transcript = locked(&self.open).get_mut(&stream).map(|open| std::mem::take(&mut open.transcript));
+        for part in transcript.unwrap_or_default().chunks(PART_BYTES) {
+            if self.send(stream, frame(TRANSCRIPT, part)).await.is_err() {
+                return;
+            }
+        }
+        if self.send(stream, frame(OFFER, offer)).await.is_ok() {
+            self.close(stream).await;
+        }
+    }
+
+    /// Ends an answer with a refusal.
+    pub async fn refuse(&self, stream: u64, reason: &str) {
+        if self.send(stream, frame(REFUSAL, reason.as_bytes())).await.is_ok() {
+            self.close(stream).await;
+        }
+    }
+
+    async fn close(&self, stream: u64) {
+        let open = locked(&self.open).remove(&stream);
+        if let Some(open) = open {
+            open.sender.lock().await.finish();
+        }
+    }
+
+    /// The pieces of the answer to question `key`, from now on.
+    pub fn listen(&self, key: Hash) -> broadcast::Receiver<Piece> {
+        let mut listeners = locked(&self.listeners);
+        if listeners.len() >= STREAMS_MAX {
+            listeners.retain(|_, sender| sender.receiver_count() > 0);
+        }
+        listeners.entry(key).or_insert_with(|| broadcast::channel(PIECES).0).subscribe()
+    }
+
+    fn tell(&self, key: Hash, piece: Piece) {
+        let mut listeners = locked(&self.listeners);
+        if listeners.get(&key).is_some_and(|sender| sender.send(piece).is_err()) {
+            listeners.remove(&key);
+        }
+    }
+
+    /// The asker's side: puts the question and takes the answer in.
+    pub fn ask(
+        self: &Arc<Self>,
+        key: Hash,
+        worker: NodeId,
+        question: Vec<u8>,
+        data: DataPlane,
+        node: NodeHandle,
+        traffic: Arc<Traffic>,
+    ) {
+        let answers = Arc::clone(self);
+        tokio::spawn(async move {
+            traffic.sent(question.len());
+            let input = match answers.take(key, worker, question, &data, &traffic).await {
+                Ok((offer, transcript)) => {
+                    Input::AnswerArrived { key, offer, transcript: Box::new(transcript) }
+                }
+                Err(reason) => {
+                    answers.tell(key, Piece::Retry(reason.clone()));
+                    Input::AnswerFailed { key, reason }
+                }
+            };
+            let _ = node.input(input).await;
+        });
+    }
+
+    async fn take(
+        &self,
+        key: Hash,
+        worker: NodeId,
+        question: Vec<u8>,
+        data: &DataPlane,
+        traffic: &Traffic,
+    ) -> Result<(Vec<u8>, AnswerTranscript), String> {
+        let mut stream = data.open_answer(worker).await.map_err(|error| error.to_string())?;
+        stream.send(question).await.map_err(|error| error.to_string())?;
+        let mut received = Received::default();
+        loop {
+            let next = tokio::time::timeout(SILENCE_TIMEOUT, stream.recv()).await;
+            let next = next.map_err(|_| format!("silent for {} s", SILENCE_TIMEOUT.as_secs()))?;
+            let Some(bytes) = next.map_err(|error| error.to_string())? else {
+                return Err("the stream ended without a receipt".into());
+            };
+            traffic.received(bytes.len());
+            if let Some(text) = received.take(&bytes)? {
+                self.tell(key, Piece::Text(text));
+            }
+            if let Some(offer) = received.offer.take() {
+                stream.finish();
+                return Ok((offer, received.into_transcript()?));
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Received {
+    text: String,
+    transcript: Vec<u8>,
+    offer: Option<Vec<u8>>,
+}
+
+impl Received {
+    /// Takes one frame; returns new text.
+    fn take(&mut self, bytes: &[u8]) -> Result<Option<String>, String> {
+        let (tag, payload) = bytes.split_first().ok_or("an empty frame")?;
+        match *tag {
+            TEXT => {
+                let text = std::str::from_utf8(payload).map_err(|_| "the answer is not UTF-8")?;
+                if self.text.len() + text.len() > TEXT_MAX_BYTES {
+                    return Err("the answer is too long".into());
+                }
+                self.text.push_str(text);
+                return Ok(Some(text.to_owned()));
+            }
+            TRANSCRIPT => {
+                if self.transcript.len() + payload.len() > TRANSCRIPT_MAX_BYTES {
+                    return Err("the transcript is too long".into());
+                }
+                self.transcript.extend_from_slice(payload);
+            }
+            OFFER => self.offer = Some(payload.to_vec()),
+            REFUSAL => return Err(format!("refused: {}", String::from_utf8_lossy(payload))),
+            other => return Err(format!("a frame of unknown kind {other}")),
+        }
+        Ok(None)
+    }
+
+    fn into_transcript(self) -> Result<AnswerTranscript, String> {
+        let transcript = Transcript::from_bytes(&self.transcript).map_err(|error| error.to_string())?;
+        let fingerprints = fingerprint_root(&transcript.fingerprints()?);
+        Ok(AnswerTranscript { text: self.text, fingerprints, transcript: self.transcript })
+    }
+}

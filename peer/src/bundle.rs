@@ -1,0 +1,102 @@
+//! How models travel: base, adapter and transcript as single blobs.
+//!
+//! Invariant: one content has one encoding (the wire codec), so its BLAKE3 hash names it; reading checks sizes
+//! before anything is built from the bytes.
+
+use bincode::{Decode, Encode};
+use tributary_compute::lora::AdapterFiles;
+use tributary_compute::proof::Fingerprint;
+use tributary_protocol::wire::{self, WireError};
+
+/// The largest base that travels as one blob: what one message between node and engine process carries.
+pub const BASE_MAX_BYTES: usize = 60 << 20;
+/// The largest adapter that travels as one blob.
+pub const ADAPTER_MAX_BYTES: usize = 32 << 20;
+/// The largest transcript: as the protocol bounds it.
+pub const TRANSCRIPT_MAX_BYTES: usize = tributary_protocol::limits::FINGERPRINTS_MAX_BYTES;
+
+/// A base model's files in Hugging Face's layout.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BaseBundle {
+    /// `config.json`.
+    pub config: Vec<u8>,
+    /// `tokenizer.json`.
+    pub tokenizer: Vec<u8>,
+    /// `model.safetensors`.
+    pub safetensors: Vec<u8>,
+}
+
+impl BaseBundle {
+    /// The blob.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        wire::encode(self)
+    }
+
+    /// Reads a blob.
+    ///
+    /// # Errors
+    /// When it is too large or no bundle.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
+        wire::decode(bytes, BASE_MAX_BYTES)
+    }
+}
+
+#[derive(Encode, Decode)]
+struct AdapterBundle {
+    config_json: Vec<u8>,
+    safetensors: Vec<u8>,
+}
+
+/// The blob of an adapter's files.
+#[must_use]
+pub fn adapter_to_bytes(files: AdapterFiles) -> Vec<u8> {
+    wire::encode(&AdapterBundle { config_json: files.config_json, safetensors: files.safetensors })
+}
+
+/// Reads an adapter's blob.
+///
+/// # Errors
+/// When it is too large or no adapter's blob.
+pub fn adapter_from_bytes(bytes: &[u8]) -> Result<AdapterFiles, WireError> {
+    let bundle: AdapterBundle = wire::decode(bytes, ADAPTER_MAX_BYTES)?;
+    Ok(AdapterFiles { config_json: bundle.config_json, safetensors: bundle.safetensors })
+}
+
+/// What a verifier needs of an answer beside question and receipt.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Transcript {
+    /// The prompt's tokens.
+    pub prompt_tokens: Vec<u32>,
+    /// The answer's tokens.
+    pub output_tokens: Vec<u32>,
+    /// The fingerprints' canonical bytes.
+    pub fingerprints: Vec<Vec<u8>>,
+}
+
+impl Transcript {
+    /// The bytes that are sent.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        wire::encode(self)
+    }
+
+    /// Reads bytes that were sent.
+    ///
+    /// # Errors
+    /// When they are too many or no transcript.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
+        wire::decode(bytes, TRANSCRIPT_MAX_BYTES)
+    }
+
+    /// The fingerprints.
+    ///
+    /// # Errors
+    /// When one is malformed.
+    pub fn fingerprints(&self) -> Result<Vec<Fingerprint>, String> {
+        self.fingerprints
+            .iter()
+            .map(|bytes| Fingerprint::from_bytes(bytes).map_err(|error| error.to_string()))
+            .collect()
+    }
+}

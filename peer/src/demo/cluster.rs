@@ -1,0 +1,272 @@
+//! The demo's node processes: started from this very program, watched, and started again when they die.
+//!
+//! Invariant: each node has its own folder, keys and ports; a node that ends while the demo runs is started
+//! again on the same folder and control port.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use super::DemoError;
+use crate::client::{Client, ClientError};
+
+/// Starts of one node beyond which it is taken for broken.
+const RESTARTS_MAX: u32 = 20;
+/// Pause before a dead node is started again.
+const RESTART_PAUSE: Duration = Duration::from_millis(300);
+/// How long one step of the demo may go on failing because a node is down.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two looks at a node.
+pub(super) const POLL: Duration = Duration::from_millis(200);
+
+/// What a node of the demo is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Serves the chain, anchors epochs, works and verifies.
+    Keeper,
+    /// Works and verifies.
+    Worker,
+    /// Adds records.
+    Contributor,
+    /// Pays for training, releases, asks.
+    Builder,
+}
+
+impl Role {
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Keeper => &["worker", "verifier", "witness", "poster"],
+            Self::Worker => &["worker", "verifier", "witness"],
+            Self::Contributor | Self::Builder => &["witness"],
+        }
+    }
+}
+
+/// The roles of a demo of `peers` nodes: the five of the story, then in turn workers and contributors.
+pub(super) fn roles(peers: usize) -> Vec<Role> {
+    let mut roles = vec![Role::Keeper, Role::Worker, Role::Builder, Role::Contributor, Role::Contributor];
+    while roles.len() < peers {
+        roles.push(if roles.len() % 3 == 0 { Role::Contributor } else { Role::Worker });
+    }
+    roles
+}
+
+/// One node of the demo.
+#[derive(Clone)]
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) role: Role,
+    pub(super) folder: PathBuf,
+    pub(super) client: Client,
+    port: u16,
+    starts: Arc<AtomicU32>,
+}
+
+/// All nodes of the demo.
+pub(super) struct Cluster {
+    members: Vec<Member>,
+    chain_port: u16,
+    stop: watch::Sender<bool>,
+    kept: Arc<AtomicBool>,
+    watchers: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// A port that is free for UDP and TCP now.
+fn free_port() -> Result<u16, DemoError> {
+    let failed = |error: std::io::Error| DemoError::Step { step: "start", reason: format!("no free port: {error}") };
+    for _ in 0..64 {
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+        let port = tcp.local_addr().map_err(failed)?.port();
+        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(DemoError::Step { step: "start", reason: "no free port on this machine".into() })
+}
+
+impl Cluster {
+    pub(super) fn new(folder: &Path, roles: &[Role]) -> Result<Self, DemoError> {
+        let mut members = Vec::with_capacity(roles.len());
+        for (index, role) in roles.iter().enumerate() {
+            let nth = roles[..=index].iter().filter(|other| *other == role).count();
+            let name = match role {
+                Role::Keeper => "keeper".to_owned(),
+                Role::Builder => "builder".to_owned(),
+                Role::Worker => format!("worker-{nth}"),
+                Role::Contributor => format!("contributor-{nth}"),
+            };
+            let folder = folder.join(&name);
+            let client = Client::new(&folder);
+            members.push(Member { name, role: *role, folder, client, port: free_port()?, starts: Arc::default() });
+        }
+        let (stop, _) = watch::channel(false);
+        Ok(Self { members, chain_port: free_port()?, stop, kept: Arc::default(), watchers: Vec::new() })
+    }
+
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    pub(super) fn having(&self, role: Role) -> Vec<&Member> {
+        self.members.iter().filter(|member| member.role == role).collect()
+    }
+
+    pub(super) fn keeper(&self) -> &Member {
+        &self.members[0]
+    }
+
+    pub(super) fn builder(&self) -> &Member {
+        &self.members[2]
+    }
+
+    /// Starts the keeper, then everybody else with its invitation.
+    pub(super) async fn start(&mut self) -> Result<(), DemoError> {
+        let keeper = self.members[0].clone();
+        self.watch(&keeper, None);
+        let ticket = keeper.get("/api/net/invite").await?;
+        let ticket = ticket["ticket"].as_str().unwrap_or_default().to_owned();
+        for member in self.members.clone().iter().skip(1) {
+            self.watch(member, Some(ticket.clone()));
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, member: &Member, ticket: Option<String>) {
+        let arguments = self.arguments(member, ticket);
+        let (member, stop, kept) = (member.clone(), self.stop.subscribe(), Arc::clone(&self.kept));
+        self.watchers.push(tokio::spawn(keep_running(member, arguments, stop, kept)));
+    }
+
+    fn arguments(&self, member: &Member, ticket: Option<String>) -> Vec<String> {
+        let text = |part: &str| part.to_owned();
+        let mut arguments = vec![text("up"), text("--data-dir"), member.folder.display().to_string()];
+        arguments.extend([text("--port"), member.port.to_string(), text("--roles"), member.role.flags().join(",")]);
+        arguments.extend([text("--network"), text("demo"), text("--quiet")]);
+        match ticket {
+            Some(ticket) => arguments.extend([text("--join"), ticket]),
+            None => {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.chain_port));
+                arguments.extend([text("--serve-chain"), address.to_string()]);
+            }
+        }
+        arguments
+    }
+
+    /// Bytes that nodes received from each other so far.
+    pub(super) async fn bytes_moved(&self) -> u64 {
+        let mut sum = 0;
+        for member in &self.members {
+            if let Ok(traffic) = member.client.get("/api/traffic").await {
+                let of = |field: &str| traffic[field].as_u64().unwrap_or(0);
+                sum += of("received_bytes") + of("blobs_received_bytes");
+            }
+        }
+        sum
+    }
+
+    /// How often nodes had to be started again.
+    pub(super) fn restarts(&self) -> u32 {
+        self.members.iter().map(|member| member.starts.load(Ordering::Relaxed).saturating_sub(1)).sum()
+    }
+
+    pub(super) async fn stop(&mut self) {
+        self.stop.send_replace(true);
+        for watcher in self.watchers.drain(..) {
+            // A watcher that panicked has nothing left to stop.
+            let _ = watcher.await;
+        }
+    }
+
+    /// Lets the nodes run on after this program.
+    pub(super) fn detach(&mut self) {
+        self.kept.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
+    }
+}
+
+fn spawn(member: &Member, arguments: &[String]) -> std::io::Result<Child> {
+    std::fs::create_dir_all(&member.folder)?;
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(member.folder.join("node.log"))?;
+    Command::new(std::env::current_exe()?)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(log))
+        .spawn()
+}
+
+async fn keep_running(member: Member, arguments: Vec<String>, mut stop: watch::Receiver<bool>, kept: Arc<AtomicBool>) {
+    while member.starts.fetch_add(1, Ordering::Relaxed) <= RESTARTS_MAX {
+        // A killed node leaves its notice behind, which would lead to nobody or to somebody else.
+        let _ = std::fs::remove_file(member.folder.join("api.json"));
+        let Ok(mut child) = spawn(&member, &arguments) else { return };
+        tokio::select! {
+            _ = child.wait() => tokio::time::sleep(RESTART_PAUSE).await,
+            _ = stop.wait_for(|stop| *stop) => {
+                if !kept.load(Ordering::Relaxed) {
+                    end(&member, &mut child).await;
+                }
+                return;
+            }
+        }
+        if *stop.borrow() {
+            return;
+        }
+    }
+}
+
+/// Asks the node to end, and ends it if it does not.
+async fn end(member: &Member, child: &mut Child) {
+    let asked = member.client.post("/api/shutdown", &Value::Null).await;
+    let patience = if asked.is_ok() { Duration::from_secs(10) } else { Duration::ZERO };
+    if tokio::time::timeout(patience, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}
+
+impl Member {
+    /// The log's last lines, for an error message.
+    fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(self.folder.join("node.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(3).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    }
+
+    fn gave_up(&self, error: &ClientError) -> DemoError {
+        let reason = format!("{} does not answer: {error}; {}", self.name, self.log_tail());
+        DemoError::Step { step: "network", reason }
+    }
+
+    /// `GET`, again and again while the node is being started.
+    pub(super) async fn get(&self, path: &str) -> Result<Value, DemoError> {
+        self.insist(|| self.client.get(path)).await
+    }
+
+    /// `POST`, again and again while the node is being started; every call the demo makes may be repeated.
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, DemoError> {
+        self.insist(|| self.client.post(path, body)).await
+    }
+
+    async fn insist<F>(&self, call: impl Fn() -> F) -> Result<Value, DemoError>
+    where
+        F: Future<Output = Result<Value, ClientError>>,
+    {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match call().await {
+                Ok(value) => return Ok(value),
+                Err(error) if matches!(error.exit_code(), 2 | 5 | 6) || tokio::time::Instant::now() > deadline => {
+                    return Err(self.gave_up(&error));
+                }
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+}

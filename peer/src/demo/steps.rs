@@ -1,0 +1,350 @@
+//! The demo's steps, each a few calls of the nodes' APIs that may be repeated.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tributary_protocol::id::{Amount, Hash};
+
+use super::cluster::{Member, POLL, Role};
+use super::material::Question;
+use super::{Demo, DemoError};
+
+/// What the builder is given to spend.
+const ALLOWANCE: Amount = Amount(1_000 * Amount::OPEN.0);
+/// What the training run may cost, leave-out runs included.
+const BUDGET: Amount = Amount(200 * Amount::OPEN.0);
+/// Segments of each training that another peer executes again.
+const SEGMENTS: u16 = 2;
+/// Tokens of an answer.
+const ANSWER_TOKENS: u32 = 24;
+/// How long the network may take to agree on something small.
+const SOON: Duration = Duration::from_secs(90);
+/// How long all trainings of the run may take.
+const TRAINING: Duration = Duration::from_secs(900);
+
+/// One question with what base and network said.
+pub(super) struct Answered {
+    pub(super) question: Question,
+    pub(super) base: String,
+    pub(super) ask: Value,
+    pub(super) first_text_ms: u64,
+}
+
+/// What was settled.
+pub(super) struct Settled {
+    pub(super) totals: Value,
+    pub(super) epochs: Value,
+    pub(super) wallets: Vec<(String, &'static str, Value)>,
+}
+
+fn key_of(what: &str) -> Hash {
+    Hash::of(what.as_bytes())
+}
+
+fn count(value: &Value) -> usize {
+    value.as_array().map_or(0, Vec::len)
+}
+
+fn amount(value: &Value) -> Amount {
+    value.as_str().and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+/// Looks at `member` until `ready` finds what it waits for.
+async fn until<T>(
+    step: &'static str,
+    what: &str,
+    patience: Duration,
+    member: &Member,
+    path: &str,
+    ready: impl Fn(&Value) -> Option<T>,
+) -> Result<T, DemoError> {
+    let deadline = Instant::now() + patience;
+    let mut last = String::from("nothing was seen");
+    loop {
+        match member.client.get(path).await {
+            Ok(seen) => match ready(&seen) {
+                Some(found) => return Ok(found),
+                None => last = seen.to_string(),
+            },
+            Err(error) => last = error.to_string(),
+        }
+        if Instant::now() > deadline {
+            let last: String = last.chars().take(600).collect();
+            let reason = format!("{}: {what} did not happen within {} s: {last}", member.name, patience.as_secs());
+            return Err(DemoError::Step { step, reason });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+impl Demo {
+    pub(super) async fn start(&mut self) -> Result<(), DemoError> {
+        self.cluster.start().await?;
+        let others = self.cluster.members().len() - 1;
+        for member in self.cluster.members() {
+            let met = |peers: &Value| (count(peers) >= others).then_some(());
+            until("start", "meeting all peers", SOON, member, "/api/peers", met).await?;
+        }
+        Ok(())
+    }
+
+    /// One datanet of all contributors' files; returns its id.
+    pub(super) async fn share_data(&mut self) -> Result<String, DemoError> {
+        let contributors = self.cluster.having(Role::Contributor);
+        let id = self.create_datanet(contributors[0]).await?;
+        let path = format!("/api/datanets/{id}");
+        for (member, file) in contributors.iter().zip(&self.material.files) {
+            until("data", "hearing of the datanet", SOON, member, &path, |_| Some(())).await?;
+            let body = json!({"path": file});
+            let added = member.post(&format!("{path}/records"), &body).await?;
+            let bytes = added["bytes"].as_u64().unwrap_or(0);
+            self.screen.say(&format!("  {} added {} records in a shard of {bytes} bytes", member.name, added["added"]));
+        }
+        let wanted = contributors.len();
+        let heads = |seen: &Value| {
+            let whole = seen["complete"].as_bool() == Some(true) && count(&seen["contributors"]) == wanted;
+            whole.then(|| seen["head"].as_str().unwrap_or_default().to_owned())
+        };
+        let mut head = None;
+        for member in self.cluster.members() {
+            let seen = until("data", "holding the whole datanet", SOON, member, &path, heads).await?;
+            if head.get_or_insert_with(|| seen.clone()) != &seen {
+                return Err(DemoError::Check("two nodes with the same entries have different heads".into()));
+            }
+        }
+        Ok(id)
+    }
+
+    async fn create_datanet(&self, member: &Member) -> Result<String, DemoError> {
+        let name = self.material.title.clone();
+        let mine = |list: &Value| {
+            let found = list.as_array()?.iter().find(|datanet| datanet["name"].as_str() == Some(&name))?;
+            found["id"].as_str().map(str::to_owned)
+        };
+        loop {
+            if let Some(id) = mine(&member.get("/api/datanets").await?) {
+                return Ok(id);
+            }
+            let body = json!({"name": self.material.title, "licence": self.material.licence});
+            match member.client.post("/api/datanets", &body).await {
+                Ok(_) => {}
+                Err(error) if error.exit_code() == 2 => return Err(DemoError::Usage(error.to_string())),
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    /// Gives the builder something to spend and starts the run; returns its key.
+    pub(super) async fn start_run(&mut self, datanet: &str) -> Result<String, DemoError> {
+        self.fund_builder().await?;
+        let key = key_of("demo run").to_string();
+        let body = json!({
+            "key": key,
+            "name": "demo",
+            "base": "builtin",
+            "datanet": datanet,
+            "recipe": self.material.recipe,
+            "budget": BUDGET,
+            "segments_checked": SEGMENTS,
+            "attribution": true,
+        });
+        self.cluster.builder().post("/api/runs", &body).await?;
+        Ok(key)
+    }
+
+    async fn fund_builder(&self) -> Result<(), DemoError> {
+        let (keeper, builder) = (self.cluster.keeper(), self.cluster.builder());
+        let address = builder.get("/api/wallet").await?["chain_address"].clone();
+        loop {
+            let wallet = builder.get("/api/wallet").await?;
+            if wallet["chain_state"] == "up" && amount(&wallet["balance"]) >= ALLOWANCE {
+                return Ok(());
+            }
+            if wallet["chain_state"] == "up" {
+                let body = json!({"to": address, "amount": ALLOWANCE});
+                // Whether it went through is seen in the balance.
+                let _ = keeper.client.post("/api/wallet/send", &body).await;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn watch_run(
+        &self,
+        key: &str,
+        ended: impl Fn(&Value) -> bool,
+        show: impl Fn(&Value),
+    ) -> Result<Value, DemoError> {
+        let path = format!("/api/runs/{key}");
+        let look = |run: &Value| {
+            show(run);
+            (ended(run) || run["state"] == "failed").then(|| run.clone())
+        };
+        let run = until("train", "the run's end", TRAINING, self.cluster.builder(), &path, look).await?;
+        if run["state"] == "failed" {
+            let reason = run["reason"].as_str().unwrap_or("no reason is known").to_owned();
+            return Err(DemoError::Step { step: "train", reason });
+        }
+        Ok(run)
+    }
+
+    pub(super) async fn watch_main(&mut self, key: &str) -> Result<(), DemoError> {
+        let show = |run: &Value| self.screen.task("training", &run["main"]);
+        let run = self.watch_run(key, |run| run["main"]["phase"] == "done", show).await?;
+        let main = &run["main"];
+        let worker = self.name_of(&main["worker"]["node"]).await;
+        let checked = count(&main["verdict"]["checked"]);
+        self.screen.say(&format!(
+            "  {worker} won with {} bids, trained {} steps; {checked} of {} segments were executed again: {}",
+            main["bids"][0],
+            main["result"]["steps"],
+            main["result"]["checkpoints"].as_u64().unwrap_or(1) - 1,
+            main["verdict"]["outcome"].as_str().unwrap_or("not checked"),
+        ));
+        Ok(())
+    }
+
+    pub(super) async fn watch_leave_outs(&mut self, key: &str) -> Result<Value, DemoError> {
+        let show = |run: &Value| {
+            let running = run["leave_out"].as_array().into_iter().flatten();
+            if let Some(task) = running.into_iter().find(|task| task["phase"] == "leased") {
+                self.screen.task("leave-out", task);
+            }
+        };
+        let run = self.watch_run(key, |run| run["state"] == "done", show).await?;
+        let workers = self.cluster.having(Role::Worker).len() + 1;
+        let served = |list: &Value| {
+            let served = list[0]["served_by"].as_u64()?;
+            (usize::try_from(served).ok()? >= workers).then_some(())
+        };
+        until("attribute", "workers serving the adapter", SOON, self.cluster.builder(), "/api/releases", served).await?;
+        Ok(run)
+    }
+
+    /// The name of a node of the demo.
+    async fn name_of(&self, node: &Value) -> String {
+        for member in self.cluster.members() {
+            if member.client.notice().is_ok_and(|notice| node.as_str() == Some(&notice.node)) {
+                return member.name.clone();
+            }
+        }
+        "a worker".to_owned()
+    }
+
+    pub(super) async fn ask_base(&mut self) -> Result<Vec<String>, DemoError> {
+        let mut answers = Vec::new();
+        for question in &self.material.questions {
+            let body = json!({"base": "builtin", "prompt": question.prompt, "max_tokens": ANSWER_TOKENS});
+            let answer = self.cluster.builder().post("/api/base/generate", &body).await?;
+            answers.push(answer["text"].as_str().unwrap_or_default().to_owned());
+        }
+        Ok(answers)
+    }
+
+    pub(super) async fn ask_adapter(&mut self, run: &Value) -> Result<Vec<(Value, u64)>, DemoError> {
+        let all = self.material.questions.len();
+        let mut answers = Vec::with_capacity(all);
+        for (number, question) in self.material.questions.iter().enumerate() {
+            answers.push(self.ask_one(run, number, question).await?);
+            let of = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+            self.screen.progress("asking", of(number + 1), of(all), "answers");
+        }
+        for (answer, _) in &mut answers {
+            let path = format!("/api/asks/{}", answer["key"].as_str().unwrap_or_default());
+            let checked = |ask: &Value| (!ask["verdict"].is_null()).then(|| ask["verdict"].clone());
+            answer["verdict"] =
+                until("answer", "the check of an answer", SOON, self.cluster.builder(), &path, checked).await?;
+        }
+        Ok(answers)
+    }
+
+    /// Asks until the answer's text is here; a payer that was killed with a paid answer shows it again by its key.
+    async fn ask_one(&self, run: &Value, number: usize, question: &Question) -> Result<(Value, u64), DemoError> {
+        let deadline = Instant::now() + SOON;
+        let body = json!({
+            "key": key_of(&format!("demo question {number}")),
+            "model": run["adapter"],
+            "prompt": question.prompt,
+            "max_tokens": ANSWER_TOKENS,
+            "check": true,
+            "timeout_s": SOON.as_secs(),
+        });
+        loop {
+            let since = Instant::now();
+            let mut first_text_ms = None;
+            let shown = number == 0;
+            if shown {
+                self.screen.stream(&format!("  {}", question.prompt));
+            }
+            let asked = self.cluster.builder().client.ask(&body, &mut |line| {
+                if let Some(text) = line["text"].as_str() {
+                    let waited = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    first_text_ms.get_or_insert(waited);
+                    if shown {
+                        self.screen.stream(text);
+                    }
+                }
+            });
+            match asked.await {
+                Ok(done) => return Ok((done, first_text_ms.unwrap_or(0))),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(DemoError::Step { step: "answer", reason: error.to_string() });
+                }
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    /// Redeems vouchers, anchors an epoch over all receipts, has everybody check it and claim.
+    pub(super) async fn settle(&mut self) -> Result<Settled, DemoError> {
+        let builder = self.cluster.builder();
+        let receipts = count(&builder.get("/api/receipts").await?);
+        let keeper = self.cluster.keeper();
+        let all_here = |list: &Value| (count(list) >= receipts).then_some(());
+        until("settle", "the receipts reaching the poster", SOON, keeper, "/api/receipts", all_here).await?;
+        self.redeem_all().await?;
+        keeper.post("/api/epochs/close", &json!({})).await?;
+        let agreed = |list: &Value| {
+            let epochs = list.as_array()?;
+            let newest = epochs.last()?;
+            (newest["agrees"] == true).then(|| list.clone())
+        };
+        let mut epochs = Value::Null;
+        for member in self.cluster.members() {
+            epochs = until("settle", "agreeing with the anchored epoch", SOON, member, "/api/epochs", agreed).await?;
+        }
+        for member in self.cluster.members() {
+            member.post("/api/wallet/claim", &json!({})).await?;
+        }
+        let mut wallets = Vec::new();
+        for member in self.cluster.members() {
+            let role = match member.role {
+                Role::Keeper => "keeper",
+                Role::Worker => "worker",
+                Role::Contributor => "contributor",
+                Role::Builder => "builder",
+            };
+            wallets.push((member.name.clone(), role, member.get("/api/wallet").await?));
+        }
+        Ok(Settled { totals: keeper.get("/api/chain/totals").await?, epochs, wallets })
+    }
+
+    /// Every worker gets the builder's newest voucher and redeems it.
+    async fn redeem_all(&self) -> Result<(), DemoError> {
+        let debts = self.cluster.builder().get("/api/wallet").await?;
+        for member in self.cluster.members() {
+            let account = member.get("/api/status").await?["account"].clone();
+            let owed = debts["owed_to_others"].as_array().into_iter().flatten();
+            let Some(owed) = owed.into_iter().find(|debt| debt["account"] == account) else { continue };
+            let part = amount(&owed["worker_part"]);
+            let covered = |wallet: &Value| {
+                let mut vouchers = wallet["vouchers"].as_array()?.iter();
+                vouchers.any(|voucher| amount(&voucher["cumulative"]) >= part).then_some(())
+            };
+            until("settle", "the voucher's arrival", SOON, member, "/api/wallet", covered).await?;
+            member.post("/api/wallet/redeem", &json!({})).await?;
+        }
+        Ok(())
+    }
+}

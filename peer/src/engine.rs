@@ -1,0 +1,253 @@
+//! The engine process: all computing on models happens in a child of the node, so that running out of memory or
+//! a crash in a kernel takes down a job and not the node (design section 9).
+//!
+//! Invariant: node and engine share nothing but length-framed messages of the wire codec; a job that was begun
+//! ends with exactly one of [`Reply::Done`] or [`Reply::Failed`], also when the engine dies.
+
+pub mod child;
+pub mod jobs;
+pub mod parent;
+
+use bincode::{Decode, Encode};
+use tributary_protocol::id::Hash;
+
+/// The largest frame between node and engine.
+pub const FRAME_MAX_BYTES: usize = 64 << 20;
+
+/// A model the engine is to hold, by the hash of its blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct ModelId(pub Hash);
+
+/// One training example, as it travels to the engine.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct ExampleFrame {
+    /// What the model is given.
+    pub prompt: String,
+    /// What it should say.
+    pub completion: String,
+    /// The contributor's number.
+    pub contributor: u32,
+    /// Whether its records count nothing in this run.
+    pub left_out: bool,
+}
+
+/// What a training run needs.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Run {
+    /// The base.
+    pub base: Hash,
+    /// The recipe as canonical JSON.
+    pub recipe: String,
+    /// The steps the offer says; a recipe with others is refused.
+    pub steps: u32,
+    /// The examples, in the order of the datanet's version.
+    pub examples: Vec<ExampleFrame>,
+}
+
+/// What the node asks of the engine.
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum Ask {
+    /// Hold a base.
+    Base {
+        /// The blob's hash.
+        id: Hash,
+        /// The blob.
+        bytes: Vec<u8>,
+    },
+    /// Train an adapter.
+    Train {
+        /// The job.
+        job: Hash,
+        /// What to train.
+        run: Run,
+        /// Where to go on from.
+        resume: Option<Vec<u8>>,
+    },
+    /// Execute one segment of a run again.
+    Replay {
+        /// The job.
+        job: Hash,
+        /// What was trained.
+        run: Run,
+        /// The checkpoint before the segment; `None` for the beginning of the run.
+        start: Option<Vec<u8>>,
+        /// The step after the segment.
+        to_step: u32,
+    },
+    /// Build an attribution index and hold it with its adapter.
+    Index {
+        /// The job.
+        job: Hash,
+        /// The base.
+        base: Hash,
+        /// The adapter's blob hash.
+        id: Hash,
+        /// The adapter's blob.
+        adapter: Vec<u8>,
+        /// Blobs of the adapters trained without each contributor, by number.
+        leave_out: Vec<(u32, Vec<u8>)>,
+    },
+    /// Answer a prompt.
+    Answer {
+        /// The job.
+        job: Hash,
+        /// The base.
+        base: Hash,
+        /// The adapter; `None` for the base alone, without attribution.
+        adapter: Option<Hash>,
+        /// The prompt.
+        prompt: String,
+        /// Tokens at most.
+        max_tokens: u32,
+        /// Temperature in thousandths.
+        temperature_milli: u32,
+        /// The seed.
+        seed: u64,
+    },
+    /// Check an answer by one prefill, and compute its attribution again.
+    Check {
+        /// The job.
+        job: Hash,
+        /// The base.
+        base: Hash,
+        /// The adapter.
+        adapter: Hash,
+        /// The claimed class.
+        class: String,
+        /// The prompt.
+        prompt: String,
+        /// Tokens, fingerprints.
+        transcript: Vec<u8>,
+        /// Tokens at most, as asked.
+        max_tokens: u32,
+        /// Temperature in thousandths.
+        temperature_milli: u32,
+        /// The seed.
+        seed: u64,
+    },
+    /// Stop a job; nothing more is wanted from it.
+    Stop {
+        /// The job.
+        job: Hash,
+    },
+}
+
+/// What the engine tells the node.
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum Reply {
+    /// The engine runs, in this determinism class.
+    Ready {
+        /// The class.
+        class: String,
+    },
+    /// A training is so far.
+    Progress {
+        /// The job.
+        job: Hash,
+        /// Steps done.
+        step: u32,
+        /// Steps in all.
+        steps: u32,
+        /// Loss in micro-nats per token.
+        loss_micro_nats: u64,
+        /// Tokens each second.
+        tokens_per_s: u32,
+    },
+    /// A checkpoint to commit to.
+    Checkpoint {
+        /// The job.
+        job: Hash,
+        /// After which step.
+        step: u32,
+        /// The checkpoint.
+        bytes: Vec<u8>,
+    },
+    /// A piece of an answer.
+    Text {
+        /// The job.
+        job: Hash,
+        /// The piece.
+        text: String,
+    },
+    /// A job ended well.
+    Done {
+        /// The job.
+        job: Hash,
+        /// With what.
+        outcome: Done,
+    },
+    /// A job could not be done.
+    Failed {
+        /// The job.
+        job: Hash,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How a job ended well.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Done {
+    /// A training ended.
+    Trained {
+        /// The adapter's blob.
+        adapter: Vec<u8>,
+        /// Steps.
+        steps: u32,
+        /// Last loss in micro-nats per token.
+        loss_micro_nats: u64,
+    },
+    /// A segment ended with this checkpoint.
+    Replayed {
+        /// The checkpoint.
+        end: Vec<u8>,
+        /// The adapter's blob at that point.
+        adapter: Vec<u8>,
+    },
+    /// An index stands.
+    Indexed {
+        /// Its commitment.
+        commitment: Hash,
+    },
+    /// An answer ended.
+    Answered {
+        /// The whole text.
+        text: String,
+        /// Tokens and fingerprints.
+        transcript: Vec<u8>,
+        /// The root over the fingerprints.
+        fingerprints: Hash,
+        /// Contributors' credits in micro-nats.
+        credits: Vec<(u32, i64)>,
+    },
+    /// An answer was checked.
+    Checked {
+        /// `None` when it holds, else what is wrong.
+        fault: Option<String>,
+        /// Why it could not be checked.
+        abstained: Option<String>,
+        /// Fingerprints compared.
+        fingerprints: u32,
+        /// Its credits, computed again.
+        credits: Vec<(u32, i64)>,
+        /// The answer's text, decoded again.
+        text: String,
+        /// The root over the fingerprints.
+        root: Hash,
+    },
+}
+
+impl Reply {
+    /// The job it is about.
+    #[must_use]
+    pub const fn job(&self) -> Option<Hash> {
+        match self {
+            Self::Ready { .. } => None,
+            Self::Progress { job, .. }
+            | Self::Checkpoint { job, .. }
+            | Self::Text { job, .. }
+            | Self::Done { job, .. }
+            | Self::Failed { job, .. } => Some(*job),
+        }
+    }
+}

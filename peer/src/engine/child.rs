@@ -1,0 +1,213 @@
+//! The engine's side: reads requests, runs each job on a thread of its own, writes replies.
+//!
+//! Invariant: standard output carries frames and nothing else; a panic in a job becomes [`Reply::Failed`].
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tributary_compute::attribute::Index;
+use tributary_compute::lora::Adapter;
+use tributary_compute::model::Base;
+use tributary_protocol::id::Hash;
+use tributary_protocol::wire;
+
+use super::{Ask, Done, FRAME_MAX_BYTES, Reply, jobs};
+use crate::bundle::BaseBundle;
+
+/// Replies that wait for the node to read them.
+const REPLY_QUEUE: usize = 64;
+/// Bases and adapters held at once; the oldest go first.
+const MODELS_MAX: usize = 64;
+/// How much lower than the node the engine is scheduled, so that heartbeats go out while it computes.
+const NICENESS: i32 = 5;
+
+/// A released adapter with its index.
+pub(super) struct Served {
+    pub(super) adapter: Adapter,
+    pub(super) index: Index,
+}
+
+/// What all jobs share.
+#[derive(Default)]
+pub(super) struct Shelf {
+    bases: Mutex<BTreeMap<Hash, Base>>,
+    served: Mutex<BTreeMap<Hash, Arc<Served>>>,
+    stopped: Mutex<BTreeMap<Hash, Arc<AtomicBool>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shelf {
+    pub(super) fn base(&self, id: Hash) -> Result<Base, String> {
+        locked(&self.bases).get(&id).cloned().ok_or_else(|| format!("base {} is not loaded", id.short()))
+    }
+
+    pub(super) fn served(&self, id: Hash) -> Result<Arc<Served>, String> {
+        locked(&self.served).get(&id).cloned().ok_or_else(|| format!("adapter {} is not loaded", id.short()))
+    }
+
+    pub(super) fn serve(&self, id: Hash, served: Served) {
+        let mut shelf = locked(&self.served);
+        if shelf.len() >= MODELS_MAX {
+            shelf.pop_first();
+        }
+        shelf.insert(id, Arc::new(served));
+    }
+
+    fn hold_base(&self, id: Hash, bytes: &[u8]) -> Result<(), String> {
+        if locked(&self.bases).contains_key(&id) {
+            return Ok(());
+        }
+        let bundle = BaseBundle::from_bytes(bytes).map_err(|error| error.to_string())?;
+        let base = Base::from_bytes(&bundle.config, &bundle.tokenizer, &bundle.safetensors)
+            .map_err(|error| error.to_string())?;
+        let mut bases = locked(&self.bases);
+        if bases.len() >= MODELS_MAX {
+            bases.pop_first();
+        }
+        bases.insert(id, base);
+        Ok(())
+    }
+}
+
+/// What a job may do while it runs.
+pub(super) struct JobContext {
+    pub(super) job: Hash,
+    pub(super) shelf: Arc<Shelf>,
+    replies: SyncSender<Reply>,
+    stop: Arc<AtomicBool>,
+}
+
+impl JobContext {
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reply(&self, reply: Reply) {
+        // The writer ends only with the process.
+        let _ = self.replies.send(reply);
+    }
+}
+
+/// Runs the engine until standard input ends.
+///
+/// # Errors
+/// When standard input or output breaks.
+pub fn run() -> io::Result<()> {
+    lower_priority();
+    let (replies, waiting) = sync_channel::<Reply>(REPLY_QUEUE);
+    let writer = std::thread::spawn(move || {
+        let mut out = io::stdout().lock();
+        while let Ok(reply) = waiting.recv() {
+            write_frame(&mut out, &wire::encode(&reply))?;
+        }
+        Ok::<(), io::Error>(())
+    });
+    let shelf = Arc::new(Shelf::default());
+    let _ = replies.send(Reply::Ready { class: tributary_compute::device::class() });
+    let mut input = io::stdin().lock();
+    while let Some(frame) = read_frame(&mut input)? {
+        let ask: Ask = wire::decode(&frame, FRAME_MAX_BYTES).map_err(io::Error::other)?;
+        take(ask, &shelf, &replies);
+    }
+    drop(replies);
+    // Jobs still hold the channel; the node is gone, so nobody wants their results.
+    if writer.is_finished() {
+        return writer.join().map_err(|_| io::Error::other("the writer failed"))?;
+    }
+    Ok(())
+}
+
+fn lower_priority() {
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::debug!(%error, "the engine keeps the node's priority");
+    }
+}
+
+fn take(ask: Ask, shelf: &Arc<Shelf>, replies: &SyncSender<Reply>) {
+    match ask {
+        Ask::Base { id, bytes } => {
+            if let Err(reason) = shelf.hold_base(id, &bytes) {
+                let _ = replies.send(Reply::Failed { job: id, reason });
+            }
+        }
+        Ask::Stop { job } => {
+            if let Some(stop) = locked(&shelf.stopped).remove(&job) {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        other => start(other, shelf, replies),
+    }
+}
+
+fn job_of(ask: &Ask) -> Hash {
+    match ask {
+        Ask::Base { id: job, .. }
+        | Ask::Train { job, .. }
+        | Ask::Replay { job, .. }
+        | Ask::Index { job, .. }
+        | Ask::Answer { job, .. }
+        | Ask::Check { job, .. }
+        | Ask::Stop { job } => *job,
+    }
+}
+
+fn start(ask: Ask, shelf: &Arc<Shelf>, replies: &SyncSender<Reply>) {
+    let job = job_of(&ask);
+    let stop = Arc::new(AtomicBool::new(false));
+    locked(&shelf.stopped).insert(job, Arc::clone(&stop));
+    let context = JobContext { job, shelf: Arc::clone(shelf), replies: replies.clone(), stop };
+    let spawned = std::thread::Builder::new().name(format!("job {}", job.short())).spawn(move || {
+        let ended = catch_unwind(AssertUnwindSafe(|| jobs::perform(&context, ask)));
+        locked(&context.shelf.stopped).remove(&context.job);
+        context.reply(ended_as(context.job, ended));
+    });
+    if let Err(error) = spawned {
+        let _ = replies.send(Reply::Failed { job, reason: error.to_string() });
+    }
+}
+
+fn ended_as(job: Hash, ended: std::thread::Result<Result<Done, String>>) -> Reply {
+    match ended {
+        Ok(Ok(outcome)) => Reply::Done { job, outcome },
+        Ok(Err(reason)) => Reply::Failed { job, reason },
+        Err(_) => Reply::Failed { job, reason: "the engine panicked in this job".into() },
+    }
+}
+
+/// Writes one length-framed message.
+///
+/// # Errors
+/// When the stream breaks.
+pub fn write_frame(out: &mut impl Write, frame: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
+    out.write_all(&length.to_le_bytes())?;
+    out.write_all(frame)?;
+    out.flush()
+}
+
+/// Reads one length-framed message; `None` at the end of the stream.
+///
+/// # Errors
+/// When the stream breaks or a frame is beyond its bound.
+pub fn read_frame(input: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+    let mut length = [0; 4];
+    match input.read_exact(&mut length) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let length = usize::try_from(u32::from_le_bytes(length)).map_err(io::Error::other)?;
+    if length > FRAME_MAX_BYTES {
+        return Err(io::Error::other(format!("a frame of {length} bytes exceeds {FRAME_MAX_BYTES}")));
+    }
+    let mut frame = vec![0; length];
+    input.read_exact(&mut frame)?;
+    Ok(Some(frame))
+}

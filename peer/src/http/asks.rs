@@ -1,0 +1,181 @@
+//! Routes about questions: answers stream as lines of JSON.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, mpsc};
+use tributary_protocol::id::{Amount, Hash};
+use tributary_protocol::limits::{ANSWER_TOKENS_MAX, PROMPT_MAX_BYTES};
+use tributary_protocol::node::{AskCommand, AskView, Command, Node};
+
+use super::{Answer, Api, ApiError, ApiState, runs, tasks};
+use crate::answers::Piece;
+use crate::engine::{Ask as EngineAsk, Done};
+use crate::handle::NodeHandle;
+use crate::runtime::now_ms;
+
+/// Lines that wait for a slow reader.
+const LINES: usize = 256;
+/// How often the state of a question is looked at while its text streams.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+#[derive(Deserialize)]
+pub(super) struct Ask {
+    key: Option<Hash>,
+    model: String,
+    prompt: String,
+    max_tokens: Option<u32>,
+    temperature_milli: Option<u32>,
+    seed: Option<u64>,
+    price_max: Option<Amount>,
+    check: Option<bool>,
+    timeout_s: Option<u64>,
+}
+
+pub(super) async fn ask(State(api): Api, Json(ask): Json<Ask>) -> Result<Response, ApiError> {
+    if ask.prompt.is_empty() || ask.prompt.len() > PROMPT_MAX_BYTES {
+        return Err(ApiError::usage(format!("a prompt has 1 to {PROMPT_MAX_BYTES} bytes"), "shorten the prompt"));
+    }
+    let model = ask.model.clone();
+    let adapter = api.handle.view(move |node| find_model(node, &model)).await?;
+    let adapter = adapter.ok_or_else(|| {
+        let hint = "tributary model ls shows what is released";
+        ApiError::not_found(format!("no released model is called {}", ask.model), hint)
+    })?;
+    let key = ask.key.map_or_else(fresh_key, Ok)?;
+    let command = AskCommand {
+        key,
+        adapter,
+        prompt: ask.prompt,
+        max_tokens: ask.max_tokens.unwrap_or(64).clamp(1, ANSWER_TOKENS_MAX),
+        temperature_milli: ask.temperature_milli.unwrap_or(0),
+        seed: ask.seed.unwrap_or(0),
+        price_max: ask.price_max.unwrap_or(Amount::OPEN),
+        deadline_ms: now_ms().saturating_add(ask.timeout_s.unwrap_or(120).saturating_mul(1_000)),
+        check: ask.check.unwrap_or(false),
+    };
+    let pieces = api.workshop.answers.listen(key);
+    api.handle.command(Command::Ask(command)).await?;
+    let (lines, waiting) = mpsc::channel(LINES);
+    tokio::spawn(stream_answer(api.handle.clone(), key, pieces, lines));
+    let body = futures::stream::unfold(waiting, |mut waiting| async move {
+        let line: Value = waiting.recv().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(format!("{line}\n"))), waiting))
+    });
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response())
+}
+
+fn fresh_key() -> Result<Hash, ApiError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
+    Ok(Hash(bytes))
+}
+
+/// The adapter of that hash, else the newest release of that name.
+fn find_model(node: &Node, model: &str) -> Option<Hash> {
+    let by_hash = model.parse().ok().filter(|adapter| node.release_of(adapter).is_some());
+    by_hash.or_else(|| node.releases().filter(|release| release.body.name == model).map(|found| found.body.adapter).last())
+}
+
+async fn stream_answer(
+    handle: NodeHandle,
+    key: Hash,
+    mut pieces: broadcast::Receiver<Piece>,
+    lines: mpsc::Sender<Value>,
+) {
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    loop {
+        let line = tokio::select! {
+            piece = pieces.recv() => match piece {
+                Ok(Piece::Text(text)) => Some(json!({"text": text})),
+                Ok(Piece::Retry(reason)) => Some(json!({"retry": reason})),
+                Err(_) => None,
+            },
+            _ = looks.tick() => None,
+        };
+        if let Some(line) = line {
+            if lines.send(line).await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let Ok(seen) = handle.view(move |node| node.ask_view(&key).map(|view| (ended(&view), show_ask(node, key, &view)))).await
+        else {
+            return;
+        };
+        if let Some((Some(kind), shown)) = seen {
+            let line = if kind == "failed" {
+                let reason = shown["failure"].as_str().unwrap_or_default().to_owned();
+                ApiError::unreachable(reason, "see who serves the model with tributary model ls").to_json()
+            } else {
+                json!({"done": shown})
+            };
+            let _ = lines.send(line).await;
+            return;
+        }
+    }
+}
+
+fn ended(view: &AskView) -> Option<&'static str> {
+    if view.failure.is_some() {
+        return Some("failed");
+    }
+    view.receipt.is_some().then_some("done")
+}
+
+fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {
+    let receipt = view.receipt.and_then(|id| node.receipt_of(&id)).map(|signed| &signed.receipt);
+    let verdict = view.verdict.as_ref();
+    json!({
+        "key": key,
+        "text": view.text,
+        "receipt": view.receipt,
+        "worker": receipt.map(|receipt| receipt.worker_node).or(view.worker),
+        "failure": view.failure,
+        "verdict": verdict.map(|verdict| tasks::verdict_json(&verdict.account.to_string(), &verdict.body)),
+        "shares": receipt.map(|receipt| &receipt.shares),
+        "commons": receipt.map(|receipt| receipt.commons),
+        "price": receipt.map(|receipt| receipt.price),
+    })
+}
+
+pub(super) async fn show(State(api): Api, Path(key): Path<Hash>) -> Answer<Value> {
+    let found = api.handle.view(move |node| node.ask_view(&key).map(|view| show_ask(node, key, &view))).await?;
+    found.map(Json).ok_or_else(|| ApiError::not_found(format!("question {key} is not known here"), "ask it first"))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Generate {
+    base: String,
+    prompt: String,
+    max_tokens: Option<u32>,
+}
+
+/// The base alone, on this machine: what an adapter is compared with.
+pub(super) async fn generate(State(api): Api, Json(ask): Json<Generate>) -> Answer<Value> {
+    let bytes = runs::base_bundle(&ask.base).await?;
+    let base = Hash::of(&bytes);
+    let failed = |reason: String| ApiError::usage(reason, "check base and prompt");
+    api.workshop.engine.hold_base(base, &bytes).await.map_err(ApiError::internal)?;
+    let job = fresh_key()?;
+    let request = EngineAsk::Answer {
+        job,
+        base,
+        adapter: None,
+        prompt: ask.prompt,
+        max_tokens: ask.max_tokens.unwrap_or(64),
+        temperature_milli: 0,
+        seed: 0,
+    };
+    match api.workshop.ask(job, &request).await.map_err(failed)? {
+        Done::Answered { text, .. } => Ok(Json(json!({"text": text}))),
+        _ => Err(ApiError::internal("the engine answered another question")),
+    }
+}

@@ -1,0 +1,181 @@
+//! Routes about datanets.
+
+use std::path::PathBuf;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tributary_protocol::datanet::{Datanet, Genesis, Policy, Schema};
+use tributary_protocol::envelope::Signed;
+use tributary_protocol::id::{AccountId, DatanetId, Hash};
+use tributary_protocol::limits::{LICENCE_MAX_BYTES, NAME_MAX_BYTES};
+use tributary_protocol::merkle;
+use tributary_protocol::node::{Command, NewShard, Node};
+use tributary_storage::ingest::{self, IngestLimits, Ingested};
+use tributary_storage::shard::{self, Record};
+
+use super::{Answer, Api, ApiError, ApiState};
+use crate::runtime::now_ms;
+
+/// Refusals shown in an answer; the count says how many there are.
+const REFUSALS_SHOWN: usize = 200;
+
+#[derive(Deserialize)]
+pub(super) struct Create {
+    name: String,
+    licence: String,
+    members: Option<Vec<AccountId>>,
+}
+
+pub(super) async fn create(State(api): Api, Json(create): Json<Create>) -> Answer<Value> {
+    if create.name.is_empty() || create.name.len() > NAME_MAX_BYTES {
+        return Err(ApiError::usage(format!("a name has 1 to {NAME_MAX_BYTES} bytes"), "choose another name"));
+    }
+    if create.licence.is_empty() || create.licence.len() > LICENCE_MAX_BYTES {
+        let hint = "give an SPDX expression, for example --licence CC-BY-4.0";
+        return Err(ApiError::usage(format!("a licence has 1 to {LICENCE_MAX_BYTES} bytes"), hint));
+    }
+    let (account, network) = api.handle.view(|node| (node.account(), node.network())).await?;
+    let genesis = Genesis {
+        name: create.name,
+        owners: vec![account],
+        licence: create.licence,
+        policy: create.members.map_or(Policy::Open, Policy::Members),
+        schema: Schema::PromptCompletion,
+        created_ms: now_ms(),
+    };
+    let id = DatanetId(Signed::new(network, &api.account_key, genesis.clone()).id(network).0);
+    api.handle.command(Command::CreateDatanet(genesis)).await?;
+    Ok(Json(json!({"id": id})))
+}
+
+fn show_datanet(node: &Node, datanet: &Datanet) -> Value {
+    let genesis = &datanet.genesis().body;
+    let head = datanet.head();
+    let contributors: Vec<Value> = head
+        .logs
+        .iter()
+        .map(|log| {
+            let of = |entry: &&Signed<_>| entry.account == log.contributor;
+            let records: u64 = datanet.all_entries().filter(of).map(|entry| u64::from(entry.body.records)).sum();
+            let bytes: u64 = datanet.all_entries().filter(of).map(|entry| entry.body.bytes).sum();
+            json!({"account": log.contributor, "entries": log.length, "records": records, "bytes": bytes})
+        })
+        .collect();
+    json!({
+        "id": datanet.id(),
+        "name": genesis.name,
+        "licence": genesis.licence,
+        "owners": genesis.owners,
+        "head": head.id(),
+        "contributors": contributors,
+        "records": datanet.all_entries().map(|entry| u64::from(entry.body.records)).sum::<u64>(),
+        "bytes": datanet.all_entries().map(|entry| entry.body.bytes).sum::<u64>(),
+        "complete": datanet.all_entries().all(|entry| node.holds(&entry.body.shard)),
+    })
+}
+
+pub(super) async fn list(State(api): Api) -> Answer<Vec<Value>> {
+    let show = |node: &Node| node.datanets().map(|datanet| show_datanet(node, datanet)).collect();
+    Ok(Json(api.handle.view(show).await?))
+}
+
+pub(super) fn unknown(id: &DatanetId) -> ApiError {
+    let hint = "tributary data ls shows the datanets known here; a new one takes some seconds to arrive";
+    ApiError::not_found(format!("datanet {id} is not known here"), hint)
+}
+
+pub(super) async fn show(State(api): Api, Path(id): Path<DatanetId>) -> Answer<Value> {
+    let found = api.handle.view(move |node| node.datanet(&id).map(|datanet| show_datanet(node, datanet))).await?;
+    found.map(Json).ok_or_else(|| unknown(&id))
+}
+
+#[derive(Deserialize)]
+pub(super) struct AddRecords {
+    path: PathBuf,
+    licence: Option<String>,
+}
+
+pub(super) async fn add_records(
+    State(api): Api,
+    Path(id): Path<DatanetId>,
+    Json(add): Json<AddRecords>,
+) -> Answer<Value> {
+    let known = api.handle.view(move |node| {
+        node.datanet(&id).map(|datanet| (datanet.genesis().body.licence.clone(), node.account()))
+    });
+    let (licence, account) = known.await?.ok_or_else(|| unknown(&id))?;
+    let licence = add.licence.unwrap_or(licence);
+    let (summary, records) = read(add.path, account, licence).await?;
+    let ids: Vec<Hash> = records.iter().map(|record| record.id).collect();
+    let count = u32::try_from(records.len()).map_err(ApiError::internal)?;
+    let bytes = tokio::task::spawn_blocking(move || shard::write(&records))
+        .await
+        .map_err(ApiError::internal)?
+        .map_err(ApiError::internal)?;
+    let size = u64::try_from(bytes.len()).map_err(ApiError::internal)?;
+    let shard = api.workshop.keep(bytes).await.map_err(ApiError::internal)?;
+    let known = api.handle.view(move |node| {
+        node.datanet(&id).is_some_and(|datanet| {
+            datanet.all_entries().any(|entry| entry.account == account && entry.body.shard == shard)
+        })
+    });
+    let again = known.await?;
+    let new = NewShard { datanet: id, shard, bytes: size, records: count, records_root: merkle::root(&ids) };
+    api.handle.command(Command::Contribute(new)).await?;
+    let head = accepted(&api, id, account, shard).await?;
+    let added = if again { 0 } else { count };
+    let own = json!({"added": added, "shard": shard, "bytes": size, "head": head});
+    Ok(Json(merged(summary, own)))
+}
+
+/// Waits until the entry stands in the log; says why when the datanet refuses it.
+async fn accepted(api: &ApiState, id: DatanetId, account: AccountId, shard: Hash) -> Result<Hash, ApiError> {
+    let (member, head) = api
+        .handle
+        .view(move |node| {
+            let datanet = node.datanet(&id)?;
+            let there = datanet.all_entries().any(|entry| entry.account == account && entry.body.shard == shard);
+            Some((there, datanet.head().id()))
+        })
+        .await?
+        .ok_or_else(|| unknown(&id))?;
+    if !member {
+        return Err(ApiError::usage("the datanet's policy does not let this account contribute", "ask an owner to make you a member"));
+    }
+    Ok(head)
+}
+
+async fn read(path: PathBuf, account: AccountId, licence: String) -> Result<(Value, Vec<Record>), ApiError> {
+    let read = tokio::task::spawn_blocking(move || ingest::read_path(&path, &IngestLimits::default()));
+    let ingested = read.await.map_err(ApiError::internal)?.map_err(|error| {
+        ApiError::usage(error, "give a JSONL, CSV or text file, or a folder of them")
+    })?;
+    let summary = summary_of(&ingested);
+    Ok((summary, ingested.into_records(account, &licence)))
+}
+
+fn summary_of(ingested: &Ingested) -> Value {
+    let refused: Vec<Value> = ingested
+        .refused
+        .iter()
+        .take(REFUSALS_SHOWN)
+        .map(|refusal| {
+            json!({"file": refusal.file.display().to_string(), "line": refusal.line, "reason": refusal.reason.to_string()})
+        })
+        .collect();
+    json!({
+        "refused": refused,
+        "refused_count": ingested.refused_total,
+        "duplicates": ingested.duplicates,
+        "stopped": ingested.stopped.as_ref().map(ToString::to_string),
+    })
+}
+
+fn merged(mut left: Value, right: Value) -> Value {
+    if let (Some(left), Value::Object(right)) = (left.as_object_mut(), right) {
+        left.extend(right);
+    }
+    left
+}

@@ -1,0 +1,97 @@
+//! Errors of the API: a code the command line turns into its exit code, what is wrong, what to do.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tributary_settlement::chain::ChainError;
+use tributary_storage::journal::JournalError;
+
+use crate::handle::Stopped;
+use crate::settle::SettleError;
+
+/// An error for the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    hint: String,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl ToString, hint: &str) -> Self {
+        Self { status, code, message: message.to_string(), hint: hint.to_owned() }
+    }
+
+    /// What was given is wrong.
+    pub fn usage(message: impl ToString, hint: &str) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "usage", message, hint)
+    }
+
+    /// There is no such thing.
+    pub fn not_found(message: impl ToString, hint: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message, hint)
+    }
+
+    /// Something outside this node does not answer.
+    pub fn unreachable(message: impl ToString, hint: &str) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "unreachable", message, hint)
+    }
+
+    /// Not enough money.
+    pub fn funds(message: impl ToString, hint: &str) -> Self {
+        Self::new(StatusCode::PAYMENT_REQUIRED, "funds", message, hint)
+    }
+
+    /// This node failed.
+    pub fn internal(message: impl ToString) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message, "look at the node's log")
+    }
+
+    /// The token is missing or wrong.
+    pub fn unauthorised() -> Self {
+        let hint = "send the token of api.json in the node's folder as a bearer token";
+        Self::new(StatusCode::UNAUTHORIZED, "usage", "the request carries no valid token", hint)
+    }
+
+    /// The error as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        json!({"error": {"code": self.code, "message": self.message, "hint": self.hint}})
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.to_json())).into_response()
+    }
+}
+
+impl From<Stopped> for ApiError {
+    fn from(stopped: Stopped) -> Self {
+        Self::unreachable(stopped, "start it again with tributary up")
+    }
+}
+
+impl From<JournalError> for ApiError {
+    fn from(error: JournalError) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl From<SettleError> for ApiError {
+    fn from(error: SettleError) -> Self {
+        match &error {
+            SettleError::NoChain => Self::usage(error, "start the node with --serve-chain, or join a network that has a chain"),
+            SettleError::Chain(ChainError::ChainDown { .. }) => {
+                Self::unreachable(error, "nothing was lost; try again when the node that serves the chain is back")
+            }
+            SettleError::Chain(ChainError::InsufficientFunds { .. } | ChainError::InsufficientGas { .. }) => {
+                Self::funds(error, "have OPEN sent to the address that tributary wallet show prints")
+            }
+            SettleError::NotFunded { .. } => Self::funds(error, "workers redeem their vouchers first"),
+            SettleError::Chain(_) | SettleError::Queue(_) | SettleError::Overflow => Self::internal(error),
+        }
+    }
+}

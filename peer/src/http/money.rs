@@ -1,0 +1,170 @@
+//! Routes about receipts, epochs and the wallet.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tributary_protocol::batch::EpochBody;
+use tributary_protocol::id::{Amount, ChainAddress, ReceiptId};
+use tributary_protocol::limits::BATCH_MAX_BYTES;
+use tributary_protocol::node::{Command, Node};
+use tributary_protocol::receipt::{SignedReceipt, Voucher, Work};
+use tributary_protocol::wire;
+use tributary_storage::blobs::BlobStore;
+
+use super::{Answer, Api, ApiError, ApiState};
+use crate::home;
+use crate::receiptfile;
+
+fn summary(id: &ReceiptId, signed: &SignedReceipt) -> Value {
+    let receipt = &signed.receipt;
+    let kind = match receipt.work {
+        Work::Training { .. } => "training",
+        Work::Inference { .. } => "inference",
+    };
+    json!({
+        "id": id,
+        "kind": kind,
+        "payer": receipt.payer,
+        "worker": receipt.worker,
+        "price": receipt.price,
+        "finished_ms": receipt.finished_ms,
+        "shares": receipt.shares,
+    })
+}
+
+pub(super) async fn receipts(State(api): Api) -> Answer<Vec<Value>> {
+    Ok(Json(api.handle.view(|node| node.receipts().map(|(id, signed)| summary(id, signed)).collect()).await?))
+}
+
+pub(super) async fn receipt(State(api): Api, Path(id): Path<ReceiptId>) -> Result<String, ApiError> {
+    let found = api.handle.view(move |node| node.receipt_of(&id).map(receiptfile::render)).await?;
+    found.ok_or_else(|| {
+        ApiError::not_found(format!("receipt {id} is not known here"), "tributary receipt ls shows those that are")
+    })
+}
+
+pub(super) async fn close_epoch(State(api): Api) -> Answer<Value> {
+    let poster = api.handle.view(|node| node.record_view().roles.poster).await?;
+    if !poster {
+        return Err(ApiError::usage("this node does not anchor epochs", "start it with the poster role"));
+    }
+    api.handle.command(Command::CloseEpoch).await?;
+    Ok(Json(json!({"closing": true})))
+}
+
+pub(super) async fn epochs(State(api): Api) -> Answer<Vec<Value>> {
+    let epochs = api.handle.view(|node| {
+        let show = |epoch: tributary_protocol::node::EpochView| {
+            json!({
+                "epoch": epoch.epoch,
+                "total": epoch.total,
+                "receipts_root": epoch.receipts_root,
+                "agrees": epoch.agrees,
+                "body": epoch.body,
+            })
+        };
+        node.epochs().into_iter().map(show).collect()
+    });
+    Ok(Json(epochs.await?))
+}
+
+/// The newest epoch this node found right, with its body.
+async fn newest_epoch(api: &ApiState) -> Result<Option<EpochBody>, ApiError> {
+    let newest = api.handle.view(|node| node.epochs().into_iter().rfind(|epoch| epoch.agrees)).await?;
+    let Some(epoch) = newest else { return Ok(None) };
+    let bytes = api.workshop.store.get(epoch.body).await.map_err(ApiError::internal)?;
+    let limit = usize::try_from(BATCH_MAX_BYTES).unwrap_or(usize::MAX);
+    Ok(bytes.and_then(|bytes| wire::decode(&bytes, limit).ok()))
+}
+
+async fn vouchers(api: &ApiState) -> Result<Vec<Voucher>, ApiError> {
+    Ok(api.handle.view(|node| node.vouchers().cloned().collect()).await?)
+}
+
+pub(super) async fn wallet(State(api): Api) -> Answer<Value> {
+    let (address, account, debts) =
+        api.handle.view(|node| (node.chain_address(), node.account(), node.debts())).await?;
+    let owed: Vec<Value> = debts
+        .into_iter()
+        .map(|(account, part, fees)| json!({"account": account, "worker_part": part, "fees": fees}))
+        .collect();
+    let vouchers = vouchers(&api).await?;
+    let mut shown = json!({"chain_address": address, "account": account, "owed_to_others": owed, "chain_state": "none"});
+    let on_chain = match api.settlement.notice() {
+        None => json!({"vouchers": vouchers}),
+        Some(_) => match on_chain(&api, address, &vouchers).await {
+            Ok(found) => found,
+            Err(error) => json!({"chain_state": "down", "chain_error": error.to_json(), "vouchers": vouchers}),
+        },
+    };
+    if let (Some(fields), Value::Object(found)) = (shown.as_object_mut(), on_chain) {
+        fields.extend(found);
+    }
+    Ok(Json(shown))
+}
+
+async fn on_chain(api: &Arc<ApiState>, address: ChainAddress, vouchers: &[Voucher]) -> Result<Value, ApiError> {
+    let balance = api.settlement.balance(address).await?;
+    let mut shown = Vec::with_capacity(vouchers.len());
+    for voucher in vouchers {
+        let redeemed = api.settlement.redeemed(voucher).await?;
+        shown.push(json!({"payer": voucher.payer, "cumulative": voucher.cumulative, "redeemed": redeemed}));
+    }
+    let (earned, claimable) = match newest_epoch(api).await? {
+        Some(body) => {
+            let earned = body.earned.iter().find(|(to, _)| *to == address).map_or(Amount::ZERO, |(_, amount)| *amount);
+            (earned, api.settlement.claimable(&body, address).await?)
+        }
+        None => (Amount::ZERO, Amount::ZERO),
+    };
+    let claimed = earned.checked_sub(claimable).unwrap_or(Amount::ZERO);
+    Ok(json!({
+        "balance": balance,
+        "vouchers": shown,
+        "earned": earned,
+        "claimed": claimed,
+        "claimable": claimable,
+        "chain_state": "up",
+    }))
+}
+
+pub(super) async fn redeem(State(api): Api) -> Answer<Value> {
+    let vouchers = vouchers(&api).await?;
+    let (redeemed, fees) = api.settlement.redeem(&vouchers).await?;
+    Ok(Json(json!({"redeemed": redeemed, "fees": fees})))
+}
+
+pub(super) async fn claim(State(api): Api) -> Answer<Value> {
+    let Some(body) = newest_epoch(&api).await? else {
+        return Ok(Json(json!({"claimed": Amount::ZERO, "reason": "no epoch is anchored yet"})));
+    };
+    let own = api.handle.view(Node::chain_address).await?;
+    let treasury = home::chain_address(&home::treasury_key(&api.chain_key)).map_err(ApiError::internal)?;
+    let addresses = if treasury == api.network.treasury { vec![own, treasury] } else { vec![own] };
+    api.settlement.bind(&api.account_key).await?;
+    let claimed = api.settlement.claim(&body, &addresses).await?;
+    Ok(Json(json!({"claimed": claimed, "epoch": body.epoch})))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Send {
+    to: ChainAddress,
+    amount: Amount,
+}
+
+pub(super) async fn send(State(api): Api, Json(send): Json<Send>) -> Answer<Value> {
+    let transaction = api.settlement.send(send.to, send.amount).await?;
+    Ok(Json(json!({"transaction": hex::encode(transaction)})))
+}
+
+pub(super) async fn totals(State(api): Api) -> Answer<Value> {
+    let totals = api.settlement.totals().await?;
+    let mut shown = json!(totals);
+    if let Some(fields) = shown.as_object_mut() {
+        fields.insert("balance".into(), json!(totals.balance()));
+    }
+    Ok(Json(shown))
+}

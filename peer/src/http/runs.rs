@@ -1,0 +1,203 @@
+//! Routes about training runs and releases.
+
+use std::path::PathBuf;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tributary_compute::model::Base;
+use tributary_compute::train::Recipe;
+use tributary_protocol::id::{Amount, DatanetId, Hash};
+use tributary_protocol::limits::{NAME_MAX_BYTES, SEGMENTS_MAX};
+use tributary_protocol::node::Node;
+
+use super::{Answer, Api, ApiError, ApiState, datanets, tasks};
+use crate::bundle::{BASE_MAX_BYTES, BaseBundle};
+use crate::runs::{RunSpec, done_adapter};
+use crate::runtime::now_ms;
+
+#[derive(Deserialize)]
+pub(super) struct Start {
+    key: Option<Hash>,
+    name: String,
+    base: String,
+    datanet: DatanetId,
+    recipe: Option<Value>,
+    steps: Option<u32>,
+    budget: Amount,
+    deadline_s: Option<u64>,
+    segments_checked: Option<u16>,
+    answer_fee: Option<Amount>,
+    attribution: bool,
+}
+
+/// How long a run may take unless the user says otherwise.
+const DEADLINE_S: u64 = 3_600;
+/// The fee of an answer unless the builder says otherwise: nine tenths of it are others' than the treasury's.
+const ANSWER_FEE: Amount = Amount(Amount::OPEN.0 / 20);
+
+/// The blob of a base: the built-in one, or a folder in Hugging Face's layout.
+pub(super) async fn base_bundle(base: &str) -> Result<Vec<u8>, ApiError> {
+    let bundle = if base == "builtin" {
+        let files = tributary_almanac::base();
+        BaseBundle {
+            config: files.config.to_vec(),
+            tokenizer: files.tokenizer.to_vec(),
+            safetensors: files.safetensors.to_vec(),
+        }
+    } else {
+        read_base(PathBuf::from(base)).await?
+    };
+    let bytes = bundle.to_bytes();
+    if bytes.len() > BASE_MAX_BYTES {
+        let reason = format!("the base has {} bytes, at most {BASE_MAX_BYTES} can be trained on peers", bytes.len());
+        return Err(ApiError::usage(reason, "choose a smaller base"));
+    }
+    Ok(bytes)
+}
+
+async fn read_base(folder: PathBuf) -> Result<BaseBundle, ApiError> {
+    let hint = "give builtin, or a folder with config.json, tokenizer.json and model.safetensors";
+    let read = tokio::task::spawn_blocking(move || {
+        let file = |name: &str| {
+            let path = folder.join(name);
+            std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let bundle = BaseBundle {
+            config: file("config.json")?,
+            tokenizer: file("tokenizer.json")?,
+            safetensors: file("model.safetensors")?,
+        };
+        Base::from_bytes(&bundle.config, &bundle.tokenizer, &bundle.safetensors).map_err(|error| error.to_string())?;
+        Ok::<_, String>(bundle)
+    });
+    read.await.map_err(ApiError::internal)?.map_err(|reason| ApiError::usage(reason, hint))
+}
+
+fn recipe_of(start: &Start) -> Result<Recipe, ApiError> {
+    let hint = "see tributary train start --help for the recipe's fields";
+    let mut recipe: Recipe = match &start.recipe {
+        Some(value) => serde_json::from_value(value.clone()).map_err(|error| ApiError::usage(error, hint))?,
+        None => Recipe::default(),
+    };
+    if let Some(steps) = start.steps {
+        recipe.steps = steps;
+    }
+    recipe.check().map_err(|error| ApiError::usage(error, hint))?;
+    Ok(recipe)
+}
+
+pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<Value> {
+    if start.name.is_empty() || start.name.len() > NAME_MAX_BYTES {
+        return Err(ApiError::usage(format!("a name has 1 to {NAME_MAX_BYTES} bytes"), "choose another --name"));
+    }
+    let recipe = recipe_of(&start)?;
+    let id = start.datanet;
+    let head = api.handle.view(move |node| node.datanet(&id).map(tributary_protocol::datanet::Datanet::head)).await?;
+    let head = head.ok_or_else(|| datanets::unknown(&id))?;
+    if head.logs.is_empty() {
+        return Err(ApiError::usage("the datanet has no records yet", "add some with tributary data add FILE --to ID"));
+    }
+    let key = start.key.map_or_else(random_key, Ok)?;
+    if api.runs.get(&key)?.is_none() {
+        check_funds(&api, start.budget).await?;
+    }
+    let bytes = base_bundle(&start.base).await?;
+    let base = api.workshop.keep(bytes).await.map_err(ApiError::internal)?;
+    let spec = RunSpec {
+        key,
+        name: start.name,
+        base,
+        head,
+        recipe: serde_json::to_string(&recipe).map_err(ApiError::internal)?,
+        steps: recipe.steps,
+        budget: start.budget,
+        deadline_ms: now_ms().saturating_add(start.deadline_s.unwrap_or(DEADLINE_S).saturating_mul(1_000)),
+        segments_checked: start.segments_checked.unwrap_or(2).min(u16::try_from(SEGMENTS_MAX).unwrap_or(u16::MAX)),
+        answer_fee: start.answer_fee.unwrap_or(ANSWER_FEE),
+        attribution: start.attribution,
+    };
+    api.runs.add(&spec)?;
+    Ok(Json(json!({"key": key})))
+}
+
+fn random_key() -> Result<Hash, ApiError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
+    Ok(Hash(bytes))
+}
+
+/// Money promised must be there; without a chain nothing is promised.
+async fn check_funds(api: &ApiState, budget: Amount) -> Result<(), ApiError> {
+    if api.settlement.notice().is_none() {
+        return Ok(());
+    }
+    let address = api.handle.view(Node::chain_address).await?;
+    let have = api.settlement.balance(address).await?;
+    if have < budget {
+        let reason = format!("the budget is {} OPEN, the wallet holds {} OPEN", budget.to_open(), have.to_open());
+        return Err(ApiError::funds(reason, "lower --budget, or have OPEN sent to this wallet (tributary wallet show)"));
+    }
+    Ok(())
+}
+
+fn show_run(spec: &RunSpec, node: &Node) -> Value {
+    let (state, reason) = spec.state(node);
+    let main = node.request(&spec.main_key());
+    let adapter = main.as_ref().and_then(done_adapter);
+    let leave_out: Vec<Value> = spec
+        .contributors()
+        .filter_map(|account| {
+            let mut task = tasks::show(&node.request(&spec.leave_out_key(&account))?);
+            task.as_object_mut()?.insert("account".into(), json!(account));
+            Some(task)
+        })
+        .collect();
+    let release = adapter.and_then(|adapter| node.release_of(&adapter)).map(|release| json!(release.body));
+    json!({
+        "key": spec.key,
+        "name": spec.name,
+        "state": state,
+        "reason": reason,
+        "head": spec.head.id(),
+        "main": main.as_ref().map(tasks::show),
+        "leave_out": leave_out,
+        "adapter": adapter,
+        "release": release,
+    })
+}
+
+pub(super) async fn list(State(api): Api) -> Answer<Vec<Value>> {
+    let specs = api.runs.all()?;
+    let runs = api.handle.view(move |node| specs.iter().map(|spec| show_run(spec, node)).collect()).await?;
+    Ok(Json(runs))
+}
+
+pub(super) async fn show(State(api): Api, Path(key): Path<Hash>) -> Answer<Value> {
+    let spec = api.runs.get(&key)?.ok_or_else(|| {
+        ApiError::not_found(format!("run {key} is not known here"), "tributary train ls shows this node's runs")
+    })?;
+    Ok(Json(api.handle.view(move |node| show_run(&spec, node)).await?))
+}
+
+pub(super) async fn releases(State(api): Api) -> Answer<Vec<Value>> {
+    let now = now_ms();
+    let releases = api.handle.view(move |node| {
+        node.releases()
+            .map(|release| {
+                let adapter = release.body.adapter;
+                let serving = node.peers().filter(|(_, peer)| {
+                    peer.is_fresh(now) && peer.record.serving.contains(&adapter)
+                });
+                let mut shown = json!(release.body);
+                if let Some(fields) = shown.as_object_mut() {
+                    fields.insert("served_by".into(), json!(serving.count()));
+                    fields.insert("builder_account".into(), json!(release.account));
+                }
+                shown
+            })
+            .collect()
+    });
+    Ok(Json(releases.await?))
+}

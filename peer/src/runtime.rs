@@ -1,0 +1,379 @@
+//! Drives [`Node`] with real sockets: takes events in, performs what comes out, in its order.
+//!
+//! Invariant: facts are durable before any output after them is performed; when they cannot be made durable the
+//! node stops with the reason, since it must not promise what it would forget.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{broadcast, mpsc, watch};
+use tributary_protocol::id::{Hash, NodeId};
+use tributary_protocol::limits::TICK_MS;
+use tributary_protocol::node::{Event, Fact, Input, Node, Output, Work};
+use tributary_protocol::wire;
+use tributary_storage::blobs::BlobStore;
+use tributary_storage::journal::Journal;
+
+use crate::answers::Answers;
+use crate::handle::{NodeHandle, Request};
+use crate::net::control::{Control, ControlEvent, GossipId};
+use crate::net::data::{AnswerStream, DataPlane};
+use crate::settle::Settlement;
+use crate::work::Workshop;
+
+/// Events that a slow listener may lag behind.
+pub const EVENT_QUEUE: usize = 1024;
+/// Misbehaviours after which a peer is banned: one may be an accident of versions, four are none.
+const STRIKES_MAX: u32 = 4;
+/// Gossip messages whose verdict is open.
+const GOSSIP_OPEN_MAX: usize = 4096;
+/// Ticks of the node come this often; a quarter of the protocol's interval keeps local networks brisk.
+const TICK: Duration = Duration::from_millis(TICK_MS / 4);
+
+/// The parts a runtime drives the node with.
+pub struct Parts {
+    /// The state machine.
+    pub node: Node,
+    /// Its journal.
+    pub journal: Arc<Journal>,
+    /// libp2p.
+    pub control: Control,
+    /// iroh and quinn.
+    pub data: DataPlane,
+    /// Jobs.
+    pub workshop: Arc<Workshop>,
+    /// Answer streams.
+    pub answers: Arc<Answers>,
+    /// Money.
+    pub settlement: Arc<Settlement>,
+    /// The handle that jobs and users hold.
+    pub handle: NodeHandle,
+    /// Events for users.
+    pub events: broadcast::Sender<Event>,
+    /// The gossip topic of the network.
+    pub topic: String,
+}
+
+/// What the runtime reads.
+pub struct Sources {
+    /// Inputs and views.
+    pub requests: mpsc::Receiver<Request>,
+    /// Control plane.
+    pub control: mpsc::Receiver<ControlEvent>,
+    /// Questions.
+    pub streams: mpsc::Receiver<AnswerStream>,
+}
+
+struct Runtime {
+    parts: Parts,
+    gossip: BTreeMap<u64, GossipId>,
+    next_gossip: u64,
+    strikes: BTreeMap<NodeId, u32>,
+    posting: Arc<tokio::sync::Mutex<()>>,
+    loopback: VecDeque<Vec<u8>>,
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Runs the node until it is stopped; an error is why it had to stop by itself.
+///
+/// # Errors
+/// When facts cannot be made durable.
+pub async fn run(parts: Parts, mut sources: Sources, failed: watch::Sender<Option<String>>) {
+    let mut runtime = Runtime {
+        parts,
+        gossip: BTreeMap::new(),
+        next_gossip: 0,
+        strikes: BTreeMap::new(),
+        posting: Arc::default(),
+        loopback: VecDeque::new(),
+    };
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        let outcome = tokio::select! {
+            Some(request) = sources.requests.recv() => match request {
+                Request::Input(input) => runtime.take(*input).await,
+                Request::View(look) => {
+                    look(&runtime.parts.node);
+                    Ok(())
+                }
+                Request::Stop(done) => {
+                    let _ = done.send(());
+                    return;
+                }
+            },
+            Some(event) = sources.control.recv() => runtime.control(event).await,
+            Some(stream) = sources.streams.recv() => {
+                let (handle, traffic) = (runtime.parts.handle.clone(), Arc::clone(&runtime.parts.workshop.traffic));
+                runtime.parts.answers.accept(stream, handle, traffic);
+                Ok(())
+            }
+            _ = ticks.tick() => runtime.take(Input::Tick).await,
+        };
+        if let Err(reason) = outcome {
+            tracing::error!(%reason, "the node stops: what it accepts cannot be made durable");
+            failed.send_replace(Some(reason));
+            return;
+        }
+    }
+}
+
+impl Runtime {
+    async fn control(&mut self, event: ControlEvent) -> Result<(), String> {
+        match event {
+            ControlEvent::Message { from, bytes, gossip } => {
+                self.parts.workshop.traffic.received(bytes.len());
+                match gossip {
+                    None => self.take(Input::Message { from, bytes: bytes.to_vec() }).await,
+                    Some(gossip) => self.gossip(gossip, bytes.to_vec()).await,
+                }
+            }
+            ControlEvent::PeerConnected(peer) => self.take(Input::Connected(peer)).await,
+            ControlEvent::PeerDisconnected(peer) => self.take(Input::Disconnected(peer)).await,
+            ControlEvent::Listening(address) => {
+                tracing::debug!(address, "listening");
+                self.listening().await
+            }
+            ControlEvent::SendFailed { to, reason, .. } => {
+                tracing::debug!(to = %to.short(), %reason, "a message was given up");
+                Ok(())
+            }
+        }
+    }
+
+    async fn listening(&mut self) -> Result<(), String> {
+        let control = self.parts.control.listen_addrs().await.map_err(|error| error.to_string())?;
+        let data = data_addresses(&self.parts.data);
+        self.take(Input::Listening { control, data }).await
+    }
+
+    async fn gossip(&mut self, gossip: GossipId, bytes: Vec<u8>) -> Result<(), String> {
+        self.next_gossip += 1;
+        let id = self.next_gossip;
+        if self.gossip.len() >= GOSSIP_OPEN_MAX {
+            self.gossip.pop_first();
+        }
+        self.gossip.insert(id, gossip);
+        self.take(Input::Gossip { id, bytes }).await
+    }
+
+    /// Takes one input and everything the node says to itself because of it.
+    async fn take(&mut self, input: Input) -> Result<(), String> {
+        self.step(input).await?;
+        while let Some(bytes) = self.loopback.pop_front() {
+            let from = self.parts.node.id();
+            self.step(Input::Message { from, bytes }).await?;
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, input: Input) -> Result<(), String> {
+        for output in self.parts.node.handle(now_ms(), input) {
+            self.perform(output).await?;
+        }
+        Ok(())
+    }
+
+    async fn persist(&self, facts: Vec<Fact>) -> Result<(), String> {
+        let journal = Arc::clone(&self.parts.journal);
+        let entries: Vec<Vec<u8>> = facts.iter().map(wire::encode).collect();
+        tokio::task::spawn_blocking(move || journal.append_durable(&entries))
+            .await
+            .map_err(|error| error.to_string())?
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    }
+
+    async fn perform(&mut self, output: Output) -> Result<(), String> {
+        match output {
+            Output::Persist(facts) => self.persist(facts).await?,
+            Output::Send { to, bytes } if to == self.parts.node.id() => self.loopback.push_back(bytes),
+            Output::Send { to, bytes } => self.send(to, bytes).await,
+            Output::Publish { bytes } => self.publish(bytes).await,
+            Output::Validated { id, keep } => self.validated(id, keep).await,
+            Output::Fetch { blob, bytes, providers } => self.fetch(blob, bytes, providers, false),
+            Output::FetchBody { blob, bytes, providers } => self.fetch(blob, bytes, providers, true),
+            Output::Provide { bytes } => {
+                self.parts.workshop.keep(bytes).await?;
+            }
+            Output::Learn { peer, control, data } => self.learn(peer, &control, &data).await,
+            Output::Start { job, work } => self.start(job, work),
+            Output::Stop { job } => self.parts.workshop.stop(job),
+            Output::Load { release } => self.parts.workshop.load(*release),
+            Output::OpenAnswer { key, worker, bytes } => self.parts.answers.ask(
+                key,
+                worker,
+                bytes,
+                self.parts.data.clone(),
+                self.parts.handle.clone(),
+                Arc::clone(&self.parts.workshop.traffic),
+            ),
+            Output::FinishAnswer { stream, bytes } => {
+                let answers = Arc::clone(&self.parts.answers);
+                tokio::spawn(async move { answers.finish(stream, &bytes).await });
+            }
+            Output::RefuseAnswer { stream, reason } => {
+                let answers = Arc::clone(&self.parts.answers);
+                tokio::spawn(async move { answers.refuse(stream, &reason).await });
+            }
+            Output::SignVoucher(_) | Output::VerifyVoucher(_) | Output::PostEpoch(_) => self.settle(output),
+            Output::Penalise { peer, reason } => self.penalise(peer, &reason).await,
+            Output::Event(event) => {
+                tracing::debug!(?event, "event");
+                // Nobody may be listening.
+                let _ = self.parts.events.send(event);
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, to: NodeId, bytes: Vec<u8>) {
+        self.parts.workshop.traffic.sent(bytes.len());
+        // What does not arrive is sent again by the state machine.
+        if let Err(error) = self.parts.control.send(to, bytes).await {
+            tracing::debug!(to = %to.short(), %error, "not sent");
+        }
+    }
+
+    async fn publish(&self, bytes: Vec<u8>) {
+        self.parts.workshop.traffic.sent(bytes.len());
+        if let Err(error) = self.parts.control.publish(&self.parts.topic, bytes).await {
+            tracing::debug!(%error, "not published");
+        }
+    }
+
+    async fn validated(&mut self, id: u64, keep: Option<bool>) {
+        let Some(gossip) = self.gossip.remove(&id) else { return };
+        let control = &self.parts.control;
+        let told = match keep {
+            Some(true) => control.accept(&gossip).await,
+            Some(false) => control.reject(&gossip).await,
+            None => control.ignore(&gossip).await,
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, "a gossip verdict came too late");
+        }
+    }
+
+    fn fetch(&self, blob: Hash, limit: u64, providers: Vec<NodeId>, body: bool) {
+        let workshop = Arc::clone(&self.parts.workshop);
+        tokio::spawn(async move {
+            let here = workshop.store.has(blob).await.unwrap_or(false);
+            if !here {
+                match workshop.data.fetch(blob, &providers, limit).await {
+                    Ok(bytes) => workshop.traffic.fetched(bytes),
+                    Err(error) => {
+                        tracing::debug!(blob = %blob.short(), %error, "not fetched");
+                        return;
+                    }
+                }
+            }
+            let input = if body {
+                match workshop.store.get(blob).await {
+                    Ok(Some(bytes)) => Input::Body { blob, bytes: bytes.to_vec() },
+                    _ => return,
+                }
+            } else {
+                Input::Fetched { blob }
+            };
+            let _ = workshop.node.input(input).await;
+        });
+    }
+
+    async fn learn(&self, peer: NodeId, control: &[String], data: &[String]) {
+        if let Err(error) = self.parts.control.add_peer_addr(peer, control).await {
+            tracing::debug!(peer = %peer.short(), %error, "an address is not usable");
+        }
+        let (iroh, lane) = parse_data_addresses(data);
+        if let Err(error) = self.parts.data.add_peer_addr(peer, &iroh) {
+            tracing::debug!(peer = %peer.short(), %error, "an address is not usable");
+        }
+        self.parts.data.add_lane_addr(peer, lane);
+    }
+
+    fn start(&self, job: Hash, work: Work) {
+        let head = match &work {
+            Work::Train { offer, .. } | Work::Replay { offer, .. } => Some(&offer.body.work.head),
+            Work::Answer { .. } | Work::CheckAnswer { .. } => None,
+        };
+        let entries = head
+            .and_then(|head| self.parts.node.datanet(&head.datanet)?.version(head))
+            .map(|entries| entries.into_iter().cloned().collect())
+            .unwrap_or_default();
+        self.parts.workshop.start(job, work, entries);
+    }
+
+    fn settle(&self, output: Output) {
+        let settlement = Arc::clone(&self.parts.settlement);
+        let handle = self.parts.handle.clone();
+        match output {
+            Output::SignVoucher(voucher) => {
+                tokio::spawn(async move {
+                    match settlement.sign_voucher(*voucher).await {
+                        Ok(signed) => {
+                            let _ = handle.input(Input::VoucherSigned(Box::new(signed))).await;
+                        }
+                        Err(error) => tracing::debug!(%error, "a voucher is not signed yet"),
+                    }
+                });
+            }
+            Output::VerifyVoucher(voucher) => {
+                if settlement.verify_voucher(&voucher) {
+                    tokio::spawn(async move { handle.input(Input::VoucherVerified(voucher)).await });
+                }
+            }
+            Output::PostEpoch(body) => self.post_epoch(*body),
+            _ => {}
+        }
+    }
+
+    /// Posts one epoch at a time; the node asks again until it stands.
+    fn post_epoch(&self, body: tributary_protocol::batch::EpochBody) {
+        let Ok(turn) = Arc::clone(&self.posting).try_lock_owned() else { return };
+        let receipts = body.receipts.iter().filter_map(|id| self.parts.node.receipt_of(id).cloned()).collect::<Vec<_>>();
+        let (settlement, handle) = (Arc::clone(&self.parts.settlement), self.parts.handle.clone());
+        tokio::spawn(async move {
+            let _turn = turn;
+            match settlement.post_epoch(&body, &receipts).await {
+                Ok(()) => {
+                    let _ = handle.input(Input::EpochPosted { epoch: body.epoch }).await;
+                }
+                Err(error) => tracing::info!(epoch = body.epoch, %error, "the epoch is not anchored yet"),
+            }
+        });
+    }
+
+    async fn penalise(&mut self, peer: NodeId, reason: &str) {
+        if self.strikes.len() > GOSSIP_OPEN_MAX {
+            self.strikes.clear();
+        }
+        let strikes = self.strikes.entry(peer).or_insert(0);
+        *strikes += 1;
+        tracing::info!(peer = %peer.short(), %reason, strikes = *strikes, "a peer broke the rules");
+        if *strikes >= STRIKES_MAX && peer != self.parts.node.id() {
+            let _ = self.parts.control.ban(peer).await;
+            self.parts.data.ban(peer);
+        }
+    }
+}
+
+/// The data plane's addresses as a peer record has them: the lane's marked as such.
+#[must_use]
+pub fn data_addresses(data: &DataPlane) -> Vec<String> {
+    let iroh = data.local_addrs().into_iter().map(|addr| format!("iroh:{addr}"));
+    iroh.chain(data.lane_addr().map(|addr| format!("lane:{addr}"))).collect()
+}
+
+fn parse_data_addresses(texts: &[String]) -> (Vec<SocketAddr>, Option<SocketAddr>) {
+    let iroh = texts.iter().filter_map(|text| text.strip_prefix("iroh:")?.parse().ok()).collect();
+    let lane = texts.iter().find_map(|text| text.strip_prefix("lane:")?.parse().ok());
+    (iroh, lane)
+}

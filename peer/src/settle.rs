@@ -1,0 +1,301 @@
+//! Money: deposits, vouchers, epochs and claims on the settlement chain.
+//!
+//! Invariant: a voucher is signed only once its amount lies in escrow; whatever was sent is computed from the
+//! chain's own state first, so doing a step again pays nothing twice. Without a chain the node works, and what
+//! it earns stands in its receipts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ed25519_dalek::{Signer, SigningKey};
+use serde::{Deserialize, Serialize};
+use tributary_protocol::batch::EpochBody;
+use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash, Signature};
+use tributary_protocol::receipt::{SignedReceipt, Voucher};
+use tributary_protocol::wire;
+use tributary_settlement::anchor::{EpochTree, ReceiptLeaf, ReceiptTree};
+use tributary_settlement::chain::{
+    Batch, Chain, ChainError, ChainKey, Deployment, Epoch, SignedVoucher, Totals, Voucher as ChainVoucher,
+};
+use tributary_settlement::queue::{Queue, QueueError};
+
+/// Where the chain is and which contracts are in use; part of an invitation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainNotice {
+    /// The JSON-RPC address.
+    pub url: String,
+    /// The contracts.
+    pub deployment: Deployment,
+}
+
+/// Why money did not move.
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    /// The node was started without a chain.
+    #[error("this node uses no settlement chain")]
+    NoChain,
+    /// The chain refused or cannot be reached.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The queue's file cannot be used.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The fees of this epoch are not in the distributor yet: workers have vouchers to redeem.
+    #[error("{} OPEN of fees are in the distributor, the epoch pays {} OPEN", have.to_open(), need.to_open())]
+    NotFunded {
+        /// What the epoch pays in all.
+        need: Amount,
+        /// What arrived.
+        have: Amount,
+    },
+    /// Sums that do not fit.
+    #[error("amounts overflow")]
+    Overflow,
+}
+
+/// How long an epoch's challenge window is waited for before the step is left to the next try.
+const FINALIZE_WAIT: Duration = Duration::from_secs(20);
+const FINALIZE_POLL: Duration = Duration::from_millis(250);
+
+/// One voucher stream per payer and worker.
+const STREAM: [u8; 32] = [0; 32];
+
+/// The node's side of the settlement chain.
+pub struct Settlement {
+    notice: Option<ChainNotice>,
+    key: [u8; 32],
+    queue: PathBuf,
+    chain: tokio::sync::Mutex<Option<Chain>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+fn chain_voucher(voucher: &Voucher) -> ChainVoucher {
+    ChainVoucher {
+        payee: voucher.payee,
+        stream: STREAM,
+        cumulative: voucher.cumulative,
+        fees_cumulative: voucher.fees_cumulative,
+    }
+}
+
+fn signed_voucher(voucher: &Voucher) -> Option<SignedVoucher> {
+    let signature = voucher.signature.as_slice().try_into().ok()?;
+    Some(SignedVoucher { voucher: chain_voucher(voucher), signature })
+}
+
+/// The earnings tree of an epoch.
+fn earnings(body: &EpochBody) -> Result<EpochTree, SettleError> {
+    let ledger: BTreeMap<ChainAddress, Amount> = body.earned.iter().copied().collect();
+    Ok(EpochTree::build(&ledger).map_err(ChainError::from)?)
+}
+
+impl Settlement {
+    /// The chain of `notice`, used with `key`; `queue` is the file of transactions under way.
+    #[must_use]
+    pub fn new(notice: Option<ChainNotice>, key: [u8; 32], queue: &Path) -> Self {
+        let queue = queue.to_owned();
+        Self { notice, key, queue, chain: tokio::sync::Mutex::default(), turn: tokio::sync::Mutex::default() }
+    }
+
+    /// Where the chain is.
+    #[must_use]
+    pub fn notice(&self) -> Option<&ChainNotice> {
+        self.notice.as_ref()
+    }
+
+    /// The chain, connected on first use; what an earlier process left under way is seen through first.
+    ///
+    /// # Errors
+    /// When there is none or it cannot be reached.
+    pub async fn chain(&self) -> Result<Chain, SettleError> {
+        let notice = self.notice.as_ref().ok_or(SettleError::NoChain)?;
+        let mut connected = self.chain.lock().await;
+        if let Some(chain) = connected.as_ref() {
+            return Ok(chain.clone());
+        }
+        let chain = Chain::connect(&notice.url, ChainKey::from_bytes(self.key)?).await?;
+        let chain = chain.with_queue(Queue::open(&self.queue)?).at(notice.deployment)?;
+        chain.check_deployment().await?;
+        chain.resume().await?;
+        *connected = Some(chain.clone());
+        Ok(chain)
+    }
+
+    /// Puts what is missing into escrow, then signs.
+    ///
+    /// # Errors
+    /// When the chain is down or the payer's funds do not suffice.
+    pub async fn sign_voucher(&self, mut voucher: Voucher) -> Result<Voucher, SettleError> {
+        let chain = self.chain().await?;
+        let _turn = self.turn.lock().await;
+        let terms = chain_voucher(&voucher);
+        let (paid, fees) = chain.settled(voucher.payer_address, &terms).await?;
+        let available = chain.available(voucher.payer_address, voucher.payee).await?;
+        let owed = voucher.cumulative.checked_add(voucher.fees_cumulative).ok_or(SettleError::Overflow)?;
+        let covered = [paid, fees].into_iter().try_fold(available, Amount::checked_add).ok_or(SettleError::Overflow)?;
+        if let Some(missing) = owed.checked_sub(covered).filter(|missing| *missing > Amount::ZERO) {
+            chain.deposit(voucher.payee, missing).await?;
+        }
+        voucher.signature = chain.sign_voucher(&terms)?.to_vec();
+        Ok(voucher)
+    }
+
+    /// Whether the voucher's payer signed it; needs no connection.
+    #[must_use]
+    pub fn verify_voucher(&self, voucher: &Voucher) -> bool {
+        let (Some(notice), Some(signed)) = (&self.notice, signed_voucher(voucher)) else { return false };
+        notice.deployment.payer_of(&signed).is_ok_and(|payer| payer == voucher.payer_address)
+    }
+
+    /// Redeems what vouchers promise beyond what they paid already: (worker's parts, fees).
+    ///
+    /// # Errors
+    /// When the chain is down or refuses.
+    pub async fn redeem(&self, vouchers: &[Voucher]) -> Result<(Amount, Amount), SettleError> {
+        let chain = self.chain().await?;
+        let _turn = self.turn.lock().await;
+        let (mut paid, mut fees) = (Amount::ZERO, Amount::ZERO);
+        for signed in vouchers.iter().filter(|voucher| self.verify_voucher(voucher)) {
+            let Some(voucher) = signed_voucher(signed) else { continue };
+            let (done, done_fees) = chain.settled(signed.payer_address, &voucher.voucher).await?;
+            if done >= signed.cumulative && done_fees >= signed.fees_cumulative {
+                continue;
+            }
+            let redeemed = chain.redeem(&voucher).await?;
+            paid = paid.checked_add(redeemed.paid).ok_or(SettleError::Overflow)?;
+            fees = fees.checked_add(redeemed.fees).ok_or(SettleError::Overflow)?;
+        }
+        Ok((paid, fees))
+    }
+
+    /// What a voucher paid the worker so far.
+    ///
+    /// # Errors
+    /// When the chain is down.
+    pub async fn redeemed(&self, voucher: &Voucher) -> Result<Amount, SettleError> {
+        Ok(self.chain().await?.settled(voucher.payer_address, &chain_voucher(voucher)).await?.0)
+    }
+
+    /// Anchors an epoch and waits until it is final. Doing it again after a crash goes on where it stopped.
+    ///
+    /// # Errors
+    /// When the chain is down, the fees are not there yet or the window is still open.
+    pub async fn post_epoch(&self, body: &EpochBody, receipts: &[SignedReceipt]) -> Result<(), SettleError> {
+        let chain = self.chain().await?;
+        let _turn = self.turn.lock().await;
+        if chain.latest().await?.number >= body.epoch {
+            return Ok(());
+        }
+        let batch = match chain.pending().await? {
+            Some(batch) => batch,
+            None => self.post(&chain, body, receipts).await?,
+        };
+        self.finalize(&chain, &batch).await
+    }
+
+    async fn post(&self, chain: &Chain, body: &EpochBody, receipts: &[SignedReceipt]) -> Result<Batch, SettleError> {
+        let tree = earnings(body)?;
+        let have = chain.totals().await?.fees;
+        if tree.total() > have {
+            return Err(SettleError::NotFunded { need: tree.total(), have });
+        }
+        let leaves = receipts.iter().map(leaf).collect();
+        let data = Hash::of(&wire::encode(body));
+        let epoch = Epoch::of(body.epoch, &tree, &ReceiptTree::build(leaves), data);
+        Ok(chain.once(format!("epoch {}", body.epoch)).post_root(&epoch).await?)
+    }
+
+    async fn finalize(&self, chain: &Chain, batch: &Batch) -> Result<(), SettleError> {
+        let deadline = tokio::time::Instant::now() + FINALIZE_WAIT;
+        loop {
+            match chain.finalize(batch).await {
+                Ok(_) => return Ok(()),
+                Err(error) if tokio::time::Instant::now() >= deadline => return Err(error.into()),
+                Err(ChainError::Reverted { .. }) => tokio::time::sleep(FINALIZE_POLL).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// What `address` may still claim by the newest epoch.
+    ///
+    /// # Errors
+    /// When the chain is down.
+    pub async fn claimable(&self, body: &EpochBody, address: ChainAddress) -> Result<Amount, SettleError> {
+        let earned = body.earned.iter().find(|(to, _)| *to == address).map_or(Amount::ZERO, |(_, amount)| *amount);
+        let claimed = self.chain().await?.claimed(address).await?;
+        Ok(earned.checked_sub(claimed).unwrap_or(Amount::ZERO))
+    }
+
+    /// Claims what `addresses` earned by the newest epoch.
+    ///
+    /// # Errors
+    /// When the chain is down or refuses.
+    pub async fn claim(&self, body: &EpochBody, addresses: &[ChainAddress]) -> Result<Amount, SettleError> {
+        let mut sum = Amount::ZERO;
+        for address in addresses {
+            if self.claimable(body, *address).await? == Amount::ZERO {
+                continue;
+            }
+            let chain = self.chain().await?;
+            let _turn = self.turn.lock().await;
+            let Some(proof) = earnings(body)?.proof(address) else { continue };
+            sum = sum.checked_add(chain.claim(&proof).await?.amount).ok_or(SettleError::Overflow)?;
+        }
+        Ok(sum)
+    }
+
+    /// Binds the account's key to this chain address in the registry, once.
+    ///
+    /// # Errors
+    /// When the chain is down or refuses.
+    pub async fn bind(&self, account_key: &SigningKey) -> Result<(), SettleError> {
+        let chain = self.chain().await?;
+        let account = AccountId(account_key.verifying_key().to_bytes());
+        let _turn = self.turn.lock().await;
+        if chain.address_bound_to(account).await?.is_none() {
+            let digest = chain.bind_digest(account).await?;
+            chain.bind(account, &Signature(account_key.sign(&digest).to_bytes())).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends OPEN.
+    ///
+    /// # Errors
+    /// When the chain is down or the funds do not suffice.
+    pub async fn send(&self, to: ChainAddress, amount: Amount) -> Result<[u8; 32], SettleError> {
+        let chain = self.chain().await?;
+        let _turn = self.turn.lock().await;
+        Ok(chain.transfer(to, amount).await?.transaction)
+    }
+
+    /// OPEN that `address` holds.
+    ///
+    /// # Errors
+    /// When the chain is down.
+    pub async fn balance(&self, address: ChainAddress) -> Result<Amount, SettleError> {
+        Ok(self.chain().await?.balance(address).await?)
+    }
+
+    /// Where all money is.
+    ///
+    /// # Errors
+    /// When the chain is down.
+    pub async fn totals(&self) -> Result<Totals, SettleError> {
+        Ok(self.chain().await?.totals().await?)
+    }
+}
+
+fn leaf(signed: &SignedReceipt) -> ReceiptLeaf {
+    let id = signed.receipt.id().0;
+    ReceiptLeaf {
+        id,
+        digest: id,
+        payer_key: signed.receipt.payer.0,
+        payer_signature: signed.payer_signature.0,
+        worker_key: signed.receipt.worker.0,
+        worker_signature: signed.worker_signature.0,
+    }
+}

@@ -1,0 +1,223 @@
+//! Performs the node's jobs: gathers what they need from the network, has the engine compute, keeps what results.
+//!
+//! Invariant: whatever comes from a peer was checked against its hash by the store before it is used; what a
+//! job produces is in the store before the node hears of it.
+
+mod answer;
+mod check;
+mod data;
+mod train;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+use tributary_protocol::datanet::Contribution;
+use tributary_protocol::envelope::Signed;
+use tributary_protocol::id::{Hash, NodeId};
+use tributary_protocol::message::Release;
+use tributary_protocol::node::{Input, JobOutcome, Work};
+use tributary_storage::blobs::{BlobStore, IrohBlobs};
+use tributary_storage::journal::Journal;
+
+use crate::answers::Answers;
+use crate::bundle;
+use crate::engine::parent::EngineHandle;
+use crate::engine::{Ask, Done, Reply};
+use crate::handle::NodeHandle;
+use crate::net::data::DataPlane;
+use crate::traffic::Traffic;
+
+/// Jobs that run beside each other on one node; more wait.
+const JOBS_AT_ONCE: usize = 16;
+/// Tries to fetch one blob before a job gives up; providers may be restarting.
+const FETCH_TRIES: u32 = 12;
+/// Time between such tries.
+const FETCH_PAUSE: Duration = Duration::from_millis(1_500);
+
+/// What all jobs share.
+pub struct Workshop {
+    /// Where blobs are kept.
+    pub store: IrohBlobs,
+    /// How blobs are fetched.
+    pub data: DataPlane,
+    /// The engine process.
+    pub engine: EngineHandle,
+    /// Where a job remembers how far it is.
+    pub journal: Arc<Journal>,
+    /// The node.
+    pub node: NodeHandle,
+    /// The open answer streams.
+    pub answers: Arc<Answers>,
+    /// Bytes moved.
+    pub traffic: Arc<Traffic>,
+    slots: Semaphore,
+}
+
+/// Why a job could not be done; the text is for people.
+pub type JobError = String;
+
+impl Workshop {
+    /// A workshop of these parts.
+    #[must_use]
+    pub fn new(
+        store: IrohBlobs,
+        data: DataPlane,
+        engine: EngineHandle,
+        journal: Arc<Journal>,
+        node: NodeHandle,
+        answers: Arc<Answers>,
+        traffic: Arc<Traffic>,
+    ) -> Self {
+        Self { store, data, engine, journal, node, answers, traffic, slots: Semaphore::new(JOBS_AT_ONCE) }
+    }
+
+    /// Starts a job; its end reaches the node as [`Input::Finished`]. `entries` are those of the datanet's version.
+    pub fn start(self: &Arc<Self>, job: Hash, work: Work, entries: Vec<Signed<Contribution>>) {
+        let workshop = Arc::clone(self);
+        tokio::spawn(async move {
+            let Ok(_slot) = workshop.slots.acquire().await else { return };
+            let outcome = match workshop.perform(job, work, entries).await {
+                Ok(outcome) => outcome,
+                Err(reason) => {
+                    tracing::warn!(job = %job.short(), %reason, "a job failed");
+                    JobOutcome::Failed(reason)
+                }
+            };
+            let _ = workshop.node.input(Input::Finished { job, outcome: Box::new(outcome) }).await;
+        });
+    }
+
+    async fn perform(
+        &self,
+        job: Hash,
+        work: Work,
+        entries: Vec<Signed<Contribution>>,
+    ) -> Result<JobOutcome, JobError> {
+        match work {
+            Work::Train { offer, award } => self.train(job, &offer.body, &award, &entries).await,
+            Work::Replay { offer, result, worker, segments } => {
+                self.replay(job, &offer.body, &result.body, worker, &segments, &entries).await
+            }
+            Work::Answer { request, release, stream } => self.answer(job, &request.body, &release.body, stream).await,
+            Work::CheckAnswer { audit, release } => self.check_answer(job, &audit, &release.body).await,
+        }
+    }
+
+    /// Stops a job.
+    pub fn stop(self: &Arc<Self>, job: Hash) {
+        let workshop = Arc::clone(self);
+        tokio::spawn(async move { workshop.engine.stop(job).await });
+    }
+
+    /// Loads a released adapter for answering and checking; tells the node when it stands.
+    pub fn load(self: &Arc<Self>, release: Signed<Release>) {
+        let workshop = Arc::clone(self);
+        tokio::spawn(async move {
+            let adapter = release.body.adapter;
+            match workshop.load_release(&release.body).await {
+                Ok(()) => {
+                    let _ = workshop.node.input(Input::Serving(adapter)).await;
+                }
+                Err(reason) => tracing::warn!(adapter = %adapter.short(), %reason, "a release could not be loaded"),
+            }
+        });
+    }
+
+    async fn load_release(&self, release: &Release) -> Result<(), JobError> {
+        let leave_out: Vec<Hash> = release.contributors.iter().map(|contributor| contributor.leave_out).collect();
+        let commitment = self.build_index(release.base, release.adapter, &leave_out, &[release.node]).await?;
+        if commitment != release.index {
+            return Err("the attribution index is not the one that was committed to".into());
+        }
+        Ok(())
+    }
+
+    /// Has the engine hold adapter and index; returns the commitment.
+    ///
+    /// # Errors
+    /// When a blob cannot be had or the engine refuses it.
+    pub async fn build_index(
+        &self,
+        base: Hash,
+        adapter: Hash,
+        leave_out: &[Hash],
+        providers: &[NodeId],
+    ) -> Result<Hash, JobError> {
+        self.hold_base(base, providers).await?;
+        let id = adapter;
+        let adapter = self.blob(id, providers, bundle::ADAPTER_MAX_BYTES).await?.to_vec();
+        let mut without = Vec::with_capacity(leave_out.len());
+        for (number, hash) in leave_out.iter().enumerate() {
+            let bytes = self.blob(*hash, providers, bundle::ADAPTER_MAX_BYTES).await?;
+            without.push((u32::try_from(number).map_err(|error| error.to_string())?, bytes.to_vec()));
+        }
+        let job = Hash::of(&[b"index".as_slice(), &id.0].concat());
+        let ask = Ask::Index { job, base, id, adapter, leave_out: without };
+        match self.ask(job, &ask).await? {
+            Done::Indexed { commitment } => Ok(commitment),
+            other => Err(format!("the engine answered another question: {other:?}")),
+        }
+    }
+
+    /// Fetches a base if need be and has the engine hold it.
+    ///
+    /// # Errors
+    /// When it cannot be had or the engine cannot be reached.
+    pub async fn hold_base(&self, base: Hash, providers: &[NodeId]) -> Result<(), JobError> {
+        let bytes = self.blob(base, providers, bundle::BASE_MAX_BYTES).await?;
+        self.engine.hold_base(base, &bytes).await.map_err(|error| error.to_string())
+    }
+
+    /// A blob from the store, else from one of `providers`, tried again while they may be restarting.
+    ///
+    /// # Errors
+    /// Says what every provider said.
+    pub async fn blob(&self, hash: Hash, providers: &[NodeId], limit: usize) -> Result<Bytes, JobError> {
+        let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+        let mut reason = "nobody provides it".to_owned();
+        for attempt in 0..FETCH_TRIES {
+            if let Some(bytes) = self.store.get(hash).await.map_err(|error| error.to_string())? {
+                return Ok(bytes);
+            }
+            if attempt > 0 {
+                tokio::time::sleep(FETCH_PAUSE).await;
+            }
+            match self.data.fetch(hash, providers, limit).await {
+                Ok(bytes) => self.traffic.fetched(bytes),
+                Err(error) => reason = error.to_string(),
+            }
+        }
+        Err(format!("blob {} cannot be fetched: {reason}", hash.short()))
+    }
+
+    /// Keeps bytes in the store.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub async fn keep(&self, bytes: Vec<u8>) -> Result<Hash, JobError> {
+        self.store.put(Bytes::from(bytes)).await.map_err(|error| error.to_string())
+    }
+
+    /// Begins a job in the engine.
+    async fn begin(&self, job: Hash, ask: &Ask) -> Result<mpsc::Receiver<Reply>, JobError> {
+        self.engine.begin(job, ask).await.map_err(|error| error.to_string())
+    }
+
+    /// Begins a job in the engine and waits for its end.
+    ///
+    /// # Errors
+    /// What the engine says of the job.
+    pub async fn ask(&self, job: Hash, ask: &Ask) -> Result<Done, JobError> {
+        let mut replies = self.begin(job, ask).await?;
+        while let Some(reply) = replies.recv().await {
+            match reply {
+                Reply::Done { outcome, .. } => return Ok(outcome),
+                Reply::Failed { reason, .. } => return Err(reason),
+                Reply::Ready { .. } | Reply::Progress { .. } | Reply::Checkpoint { .. } | Reply::Text { .. } => {}
+            }
+        }
+        Err("the job was stopped".into())
+    }
+}

@@ -1,0 +1,158 @@
+//! Checking others' work: segments of a training executed again, answers by one prefill.
+//!
+//! Invariant: "refuted" is said only of bytes that the worker itself committed to and that this machine
+//! recomputed in the same determinism class; everything else that goes wrong is an abstention.
+
+use tributary_protocol::datanet::Contribution;
+use tributary_protocol::envelope::Signed;
+use tributary_protocol::id::{Hash, NodeId};
+use tributary_protocol::message::{Audit, Release};
+use tributary_protocol::node::{JobOutcome, shares_of};
+use tributary_protocol::receipt::Work as Receipted;
+use tributary_protocol::task::TaskOffer;
+use tributary_protocol::verification::{Outcome, TaskResult};
+
+use super::{JobError, Workshop};
+use crate::bundle::ADAPTER_MAX_BYTES;
+use crate::engine::{Ask, Done, Run};
+
+/// A checkpoint holds the adapter and two moments of each weight.
+const CHECKPOINT_MAX_BYTES: usize = 4 * ADAPTER_MAX_BYTES;
+
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// A number of steps out of a recipe; recipes were checked by the engine before anything was trained.
+fn checkpoint_every(recipe: &str) -> Result<u32, JobError> {
+    let recipe: tributary_compute::train::Recipe = serde_json::from_str(recipe).map_err(|error| error.to_string())?;
+    recipe.check().map_err(|error| error.to_string())?;
+    Ok(recipe.checkpoint_every)
+}
+
+impl Workshop {
+    pub(super) async fn replay(
+        &self,
+        job: Hash,
+        offer: &TaskOffer,
+        result: &TaskResult,
+        worker: NodeId,
+        segments: &[u32],
+        entries: &[Signed<Contribution>],
+    ) -> Result<JobOutcome, JobError> {
+        self.hold_base(offer.work.base, &[offer.node, worker]).await?;
+        let run = self.run_of(&offer.work, entries).await?;
+        let every = checkpoint_every(&offer.work.recipe)?;
+        let expected = offer.work.steps.div_ceil(every);
+        if result.steps != offer.work.steps || result.segments() != expected {
+            let reason = format!("{} segments are committed, the recipe makes {expected}", result.segments());
+            return Ok(JobOutcome::Replayed(Outcome::Refuted(reason), Vec::new()));
+        }
+        if let Some(reason) = self.ends_fault(job, &run, result, worker).await? {
+            return Ok(JobOutcome::Replayed(Outcome::Refuted(reason), Vec::new()));
+        }
+        for segment in segments {
+            let to_step = segment.saturating_add(1).saturating_mul(every).min(offer.work.steps);
+            if let Some(reason) = self.segment_fault(job, &run, result, worker, *segment, to_step).await? {
+                return Ok(JobOutcome::Replayed(Outcome::Refuted(reason), vec![*segment]));
+            }
+        }
+        Ok(JobOutcome::Replayed(Outcome::Confirmed, segments.to_vec()))
+    }
+
+    async fn checkpoint(&self, result: &TaskResult, at: u32, worker: NodeId) -> Result<Vec<u8>, JobError> {
+        let place = usize::try_from(at).map_err(|error| error.to_string())?;
+        let hash = *result.checkpoints.get(place).ok_or("there is no such checkpoint")?;
+        Ok(self.blob(hash, &[worker], CHECKPOINT_MAX_BYTES).await?.to_vec())
+    }
+
+    async fn replay_to(&self, job: Hash, run: &Run, start: Option<Vec<u8>>, to_step: u32) -> Result<(Vec<u8>, Vec<u8>), JobError> {
+        let job = Hash::of(&[job.0.as_slice(), &to_step.to_le_bytes(), &[u8::from(start.is_some())]].concat());
+        let ask = Ask::Replay { job, run: run.clone(), start, to_step };
+        match self.ask(job, &ask).await? {
+            Done::Replayed { end, adapter } => Ok((end, adapter)),
+            other => Err(format!("the engine answered another question: {other:?}")),
+        }
+    }
+
+    /// Whether the run begins where its seed says and ends with the adapter that was handed in.
+    async fn ends_fault(
+        &self,
+        job: Hash,
+        run: &Run,
+        result: &TaskResult,
+        worker: NodeId,
+    ) -> Result<Option<String>, JobError> {
+        let (beginning, _) = self.replay_to(job, run, None, 0).await?;
+        if result.checkpoints.first() != Some(&Hash::of(&beginning)) {
+            return Ok(Some("the run does not begin where its seed says".into()));
+        }
+        let last = self.checkpoint(result, result.segments(), worker).await?;
+        let (_, adapter) = self.replay_to(job, run, Some(last), result.steps).await?;
+        if Hash::of(&adapter) != result.adapter {
+            return Ok(Some("the adapter is not that of the last checkpoint".into()));
+        }
+        Ok(None)
+    }
+
+    async fn segment_fault(
+        &self,
+        job: Hash,
+        run: &Run,
+        result: &TaskResult,
+        worker: NodeId,
+        segment: u32,
+        to_step: u32,
+    ) -> Result<Option<String>, JobError> {
+        let start = self.checkpoint(result, segment, worker).await?;
+        let (end, _) = self.replay_to(job, run, Some(start), to_step).await?;
+        let place = usize::try_from(segment).map_err(|error| error.to_string())? + 1;
+        let same = result.checkpoints.get(place) == Some(&Hash::of(&end));
+        Ok((!same).then(|| format!("segment {segment} ends otherwise when it is executed again")))
+    }
+
+    pub(super) async fn check_answer(&self, job: Hash, audit: &Audit, release: &Release) -> Result<JobOutcome, JobError> {
+        let request = &audit.request.body;
+        let receipt = &audit.receipt.receipt;
+        let ask = Ask::Check {
+            job,
+            base: release.base,
+            adapter: release.adapter,
+            class: receipt.class.clone(),
+            prompt: request.prompt.clone(),
+            transcript: audit.transcript.clone(),
+            max_tokens: request.max_tokens,
+            temperature_milli: request.temperature_milli,
+            seed: request.seed,
+        };
+        let Done::Checked { fault, abstained, fingerprints, credits, text, root } = self.ask(job, &ask).await? else {
+            return Err("the engine answered another question".into());
+        };
+        let checked = (0..fingerprints).take(tributary_protocol::limits::SEGMENTS_MAX).collect();
+        if let Some(reason) = abstained {
+            return Ok(JobOutcome::AnswerChecked(Outcome::Abstained(reason), Vec::new()));
+        }
+        let fault = fault.or_else(|| receipt_fault(audit, release, &credits, &text, root));
+        let outcome = fault.map_or(Outcome::Confirmed, Outcome::Refuted);
+        Ok(JobOutcome::AnswerChecked(outcome, checked))
+    }
+}
+
+/// What of the receipt differs from what was recomputed.
+fn receipt_fault(audit: &Audit, release: &Release, credits: &[(u32, i64)], text: &str, root: Hash) -> Option<String> {
+    let receipt = &audit.receipt.receipt;
+    let Receipted::Inference { answer, fingerprints, prompt, .. } = &receipt.work else {
+        return Some("the receipt is not of an answer".into());
+    };
+    if *prompt != Hash::of(audit.request.body.prompt.as_bytes()) {
+        return Some("the receipt names another prompt".into());
+    }
+    if *answer != Hash::of(text.as_bytes()) || *fingerprints != root {
+        return Some("the receipt names another answer".into());
+    }
+    if shares_of(release, credits) != receipt.shares {
+        return Some("the attribution weights are others".into());
+    }
+    let bad = credits.iter().any(|(contributor, _)| *contributor >= number(release.contributors.len()));
+    bad.then(|| "the index names contributors that the release does not".into())
+}

@@ -1,0 +1,84 @@
+//! The checks, in the order of how fast they fail.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use crate::tools;
+
+/// Why a step failed.
+pub type StepError = String;
+
+/// The checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// Runs one program in the checkout and says how long it took.
+pub fn run(program: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Result<(), StepError> {
+    run_in(&root(), program, arguments, settings)
+}
+
+fn run_in(folder: &Path, program: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Result<(), StepError> {
+    let shown = format!("{program} {}", arguments.join(" "));
+    eprintln!("▸ {shown}");
+    let began = Instant::now();
+    let status = Command::new(program).args(arguments).envs(settings.iter().copied()).current_dir(folder).status();
+    let status = status.map_err(|error| format!("{program} cannot be started: {error}"))?;
+    if !status.success() {
+        return Err(format!("{shown} failed: {status}"));
+    }
+    eprintln!("✓ {:.0} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Everything.
+pub fn test() -> Result<(), StepError> {
+    run("cargo", &["fmt", "--all", "--check"], &[])?;
+    tools::typos()?;
+    tools::deny()?;
+    checks()?;
+    contracts()?;
+    eprintln!("every check passed");
+    Ok(())
+}
+
+/// What needs no tools beyond the toolchain.
+pub fn quick() -> Result<(), StepError> {
+    run("cargo", &["fmt", "--all", "--check"], &[])?;
+    checks()
+}
+
+fn checks() -> Result<(), StepError> {
+    run("cargo", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])?;
+    run("cargo", &["doc", "--workspace", "--no-deps", "--locked"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    run("cargo", &["test", "--workspace", "--locked", "--no-fail-fast"], &[])
+}
+
+fn contracts_folder() -> PathBuf {
+    root().join("settlement/contracts")
+}
+
+fn install_contract_tools() -> Result<(), StepError> {
+    run_in(&contracts_folder(), "npm", &["ci", "--ignore-scripts", "--no-audit", "--no-fund"], &[])
+}
+
+/// The contracts' own checks; npm brings the compiler and forge.
+pub fn contracts() -> Result<(), StepError> {
+    install_contract_tools()?;
+    run_in(&contracts_folder(), "npm", &["run", "--silent", "check"], &[])?;
+    run_in(&contracts_folder(), "npm", &["run", "--silent", "test"], &[])
+}
+
+/// Writes the artifacts anew after a contract was changed.
+pub fn artifacts() -> Result<(), StepError> {
+    install_contract_tools()?;
+    run_in(&contracts_folder(), "npm", &["run", "--silent", "compile"], &[])
+}
+
+/// Pretrains the demo's base.
+pub fn base() -> Result<(), StepError> {
+    let arguments =
+        ["run", "--release", "--locked", "-p", "tributary-examples", "--example", "pretrain_base", "--", "--out", "examples/base"];
+    run("cargo", &arguments, &[])
+}
