@@ -18,8 +18,8 @@ pub use codec::MAX_INDEX_BYTES;
 pub use index::{Index, MAX_CONTRIBUTORS};
 
 use crate::linear::Hook;
-use crate::loss::{Target, completion_gradient, token_losses};
 use crate::lora::{Adapter, LoraError};
+use crate::loss::{Target, completion_gradient, token_losses};
 use crate::model::{Base, Mode, ModelError};
 use quantise::{GradientTensor, dot};
 
@@ -207,7 +207,7 @@ fn mean_over(output: &[u32]) -> f64 {
 fn to_micro(nats: f64) -> Result<i64, AttributeError> {
     let micro = (nats * 1e6).round();
     // 2^53 millionths: beyond any loss of finite logits, and exact in both types.
-    if !(micro.abs() < 9_007_199_254_740_992.0) {
+    if micro.is_nan() || micro.abs() >= 9_007_199_254_740_992.0 {
         return Err(AttributeError::NotFinite);
     }
     #[expect(clippy::cast_possible_truncation, reason = "checked to be a whole number within 2^53")]

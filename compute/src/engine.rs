@@ -10,9 +10,7 @@ mod text;
 
 use std::ops::ControlFlow;
 
-pub use params::{
-    Finish, GenerateParams, Generation, MAX_OUTPUT_TOKENS, MAX_PROMPT_BYTES, MAX_STOP_BYTES, MAX_STOPS,
-};
+pub use params::{Finish, GenerateParams, Generation, MAX_OUTPUT_TOKENS, MAX_PROMPT_BYTES, MAX_STOP_BYTES, MAX_STOPS};
 
 use crate::lora::Adapter;
 use crate::model::{Base, LogitRows, ModelError};
@@ -162,12 +160,12 @@ fn step(
     Ok(true)
 }
 
-/// How an answer of these tokens ended: `None` when it could have gone on (its listener left), and an error in the
-/// second place names the first token that came after the end.
+/// How an answer of these tokens ended and after how many of them. `None` when it could have gone on: its listener
+/// left.
 ///
 /// # Errors
 /// When the tokens can't be decoded.
-pub(crate) fn replay_finish(
+pub fn replay_finish(
     base: &Base,
     params: &GenerateParams,
     prompt_tokens: usize,

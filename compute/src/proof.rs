@@ -12,10 +12,8 @@
 mod fingerprint;
 mod polynomial;
 
-pub use fingerprint::{
-    Deviation, Fingerprint, FingerprintError, TOKENS_PER_FINGERPRINT, TOP_VALUES, fingerprint_root,
-};
 pub(crate) use fingerprint::fingerprints_of;
+pub use fingerprint::{Deviation, Fingerprint, FingerprintError, TOKENS_PER_FINGERPRINT, TOP_VALUES, fingerprint_root};
 
 use crate::device;
 use crate::engine::{EngineError, GenerateParams, replay_finish};

@@ -45,10 +45,14 @@ impl GradientTensor {
 
 /// The inner product over tensors of equal shapes.
 pub(super) fn dot(gradient: &[GradientTensor], delta: &[DeltaTensor]) -> f64 {
-    gradient.iter().zip(delta).map(|(g, d)| {
-        let sum: i64 = g.values.iter().zip(&d.values).map(|(&g, &d)| i64::from(g) * i64::from(d)).sum();
-        to_f64(sum) * f64::from(g.scale) * f64::from(d.scale)
-    }).sum()
+    gradient
+        .iter()
+        .zip(delta)
+        .map(|(g, d)| {
+            let sum: i64 = g.values.iter().zip(&d.values).map(|(&g, &d)| i64::from(g) * i64::from(d)).sum();
+            to_f64(sum) * f64::from(g.scale) * f64::from(d.scale)
+        })
+        .sum()
 }
 
 fn to_f64(sum: i64) -> f64 {

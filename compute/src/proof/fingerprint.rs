@@ -245,7 +245,9 @@ mod tests {
     use super::{Fingerprint, TOKENS_PER_FINGERPRINT, fingerprint_root, fingerprints_of, to_bf16};
 
     fn states(rows: usize, width: usize, seed: f32) -> Vec<Vec<f32>> {
-        (0..rows).map(|row| (0..width).map(|col| ((row * width + col) as f32 * 0.37 + seed).sin() * 9.0).collect()).collect()
+        (0..rows)
+            .map(|row| (0..width).map(|col| ((row * width + col) as f32 * 0.37 + seed).sin() * 9.0).collect())
+            .collect()
     }
 
     #[test]

@@ -47,7 +47,9 @@ fn rescaled(base: &Base, adapter: &Adapter, factor: f64) -> Adapter {
 fn an_honest_answer_matches() {
     let base = base(1);
     let adapter = adapter(&base, 5, 8.0);
-    for (chosen, params) in [(None, greedy()), (Some(&adapter), greedy()), (None, sampled()), (Some(&adapter), sampled())] {
+    for (chosen, params) in
+        [(None, greedy()), (Some(&adapter), greedy()), (None, sampled()), (Some(&adapter), sampled())]
+    {
         let claim = answer(&base, chosen, &params);
         assert_eq!(claim.fingerprints.len(), claim.output_tokens.len().div_ceil(32));
         assert_eq!(check(&base, chosen, &claim, &params), ProofVerdict::Match);
@@ -113,8 +115,8 @@ fn malformed_claims_are_mismatches_and_never_panic() {
     let broken: [&dyn Fn(&mut Generation); 5] = [
         &|claim| claim.output_tokens[0] = u32::MAX,
         &|claim| claim.prompt_tokens.clear(),
-        &|claim| drop(claim.fingerprints.pop()),
-        &|claim| drop(claim.output_tokens.pop()),
+        &|claim| claim.fingerprints.truncate(1),
+        &|claim| claim.output_tokens.truncate(70),
         &|claim| claim.prompt_tokens = vec![1; 500],
     ];
     for change in broken {
