@@ -15,6 +15,7 @@ use crate::disk::DiskFull;
 mod faulty;
 mod iroh;
 mod memory;
+mod sweep;
 
 pub use faulty::FaultyBlobs;
 pub use iroh::{IrohBlobs, IrohOptions};

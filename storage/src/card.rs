@@ -11,7 +11,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge::transaction::CommitOptions;
-use automerge::{ActorId, AutoCommit, Change, ChangeHash};
+use automerge::{ActorId, AutoCommit, Change, ChangeHash, TextEncoding};
 use autosurgeon::{Hydrate, Reconcile, Text, hydrate, reconcile};
 use serde::{Deserialize, Serialize};
 use tributary_protocol::id::{AccountId, NodeId};
@@ -24,8 +24,8 @@ pub const MAX_CHANGE_BYTES: usize = 64 * 1024;
 /// Bytes of all changes of a card (design.md section 6).
 pub const MAX_DOCUMENT_BYTES: usize = 8 * 1024 * 1024;
 
-/// Operations in one change, one for each character of a new description and a few more.
-pub const MAX_CHANGE_OPERATIONS: u64 = 32 * 1024;
+/// Operations in one change: one for each character that a rewritten description loses or gains, and some for the rest.
+pub const MAX_CHANGE_OPERATIONS: u64 = 36 * 1024;
 
 /// Bytes of a title: one line on a page.
 pub const MAX_TITLE_BYTES: usize = 200;
@@ -177,7 +177,9 @@ impl CardDocument {
     /// An empty card. Every card begins with the same change, so that cards begun on two machines can be merged.
     #[must_use]
     pub fn new() -> Self {
-        let mut document = AutoCommit::new().with_actor(ActorId::from([0_u8; 32]));
+        // Autosurgeon counts places in a text in bytes.
+        let document = AutoCommit::new_with_encoding(TextEncoding::Utf8CodeUnit);
+        let mut document = document.with_actor(ActorId::from([0_u8; 32]));
         let empty = Fields {
             title: String::new(),
             description: Text::with_value(""),
@@ -217,6 +219,7 @@ impl CardDocument {
         let Some(change) = draft.get_last_local_change() else { return Ok(None) };
         let bytes = change.raw_bytes().to_vec();
         self.check_change(&bytes)?;
+        bounds::check_operations(&bytes, MAX_CHANGE_OPERATIONS)?;
         self.bytes += bytes.len();
         self.document = draft;
         Ok(Some(bytes))
@@ -304,6 +307,10 @@ impl CardDocument {
     fn check_effect(&self, author: Option<&AccountId>, bytes: &[u8]) -> Result<Option<AutoCommit>, CardError> {
         let malformed = |error: &dyn fmt::Display| CardError::Malformed(error.to_string());
         let change = Change::from_bytes(bytes.to_vec()).map_err(|error| malformed(&error))?;
+        // The library leaves the checksum, the first bytes of the hash, to its callers.
+        if bytes.get(4..8) != change.hash().0.get(..4) {
+            return Err(CardError::Malformed("its checksum is wrong".to_owned()));
+        }
         if let Some(author) = author
             && !change.actor_id().to_bytes().starts_with(&author.0)
         {

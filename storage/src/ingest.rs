@@ -251,8 +251,8 @@ pub fn read_path(path: &Path, limits: &IngestLimits) -> Result<Ingested, IngestE
         return Err(IngestError::EmptyFile { path: path.to_owned() });
     } else {
         // Whether a limit broke it off stands in the sink.
-        let _ = folder::read_one(path, &mut sink)
-            .map_err(|source| IngestError::Io { path: path.to_owned(), source })?;
+        let _ =
+            folder::read_one(path, &mut sink).map_err(|source| IngestError::Io { path: path.to_owned(), source })?;
     }
     if sink.done.records.is_empty() {
         return Err(IngestError::NothingUsable { path: path.to_owned(), refused: sink.done.refused });

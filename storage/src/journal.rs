@@ -7,12 +7,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition, WriteTransaction};
 
 use crate::disk::{self, DiskFull};
 
+mod batch;
 mod fault;
 
+pub use batch::Batch;
 use fault::Cause;
 
 /// Bytes of one entry: signed envelopes have at most 64 KiB, bundles of them more.
@@ -88,87 +90,6 @@ pub enum JournalError {
     },
 }
 
-/// Entries and index changes that reach the disk together.
-#[derive(Debug, Clone, Default)]
-pub struct Batch {
-    entries: Vec<Vec<u8>>,
-    changes: Vec<IndexChange>,
-}
-
-#[derive(Debug, Clone)]
-enum IndexChange {
-    Put { index: String, key: Vec<u8>, value: Vec<u8> },
-    Remove { index: String, key: Vec<u8> },
-    Clear { index: String },
-}
-
-impl Batch {
-    /// Nothing yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds an entry at the journal's end.
-    #[must_use]
-    pub fn entry(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.entries.push(bytes.into());
-        self
-    }
-
-    /// Sets a key of an index.
-    #[must_use]
-    pub fn put(mut self, index: &str, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
-        self.changes.push(IndexChange::Put { index: index.to_owned(), key: key.into(), value: value.into() });
-        self
-    }
-
-    /// Removes a key of an index.
-    #[must_use]
-    pub fn remove(mut self, index: &str, key: impl Into<Vec<u8>>) -> Self {
-        self.changes.push(IndexChange::Remove { index: index.to_owned(), key: key.into() });
-        self
-    }
-
-    /// Empties an index, before it is built anew.
-    #[must_use]
-    pub fn clear(mut self, index: &str) -> Self {
-        self.changes.push(IndexChange::Clear { index: index.to_owned() });
-        self
-    }
-
-    fn bytes(&self) -> usize {
-        let entries = self.entries.iter().map(Vec::len);
-        let changes = self.changes.iter().map(|change| match change {
-            IndexChange::Put { index, key, value } => index.len() + key.len() + value.len(),
-            IndexChange::Remove { index, key } => index.len() + key.len(),
-            IndexChange::Clear { index } => index.len(),
-        });
-        entries.chain(changes).fold(0, usize::saturating_add)
-    }
-
-    fn check(&self) -> Result<(), JournalError> {
-        for entry in &self.entries {
-            within("an entry", entry.len(), MAX_ENTRY_BYTES)?;
-        }
-        for change in &self.changes {
-            let (index, key, value) = match change {
-                IndexChange::Put { index, key, value } => (index, key.len(), value.len()),
-                IndexChange::Remove { index, key } => (index, key.len(), 0),
-                IndexChange::Clear { index } => (index, 0, 0),
-            };
-            within("an index's name", index.len(), MAX_KEY_BYTES)?;
-            within("a key", key, MAX_KEY_BYTES)?;
-            within("a value", value, MAX_ENTRY_BYTES)?;
-        }
-        within("a batch", self.bytes(), MAX_BATCH_BYTES)
-    }
-}
-
-fn within(what: &'static str, found: usize, limit: usize) -> Result<(), JournalError> {
-    if found <= limit { Ok(()) } else { Err(JournalError::TooLarge { what, found, limit }) }
-}
-
 /// An open journal; clones share it. Calls block on the disk: from async code use `spawn_blocking`.
 #[derive(Debug, Clone)]
 pub struct Journal {
@@ -233,7 +154,7 @@ impl Journal {
     /// # Errors
     /// As [`Journal::commit`].
     pub fn append_durable(&self, entries: &[Vec<u8>]) -> Result<u64, JournalError> {
-        self.commit(&Batch { entries: entries.to_vec(), changes: Vec::new() })
+        self.commit(&entries.iter().fold(Batch::new(), |batch, entry| batch.entry(entry.clone())))
     }
 
     /// Writes a batch and returns its first entry's sequence number once all of it is on the disk.
@@ -246,10 +167,7 @@ impl Journal {
         let needed_bytes = batch.bytes() as u64;
         // Pages, tree nodes and the copy-on-write of redb take a few times the payload.
         disk::check_room(&self.shared.path, needed_bytes.saturating_mul(3), self.shared.reserve_bytes)?;
-        self.write(needed_bytes, |transaction| {
-            apply_changes(transaction, &batch.changes)?;
-            append(transaction, &batch.entries)
-        })
+        self.write(needed_bytes, |transaction| batch.write(transaction))
     }
 
     fn write<T>(
@@ -335,7 +253,12 @@ impl Journal {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn index_scan(&self, index: &str, prefix: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
+    pub fn index_scan(
+        &self,
+        index: &str,
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
         self.read(|transaction| {
             let table = transaction.open_table(INDEX)?;
             let mut found = Vec::new();
@@ -390,36 +313,6 @@ impl Iterator for Replay {
 
 fn check_of(bytes: &[u8]) -> [u8; CHECK_BYTES] {
     *blake3::hash(bytes).as_bytes().first_chunk().expect("invariant: a hash has more than 16 bytes")
-}
-
-fn append(transaction: &WriteTransaction, entries: &[Vec<u8>]) -> Result<u64, Cause> {
-    let mut table = transaction.open_table(ENTRIES)?;
-    let first = table.last()?.map_or(0, |(sequence, _)| sequence.value() + 1);
-    for (sequence, bytes) in (first..).zip(entries) {
-        let stored = [check_of(bytes).as_slice(), bytes].concat();
-        table.insert(sequence, stored.as_slice())?;
-    }
-    Ok(first)
-}
-
-fn apply_changes(transaction: &WriteTransaction, changes: &[IndexChange]) -> Result<(), Cause> {
-    let mut table = transaction.open_table(INDEX)?;
-    for change in changes {
-        match change {
-            IndexChange::Put { index, key, value } => {
-                table.insert((index.as_str(), key.as_slice()), value.as_slice())?;
-            }
-            IndexChange::Remove { index, key } => {
-                table.remove((index.as_str(), key.as_slice()))?;
-            }
-            IndexChange::Clear { index } => {
-                let end = format!("{index}\0");
-                let empty: &[u8] = &[];
-                table.retain_in((index.as_str(), empty)..(end.as_str(), empty), |_, _| false)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

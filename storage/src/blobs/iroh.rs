@@ -4,33 +4,24 @@
 //! (design.md section 6). What [`BlobStore::remove`] named is swept when the store is opened, before anybody holds
 //! it: nothing pinned and nothing in transfer is ever swept.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use iroh_blobs::api::blobs::BlobStatus;
 use iroh_blobs::store::fs::FsStore;
-use iroh_blobs::store::fs::options::{Options, PathOptions};
-use iroh_blobs::store::{GcConfig, ProtectCb, ProtectOutcome};
-use tokio::sync::mpsc;
+use iroh_blobs::store::fs::options::PathOptions;
 use tributary_protocol::id::Hash;
 
+use super::sweep::{self, REMOVED_PREFIX};
 use super::{BlobError, BlobFuture, BlobStore, check_get_size};
 use crate::disk::{self, DiskFull};
 
 /// Tags under this name pin what was put.
 const PIN_PREFIX: &str = "pin/";
-
-/// Tags under this name mark what was removed, until the next open sweeps it.
-const REMOVED_PREFIX: &str = "removed/";
-
-/// The store's sweeper wakes this soon after the store opens for sweeping.
-const SWEEP_DELAY: Duration = Duration::from_millis(1);
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -74,8 +65,10 @@ impl IrohBlobs {
         prepare_folder(root).map_err(|source| write_error(root, 0, reserve_bytes, source))?;
         let lock = lock_folder(root)?;
         clear_temporary_files(root);
-        let store = load(root, None).await?;
-        let store = sweep_removed(root, store).await?;
+        if !root.join(sweep::INDEX_FILE).exists() {
+            disk::check_room(root, 0, reserve_bytes)?;
+        }
+        let store = sweep::open(root).await?;
         let removed = Arc::default();
         Ok(Self { store, root: root.to_owned(), reserve_bytes, removed, _lock: Arc::new(lock) })
     }
@@ -249,7 +242,7 @@ impl BlobStore for IrohBlobs {
     }
 }
 
-fn iroh_hash(hash: Hash) -> iroh_blobs::Hash {
+pub(super) fn iroh_hash(hash: Hash) -> iroh_blobs::Hash {
     iroh_blobs::Hash::from_bytes(hash.0)
 }
 
@@ -262,7 +255,7 @@ fn removed_name(hash: Hash) -> String {
 }
 
 /// The operating system's error inside one of iroh-blobs' own.
-fn plain(error: impl Into<iroh_blobs::api::Error>) -> io::Error {
+pub(super) fn plain(error: impl Into<iroh_blobs::api::Error>) -> io::Error {
     match error.into() {
         iroh_blobs::api::Error::Io(source) => source,
     }
@@ -311,65 +304,4 @@ fn sync_file(path: &Path) -> io::Result<()> {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
     }
-}
-
-async fn load(root: &Path, gc: Option<GcConfig>) -> Result<FsStore, BlobError> {
-    let mut options = Options::new(root);
-    options.gc = gc;
-    let loaded = FsStore::load_with_opts(root.join("blobs.db"), options).await;
-    loaded.map_err(|error| BlobError::Corrupt { path: root.to_owned(), detail: format!("{error:#}") })
-}
-
-async fn sweep_removed(root: &Path, store: FsStore) -> Result<FsStore, BlobError> {
-    let io = |error: iroh_blobs::api::Error| BlobError::Io { path: root.to_owned(), source: plain(error) };
-    let removed = removed_hashes(&store).await.map_err(io)?;
-    if removed.is_empty() {
-        return Ok(store);
-    }
-    let all = store.blobs().list().hashes().await.map_err(|error| io(error.into()))?;
-    store.shutdown().await.map_err(|error| io(error.into()))?;
-    let keep = all.into_iter().filter(|hash| !removed.contains(hash)).collect();
-    let (protect, mut swept) = sweep_once(keep);
-    let sweeper = load(root, Some(GcConfig { interval: SWEEP_DELAY, add_protected: Some(protect) })).await?;
-    // A closed channel means that the sweep failed; the marks stay and the next open tries again.
-    if swept.recv().await.is_some() {
-        sweeper.tags().delete_prefix(REMOVED_PREFIX).await.map_err(|error| io(error.into()))?;
-    }
-    sweeper.shutdown().await.map_err(|error| io(error.into()))?;
-    load(root, None).await
-}
-
-async fn removed_hashes(store: &FsStore) -> Result<BTreeSet<iroh_blobs::Hash>, iroh_blobs::api::Error> {
-    let mut marks = std::pin::pin!(store.tags().list_prefix(REMOVED_PREFIX).await?);
-    let mut removed = BTreeSet::new();
-    while let Some(mark) = marks.next().await {
-        let name = mark?.name;
-        let text = String::from_utf8_lossy(name.0.as_ref()).into_owned();
-        if let Some(Ok(hash)) = text.strip_prefix(REMOVED_PREFIX).map(str::parse::<Hash>) {
-            removed.insert(iroh_hash(hash));
-        }
-    }
-    Ok(removed)
-}
-
-/// A guard for the store's sweeper: its first run keeps everything in `keep`, its second call reports the end of the
-/// first run and stops it.
-fn sweep_once(keep: Vec<iroh_blobs::Hash>) -> (ProtectCb, mpsc::Receiver<()>) {
-    let (done, swept) = mpsc::channel(1);
-    let keep = Mutex::new(Some(keep));
-    let protect: ProtectCb = Arc::new(move |live: &mut HashSet<iroh_blobs::Hash>| {
-        let outcome = match keep.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(keep) => {
-                live.extend(keep);
-                ProtectOutcome::Continue
-            }
-            None => {
-                // A full channel already holds the news.
-                let _ = done.try_send(());
-                ProtectOutcome::Abort
-            }
-        };
-        Box::pin(std::future::ready(outcome))
-    });
-    (protect, swept)
 }

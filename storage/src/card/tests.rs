@@ -1,0 +1,223 @@
+use std::collections::BTreeSet;
+
+use automerge::transaction::{CommitOptions, Transactable};
+use automerge::{ActorId, AutoCommit, ROOT};
+use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
+use tributary_protocol::id::{AccountId, NodeId};
+
+use super::{
+    Applied, Card, CardDocument, CardError, MAX_CHANGE_BYTES, MAX_DESCRIPTION_BYTES, MAX_LABELS, MAX_TITLE_BYTES,
+    Writer,
+};
+
+fn writer(number: u8) -> Writer {
+    Writer { account: AccountId([number; 32]), node: NodeId([number; 32]) }
+}
+
+fn edit(card: &mut CardDocument, number: u8, change: impl FnOnce(&mut Card)) -> Vec<u8> {
+    card.edit(&writer(number), change).unwrap().unwrap()
+}
+
+#[test]
+fn an_edit_travels_as_one_change() {
+    let (mut here, mut there) = (CardDocument::new(), CardDocument::new());
+    let change = edit(&mut here, 1, |card| {
+        card.title = "Almanac of Velmora".to_owned();
+        card.description = "Fäcts about a country — invented.".to_owned();
+        card.tags.insert("geography".to_owned());
+        card.languages.insert("en".to_owned());
+    });
+    assert_eq!(there.apply(&AccountId([1; 32]), &change), Ok(Applied::New));
+    assert_eq!(there.apply(&AccountId([1; 32]), &change), Ok(Applied::Known));
+    assert_eq!(there.card().unwrap(), here.card().unwrap());
+    assert_eq!(there.heads(), here.heads());
+    assert_eq!(there.card().unwrap().title, "Almanac of Velmora");
+}
+
+#[test]
+fn every_card_begins_alike() {
+    assert_eq!(CardDocument::new().heads(), CardDocument::new().heads());
+    assert_eq!(CardDocument::new().card().unwrap(), Card::default());
+    assert!(CardDocument::new().changes_since(&[]).is_empty());
+}
+
+#[test]
+fn edits_made_at_once_are_merged_and_both_sides_agree() {
+    let (mut here, mut there) = (CardDocument::new(), CardDocument::new());
+    let first = edit(&mut here, 1, |card| card.description = "The harbour is grey.".to_owned());
+    there.apply(&AccountId([1; 32]), &first).unwrap();
+
+    let ours = edit(&mut here, 1, |card| {
+        card.description = "The old harbour is grey.".to_owned();
+        card.tags.extend(["sea".to_owned(), "ours".to_owned()]);
+        card.title = "One".to_owned();
+    });
+    let theirs = edit(&mut there, 2, |card| {
+        card.description = "The harbour is grey and cold.".to_owned();
+        card.tags.extend(["sea".to_owned(), "theirs".to_owned()]);
+        card.title = "Two".to_owned();
+    });
+    here.apply(&AccountId([2; 32]), &theirs).unwrap();
+    there.apply(&AccountId([1; 32]), &ours).unwrap();
+
+    let card = here.card().unwrap();
+    assert_eq!(card, there.card().unwrap());
+    assert_eq!(card.description, "The old harbour is grey and cold.");
+    assert_eq!(card.tags, BTreeSet::from(["ours", "sea", "theirs"].map(str::to_owned)));
+    assert!(["One", "Two"].contains(&card.title.as_str()));
+}
+
+#[test]
+fn no_change_is_no_bytes() {
+    let mut card = CardDocument::new();
+    assert_eq!(card.edit(&writer(1), |_| ()).unwrap(), None);
+}
+
+#[test]
+fn a_change_of_another_hand_is_refused() {
+    let (mut here, mut there) = (CardDocument::new(), CardDocument::new());
+    let change = edit(&mut here, 1, |card| card.title = "mine".to_owned());
+    let author = AccountId([9; 32]);
+    assert_eq!(there.apply(&author, &change), Err(CardError::WrongAuthor { author }));
+    assert_eq!(there.card().unwrap(), Card::default());
+}
+
+#[test]
+fn a_change_ahead_of_its_time_names_what_is_missing() {
+    let (mut here, mut there) = (CardDocument::new(), CardDocument::new());
+    let first = edit(&mut here, 1, |card| card.title = "1".to_owned());
+    let needed = here.heads();
+    let second = edit(&mut here, 1, |card| card.title = "2".to_owned());
+    let author = AccountId([1; 32]);
+    assert_eq!(there.apply(&author, &second), Err(CardError::Missing { missing: needed }));
+    there.apply(&author, &first).unwrap();
+    there.apply(&author, &second).unwrap();
+    assert_eq!(there.card().unwrap().title, "2");
+}
+
+#[test]
+fn texts_beyond_the_bounds_are_refused_and_the_card_stays() {
+    let mut card = CardDocument::new();
+    let too_long = |error: Result<Option<Vec<u8>>, CardError>| matches!(error, Err(CardError::TooLarge { .. }));
+    assert!(too_long(card.edit(&writer(1), |card| card.title = "x".repeat(MAX_TITLE_BYTES + 1))));
+    assert!(too_long(card.edit(&writer(1), |card| card.description = "x".repeat(MAX_DESCRIPTION_BYTES + 1))));
+    let many = (0..=MAX_LABELS).map(|number| number.to_string());
+    assert!(too_long(card.edit(&writer(1), |card| card.tags.extend(many))));
+    assert!(too_long(card.edit(&writer(1), |card| drop(card.languages.insert("x".repeat(100))))));
+    assert_eq!(card.card().unwrap(), Card::default());
+    let full = card.edit(&writer(1), |card| card.description = "ü".repeat(MAX_DESCRIPTION_BYTES / 2)).unwrap().unwrap();
+    assert!(full.len() < MAX_CHANGE_BYTES);
+    assert_eq!(CardDocument::new().apply(&AccountId([1; 32]), &full), Ok(Applied::New));
+}
+
+/// A change made with the bare library, as a hostile member would.
+fn foreign(work: impl FnOnce(&mut AutoCommit)) -> Vec<u8> {
+    let mut document: AutoCommit = CardDocument::new().document.with_actor(ActorId::from(vec![5; 64]));
+    work(&mut document);
+    document.commit_with(CommitOptions::default().with_time(0));
+    document.get_last_local_change().unwrap().raw_bytes().to_vec()
+}
+
+#[test]
+fn a_change_that_breaks_the_card_is_refused() {
+    let author = AccountId([5; 32]);
+    let mut card = CardDocument::new();
+    let gone = foreign(|document| document.delete(ROOT, "title").unwrap());
+    assert!(matches!(card.apply(&author, &gone), Err(CardError::Breaks(_))));
+    let number = foreign(|document| document.put(ROOT, "description", 7).unwrap());
+    assert!(matches!(card.apply(&author, &number), Err(CardError::Breaks(_))));
+    let long = foreign(|document| document.put(ROOT, "title", "x".repeat(300)).unwrap());
+    assert!(matches!(card.apply(&author, &long), Err(CardError::TooLarge { .. })));
+    let huge = foreign(|document| document.put(ROOT, "other", "x".repeat(MAX_CHANGE_BYTES)).unwrap());
+    assert!(matches!(card.apply(&author, &huge), Err(CardError::TooLarge { .. })));
+    let busy = foreign(|document| (0..40_000_i64).for_each(|number| document.put(ROOT, "other", number).unwrap()));
+    assert!(matches!(card.apply(&author, &busy), Err(CardError::TooLarge { .. })));
+    assert_eq!(card.card().unwrap(), Card::default());
+    assert_eq!(card.heads(), CardDocument::new().heads());
+}
+
+#[test]
+fn a_saved_card_comes_back_with_its_history() {
+    let mut card = CardDocument::new();
+    edit(&mut card, 1, |card| card.title = "kept".to_owned());
+    edit(&mut card, 2, |card| drop(card.tags.insert("a".to_owned())));
+    let loaded = CardDocument::load(&card.save()).unwrap();
+    assert_eq!(loaded.card().unwrap(), card.card().unwrap());
+    assert_eq!(loaded.heads(), card.heads());
+    assert_eq!(loaded.save(), card.save());
+    let bytes = card.save();
+    for cut in [0, 4, 9, bytes.len() - 1] {
+        assert!(CardDocument::load(&bytes[..cut]).is_err());
+    }
+}
+
+#[test]
+fn a_peer_that_knows_some_heads_gets_only_the_rest() {
+    let mut card = CardDocument::new();
+    let first = edit(&mut card, 1, |card| card.title = "1".to_owned());
+    let heads = card.heads();
+    let second = edit(&mut card, 1, |card| card.title = "2".to_owned());
+    assert_eq!(card.changes_since(&heads), std::slice::from_ref(&second));
+    assert_eq!(card.changes_since(&[]), [first, second]);
+}
+
+proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn peers_agree_whatever_they_did_and_whenever_they_met(
+        steps in prop::collection::vec((0..3_usize, 0..5_u8, "[a-zäö ]{0,12}", any::<bool>()), 1..25),
+    ) {
+        let mut peers = [CardDocument::new(), CardDocument::new(), CardDocument::new()];
+        let mut made: Vec<(AccountId, Vec<u8>)> = Vec::new();
+        for (peer, action, word, meet) in steps {
+            let writer = writer(u8::try_from(peer).unwrap());
+            let change = peers[peer].edit(&writer, |card| match action {
+                0 => card.title = word,
+                1 => card.description.push_str(&word),
+                2 => card.description = word,
+                3 => drop(card.tags.insert(word)),
+                _ => drop(card.tags.pop_first()),
+            });
+            made.extend(change.unwrap().map(|bytes| (writer.account, bytes)));
+            if meet {
+                deliver(&mut peers[(peer + 1) % 3], &made);
+            }
+        }
+        for peer in &mut peers {
+            deliver(peer, &made);
+        }
+        let card = peers[0].card().unwrap();
+        for peer in &peers[1..] {
+            prop_assert_eq!(&peer.card().unwrap(), &card);
+            prop_assert_eq!(peer.heads(), peers[0].heads());
+        }
+    }
+
+    #[test]
+    fn any_change_of_a_change_is_answered(place in any::<prop::sample::Index>(), value in any::<u8>()) {
+        let mut card = CardDocument::new();
+        let mut change = edit(&mut CardDocument::new(), 1, |card| {
+            card.title = "title".to_owned();
+            card.description = "a description".to_owned();
+        });
+        let place = place.index(change.len());
+        let same = change[place] == value;
+        change[place] = value;
+        prop_assert!(card.apply(&AccountId([1; 32]), &change).is_err() || same);
+        prop_assert!(card.apply(&AccountId([1; 32]), &change[..place]).is_err());
+    }
+}
+
+/// Gives a peer all changes from the last to the first, again and again, until none is missing any more.
+fn deliver(peer: &mut CardDocument, made: &[(AccountId, Vec<u8>)]) {
+    let mut waiting: Vec<_> = made.iter().collect();
+    while !waiting.is_empty() {
+        let before = waiting.len();
+        let mut missing = |(author, bytes): &(AccountId, Vec<u8>)| {
+            matches!(peer.apply(author, bytes), Err(CardError::Missing { .. }))
+        };
+        waiting = waiting.into_iter().rev().filter(|change| missing(*change)).collect();
+        assert!(waiting.len() < before);
+    }
+}

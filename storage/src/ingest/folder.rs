@@ -40,8 +40,7 @@ fn kind_of(path: &Path) -> Option<Kind> {
 /// Reads all files of a folder; returns how many could hold records.
 pub(super) fn read(folder: &Path, sink: &mut Sink<'_>) -> Result<usize, IngestError> {
     let mut files = Vec::new();
-    list(folder, MAX_DEPTH, &mut files, sink)
-        .map_err(|source| IngestError::Io { path: folder.to_owned(), source })?;
+    list(folder, MAX_DEPTH, &mut files, sink).map_err(|source| IngestError::Io { path: folder.to_owned(), source })?;
     let mut readable = 0;
     for (place, path) in files.iter().enumerate() {
         let file: Arc<Path> = path.as_path().into();

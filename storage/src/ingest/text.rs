@@ -29,11 +29,18 @@ pub(super) fn read(reader: impl BufRead, file: &Arc<Path>, sink: &mut Sink<'_>) 
     Ok(cutter.end(sink))
 }
 
-/// A piece of text with the line it began at.
+/// A piece of text with the line it began at, and what parts it from the piece before.
 struct Piece {
     line: u64,
     text: String,
+    gap: &'static str,
 }
+
+/// Between paragraphs.
+const PARAGRAPH: &str = "\n\n";
+
+/// Between two parts of a paragraph that is too long for one record.
+const LINE: &str = "\n";
 
 /// Gathers lines to paragraphs and paragraphs to records.
 struct Cutter<'a> {
@@ -51,16 +58,17 @@ impl Cutter<'_> {
         if line.is_empty() {
             return self.end_paragraph(sink);
         }
-        let longer = self.paragraph.as_ref().map_or(line.len(), |open| open.text.len() + 1 + line.len());
-        if longer > self.limit_bytes {
+        let mut gap = PARAGRAPH;
+        if self.paragraph.as_ref().is_some_and(|open| open.text.len() + LINE.len() + line.len() > self.limit_bytes) {
             self.end_paragraph(sink)?;
+            gap = LINE;
         }
         match &mut self.paragraph {
             Some(open) => {
-                open.text.push('\n');
+                open.text.push_str(LINE);
                 open.text.push_str(line);
             }
-            None => self.paragraph = Some(Piece { line: number, text: line.to_owned() }),
+            None => self.paragraph = Some(Piece { line: number, text: line.to_owned(), gap }),
         }
         ControlFlow::Continue(())
     }
@@ -79,7 +87,7 @@ impl Cutter<'_> {
 
     fn end_record(&mut self, sink: &mut Sink<'_>) -> ControlFlow<()> {
         match self.record.take() {
-            Some(Piece { line, text }) => sink.accept(self.file, line, (String::new(), text)),
+            Some(Piece { line, text, .. }) => sink.accept(self.file, line, (String::new(), text)),
             None => ControlFlow::Continue(()),
         }
     }
@@ -87,24 +95,29 @@ impl Cutter<'_> {
     /// Adds the open paragraph to the record, or begins the next record with it.
     fn end_paragraph(&mut self, sink: &mut Sink<'_>) -> ControlFlow<()> {
         let Some(paragraph) = self.paragraph.take() else { return ControlFlow::Continue(()) };
-        let joined = self.record.as_ref().map_or(0, |open| open.text.len() + 2) + paragraph.text.len();
+        let joined =
+            self.record.as_ref().map_or(0, |open| open.text.len() + paragraph.gap.len()) + paragraph.text.len();
         if joined > self.limit_bytes {
             self.end_record(sink)?;
         }
         if let Some(open) = &mut self.record {
-            open.text.push_str("\n\n");
+            open.text.push_str(paragraph.gap);
             open.text.push_str(&paragraph.text);
             return ControlFlow::Continue(());
         }
         let line = paragraph.line;
         let mut rest = paragraph.text.as_str();
+        if rest.len() > self.limit_bytes {
+            // An indent would be a piece of its own, and an empty one.
+            rest = rest.trim_start();
+        }
         while rest.len() > self.limit_bytes {
             let (first, after) = rest.split_at(cut_at(rest, self.limit_bytes));
             sink.accept(self.file, line, (String::new(), first.trim_end().to_owned()))?;
             rest = after.trim_start();
         }
         if !rest.is_empty() {
-            self.record = Some(Piece { line, text: rest.to_owned() });
+            self.record = Some(Piece { line, text: rest.to_owned(), gap: PARAGRAPH });
         }
         ControlFlow::Continue(())
     }

@@ -134,11 +134,7 @@ fn chunk_bytes<'a>(column: &ColumnChunkMetaData, bytes: &'a [u8]) -> Result<&'a 
     bytes.get(start..end).ok_or_else(outside)
 }
 
-fn read_group(
-    reader: &SerializedFileReader<Bytes>,
-    group: usize,
-    records: &mut Vec<Record>,
-) -> Result<(), ShardError> {
+fn read_group(reader: &SerializedFileReader<Bytes>, group: usize, records: &mut Vec<Record>) -> Result<(), ShardError> {
     let row_group = reader.get_row_group(group)?;
     let mut rows_left = group_rows(row_group.metadata())?;
     let mut columns = Vec::with_capacity(COLUMNS.len());
