@@ -45,10 +45,12 @@ fn configuration<const LIMIT: usize>() -> impl bincode::config::Config {
 }
 
 fn read<T: Decode<()>>(bytes: &[u8]) -> Result<(T, usize), bincode::error::DecodeError> {
-    match bytes.len() {
-        ..=SMALL_BYTES => bincode::decode_from_slice(bytes, configuration::<SMALL_LIMIT>()),
-        ..=MEDIUM_BYTES => bincode::decode_from_slice(bytes, configuration::<MEDIUM_LIMIT>()),
-        _ => bincode::decode_from_slice(bytes, configuration::<{ 2 * CODEC_LIMIT }>()),
+    if bytes.len() <= SMALL_BYTES {
+        bincode::decode_from_slice(bytes, configuration::<SMALL_LIMIT>())
+    } else if bytes.len() <= MEDIUM_BYTES {
+        bincode::decode_from_slice(bytes, configuration::<MEDIUM_LIMIT>())
+    } else {
+        bincode::decode_from_slice(bytes, configuration::<{ 2 * CODEC_LIMIT }>())
     }
 }
 

@@ -91,12 +91,16 @@ pub(super) struct Asker {
     verdicts: BTreeMap<Hash, Signed<Verdict>>,
     /// Workers one of whose answers was refuted: they are not asked again.
     refuted: BTreeSet<NodeId>,
+    /// When workers last failed to answer: the others are asked before them for a while.
+    failed_ms: BTreeMap<NodeId, u64>,
     settled: BTreeMap<Hash, ReceiptId>,
     answering: BTreeMap<Hash, AnswerJob>,
 }
 
 /// Answers a node gives at once; more are refused with a reason, and the asker turns to the next worker.
 const ANSWERS_AT_ONCE: usize = 8;
+/// How long a worker that failed to answer comes after the others, in milliseconds.
+const FAILED_FOR_MS: u64 = 60_000;
 
 impl Asker {
     pub(super) fn apply_settled(&mut self, key: Hash, receipt: ReceiptId) {
@@ -118,6 +122,11 @@ impl Asker {
         if let Some(ask) = self.asks.get_mut(&key) {
             ask.check = None;
         }
+    }
+
+    fn note_failed(&mut self, now_ms: u64, worker: Option<NodeId>) {
+        super::trim(&mut self.failed_ms, OUTBOX_MAX, |failed| now_ms.saturating_sub(*failed) < FAILED_FOR_MS);
+        self.failed_ms.extend(worker.map(|worker| (worker, now_ms)));
     }
 
     pub(super) fn view(&self, key: &Hash) -> Option<AskView> {
@@ -168,7 +177,10 @@ impl Node {
         let untried: Vec<NodeId> = trusted.collect();
         let ranked = rendezvous(&key.0, &untried, |node| node.0);
         let price = |node: &NodeId| self.peers.get(node).map_or(Amount(u128::MAX), |peer| peer.record.answer_price);
-        let Some(worker) = ranked.into_iter().min_by_key(price) else { return };
+        let failed = |node: &NodeId| {
+            self.asker.failed_ms.get(node).is_some_and(|failed| now_ms.saturating_sub(*failed) < FAILED_FOR_MS)
+        };
+        let Some(worker) = ranked.into_iter().min_by_key(|node| (failed(node), price(node))) else { return };
         let body = InferenceRequest {
             node: self.id,
             worker,
@@ -215,9 +227,10 @@ impl Node {
         if ask.receipt.is_some() || ask.failure.is_some() {
             return;
         }
-        ask.worker = None;
+        let failed = ask.worker.take();
         ask.request = None;
         ask.last_reason = reason;
+        self.asker.note_failed(now_ms, failed);
         self.ask_next(now_ms, key, out);
     }
 
@@ -324,9 +337,10 @@ impl Node {
             let reason = ask.last_reason.clone();
             return self.fail_ask(key, reason, out);
         }
-        if ask.worker.take().is_some() {
+        if let Some(failed) = ask.worker.take() {
             ask.request = None;
             ask.last_reason = format!("the answer did not end within {} s", ANSWER_TIMEOUT_MS / 1_000);
+            self.asker.note_failed(now_ms, Some(failed));
         }
         self.ask_next(now_ms, key, out);
         if let Some(ask) = self.asker.asks.get_mut(&key).filter(|ask| ask.worker.is_none()) {

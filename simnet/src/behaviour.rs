@@ -1,0 +1,103 @@
+//! Behaviours: what a peer's driver does with the work its node starts.
+//!
+//! Invariant: a behaviour changes results and silence, never the node's rules: whoever lies does so with a node
+//! that follows the protocol, which is the strongest liar there can be.
+
+use serde::{Deserialize, Serialize};
+use tributary_protocol::attribution::WHOLE;
+use tributary_protocol::id::{Hash, NodeId};
+use tributary_protocol::message::{Audit, InferenceRequest, Release};
+use tributary_protocol::node::{AnswerTranscript, FinishedAnswer, TrainedAdapter, shares_of};
+use tributary_protocol::receipt::Work as Done;
+use tributary_protocol::task::FineTune;
+use tributary_protocol::verification::{Outcome, TaskResult};
+
+use crate::work;
+
+/// How a peer behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Behaviour {
+    /// Does what it says.
+    Honest,
+    /// Wins tasks, reports to be alive and never gives a result.
+    Lazy,
+    /// Commits checkpoints it never computed.
+    LyingTrainer,
+    /// Answers with the base model and takes the adapter's fee.
+    LyingAnswerer,
+    /// Takes questions and gives no answer.
+    Withholding,
+    /// No node at all: sends garbage, replays, forged signatures, receipts and vouchers.
+    Hostile,
+}
+
+impl Behaviour {
+    /// Whether it trains at all.
+    #[must_use]
+    pub fn trains(self) -> bool {
+        self != Self::Lazy
+    }
+
+    /// Whether it answers at all.
+    #[must_use]
+    pub fn answers(self) -> bool {
+        !matches!(self, Self::Withholding | Self::Lazy)
+    }
+
+    /// What its training gives.
+    pub(crate) fn train(self, node: &NodeId, task: &FineTune, elapsed_ms: u64) -> TrainedAdapter {
+        let mut checkpoints = work::checkpoints(task);
+        if self == Self::LyingTrainer {
+            for (place, checkpoint) in checkpoints.iter_mut().enumerate().skip(1) {
+                let mut invented = node.0.to_vec();
+                invented.extend_from_slice(&place.to_le_bytes());
+                invented.extend_from_slice(&checkpoint.0);
+                *checkpoint = Hash::of(&invented);
+            }
+        }
+        let adapter = work::adapter_of(&checkpoints.last().copied().unwrap_or_default());
+        TrainedAdapter { adapter, checkpoints, steps: task.steps, loss_micro_nats: 1_500_000, elapsed_ms }
+    }
+
+    /// What its answer is.
+    pub(crate) fn answer(self, request: &InferenceRequest, release: &Release) -> (FinishedAnswer, AnswerTranscript) {
+        let adapter = if self == Self::LyingAnswerer { &release.base } else { &request.adapter };
+        work::answer(adapter, request, release)
+    }
+}
+
+/// What an honest verifier finds when it executes `segments` of a committed result again.
+pub(crate) fn replay(task: &FineTune, result: &TaskResult, segments: &[u32]) -> Outcome {
+    let last = result.checkpoints.last().copied().unwrap_or_default();
+    if result.checkpoints.first() != Some(&work::first_checkpoint(task)) || result.adapter != work::adapter_of(&last) {
+        return Outcome::Refuted("the run does not begin or end where it says".into());
+    }
+    for segment in segments {
+        let Ok(place) = usize::try_from(*segment) else { continue };
+        let Some([from, to]) = result.checkpoints.get(place..place + 2) else { continue };
+        if work::next_checkpoint(task, from) != *to {
+            return Outcome::Refuted(format!("segment {segment} gives another checkpoint"));
+        }
+    }
+    Outcome::Confirmed
+}
+
+/// What an honest verifier finds about an answer.
+pub(crate) fn check_answer(audit: &Audit, release: &Release) -> Outcome {
+    let request = &audit.request.body;
+    let (expected, _) = work::answer(&request.adapter, request, release);
+    let receipt = &audit.receipt.receipt;
+    let Done::Inference { answer, fingerprints, .. } = &receipt.work else {
+        return Outcome::Refuted("the receipt is not about an answer".into());
+    };
+    if *answer != expected.answer || *fingerprints != expected.fingerprints {
+        return Outcome::Refuted("another model gave this answer".into());
+    }
+    let shares = shares_of(release, &expected.credits);
+    let commons = WHOLE - shares.iter().map(|share| share.weight).sum::<u32>();
+    if receipt.shares != shares || receipt.commons != commons {
+        return Outcome::Refuted("the attribution is not what the index gives".into());
+    }
+    Outcome::Confirmed
+}

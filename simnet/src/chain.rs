@@ -1,0 +1,77 @@
+//! The simulated settlement chain: epochs and what everybody earned.
+//!
+//! Invariant: an epoch is recorded once; posting it again with the same sums changes nothing, with others is
+//! refused, and earnings never fall.
+
+use std::collections::BTreeMap;
+
+use tributary_protocol::batch::EpochBody;
+use tributary_protocol::id::{Amount, ChainAddress};
+
+/// Why an epoch is not recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// Another body was recorded for it.
+    #[error("epoch {0} was posted with other sums before")]
+    Conflict(u64),
+    /// Epochs are posted one after the other.
+    #[error("epoch {got} was posted where {expected} comes next")]
+    Order {
+        /// The next one.
+        expected: u64,
+        /// The one posted.
+        got: u64,
+    },
+    /// Somebody's earnings would fall.
+    #[error("epoch {0} takes something from an account")]
+    Decrease(u64),
+}
+
+/// The chain.
+#[derive(Debug, Clone, Default)]
+pub struct Chain {
+    epochs: BTreeMap<u64, EpochBody>,
+    balances: BTreeMap<ChainAddress, Amount>,
+}
+
+impl Chain {
+    /// Records an epoch.
+    ///
+    /// # Errors
+    /// See [`ChainError`].
+    pub fn post(&mut self, body: &EpochBody) -> Result<(), ChainError> {
+        if let Some(known) = self.epochs.get(&body.epoch) {
+            return if known == body { Ok(()) } else { Err(ChainError::Conflict(body.epoch)) };
+        }
+        let expected = self.epochs.last_key_value().map_or(1, |(epoch, _)| epoch + 1);
+        if body.epoch != expected {
+            return Err(ChainError::Order { expected, got: body.epoch });
+        }
+        let earned: BTreeMap<ChainAddress, Amount> = body.earned.iter().copied().collect();
+        let falls = self.balances.iter().any(|(address, before)| earned.get(address).is_none_or(|now| now < before));
+        if falls {
+            return Err(ChainError::Decrease(body.epoch));
+        }
+        self.balances = earned;
+        self.epochs.insert(body.epoch, body.clone());
+        Ok(())
+    }
+
+    /// The newest epoch.
+    #[must_use]
+    pub fn newest(&self) -> Option<&EpochBody> {
+        self.epochs.last_key_value().map(|(_, body)| body)
+    }
+
+    /// How many epochs.
+    #[must_use]
+    pub fn epochs(&self) -> usize {
+        self.epochs.len()
+    }
+
+    /// What everybody earned beside vouchers.
+    #[must_use]
+    pub fn balances(&self) -> &BTreeMap<ChainAddress, Amount> {
+        &self.balances
+    }
+}

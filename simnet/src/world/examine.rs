@@ -1,0 +1,95 @@
+//! Whether the world has come to rest: everybody got what he wanted and all honest nodes agree.
+//!
+//! Invariant: rest is judged by what nodes hold, compared with what was made durable anywhere, not by what they
+//! say of each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tributary_protocol::id::{Amount, ReceiptId};
+use tributary_protocol::node::Node;
+
+use super::World;
+use crate::host::Host;
+use crate::invariant::Violation;
+
+/// Missing things that are named; more say nothing new.
+const MISSING_MAX: usize = 12;
+
+impl World {
+    pub(super) fn examine(&mut self) {
+        let faulty = self.elapsed_ms() < self.scenario.faults.until_ms;
+        if faulty || !self.users.are_done() || !self.missing().is_empty() {
+            return;
+        }
+        self.settled_ms = Some(self.elapsed_ms());
+        if self.invariants.earned() != *self.chain.balances() {
+            let total = |sums: &BTreeMap<_, Amount>| sums.values().fold(Amount::ZERO, |sum, one| Amount(sum.0 + one.0));
+            let (earned, fees) = (total(self.chain.balances()), total(&self.invariants.earned()));
+            let epoch = self.chain.newest().map_or(0, |body| body.epoch);
+            self.invariants.report(Violation::EpochSum { epoch, earned, fees });
+        }
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = (&Host, Option<&Node>)> {
+        self.hosts.iter().filter(|host| host.has_node()).map(|host| (host, host.node.as_ref()))
+    }
+
+    /// What is missing to rest, in words.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let mut missing = self.users.waiting();
+        let newest = self.chain.newest();
+        let every: BTreeSet<ReceiptId> = self.invariants.receipts().keys().copied().collect();
+        let on_chain: BTreeSet<ReceiptId> =
+            newest.map(|body| body.receipts.iter().copied().collect()).unwrap_or_default();
+        if on_chain != every {
+            missing.push(format!("{} of {} receipts on the chain", on_chain.len(), every.len()));
+        }
+        for (host, node) in self.nodes() {
+            if missing.len() >= MISSING_MAX {
+                break;
+            }
+            let name = format!("{:?} {}", host.part, host.place);
+            let Some(node) = node else {
+                missing.push(format!("{name} is down"));
+                continue;
+            };
+            missing.extend(self.missing_at(host, node, &every).into_iter().map(|what| format!("{name}: {what}")));
+        }
+        missing
+    }
+
+    fn missing_at(&self, host: &Host, node: &Node, every: &BTreeSet<ReceiptId>) -> Vec<String> {
+        let mut missing = Vec::new();
+        let held: BTreeSet<ReceiptId> = node.receipts().map(|(id, _)| *id).collect();
+        if held != *every {
+            missing.push(format!("{} of {} receipts", held.len(), every.len()));
+        }
+        let newest = self.chain.newest().map_or(0, |body| body.epoch);
+        let epochs = node.epochs();
+        if newest > 0 && !epochs.iter().any(|epoch| epoch.epoch == newest) {
+            missing.push(format!("epoch {newest}"));
+        }
+        if let Some(disputed) = epochs.iter().find(|epoch| !epoch.agrees) {
+            missing.push(format!("agreement on epoch {}", disputed.epoch));
+        }
+        for plan in &self.users.plans {
+            let reference = self.hosts.first().and_then(|poster| poster.node.as_ref()?.datanet(&plan.id));
+            let here = node.datanet(&plan.id);
+            if here.is_none() || here.map(|datanet| datanet.head()) != reference.map(|datanet| datanet.head()) {
+                missing.push(format!("the head of datanet {}", plan.id.short()));
+            }
+        }
+        if host.is_honest() && !node.jobs().is_empty() {
+            missing.push(format!("pay for {} tasks", node.jobs().len()));
+        }
+        let promised: BTreeMap<_, _> =
+            node.vouchers().map(|voucher| (voucher.payer, (voucher.cumulative, voucher.fees_cumulative))).collect();
+        let owed = self.invariants.owed().iter().filter(|((_, worker), _)| *worker == host.account);
+        for ((payer, _), sums) in owed {
+            if promised.get(payer) != Some(sums) {
+                missing.push(format!("the voucher of {}", payer.short()));
+            }
+        }
+        missing
+    }
+}
