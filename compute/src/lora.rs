@@ -73,7 +73,6 @@ impl LoraConfig {
     }
 
     /// Factor of the low-rank addition.
-    #[expect(clippy::cast_precision_loss, reason = "ranks are at most 256")]
     #[must_use]
     pub fn scale(&self) -> f32 {
         let rank = self.rank as f64;
@@ -110,7 +109,6 @@ impl Adapter {
         let mut values = Vec::new();
         for (_, module) in sites(model.layers, &lora) {
             let (inner, outer) = model.module_shape(module);
-            #[expect(clippy::cast_precision_loss, reason = "widths are at most 65536")]
             let bound = 1.0 / (inner as f64).sqrt();
             values.extend((0..inner * lora.rank).map(|_| {
                 drawn += 1;

@@ -52,7 +52,6 @@ pub const fn words(seed: u64, stream: Stream, high: u32, low: u64) -> [u32; 4] {
 }
 
 /// A number in [0, 1) of 53 random bits.
-#[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
 #[must_use]
 pub const fn uniform(seed: u64, stream: Stream, high: u32, low: u64) -> f64 {
     let words = words(seed, stream, high, low);

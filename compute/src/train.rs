@@ -131,7 +131,16 @@ impl Trainer {
         let fresh = Adapter::from_values(base.config(), &recipe.lora(), &state.optimiser.values)?;
         let (adapter, variables) = fresh.trainable()?;
         let order = Order::new(recipe.seed, count);
-        Ok(Self { base: base.clone(), recipe: recipe.clone(), examples: encoded, cut, order, adapter, variables, state })
+        Ok(Self {
+            base: base.clone(),
+            recipe: recipe.clone(),
+            examples: encoded,
+            cut,
+            order,
+            adapter,
+            variables,
+            state,
+        })
     }
 
     /// One optimiser step.
@@ -249,7 +258,6 @@ fn weighted_gradient(
     divisor: usize,
     variables: &[Var],
 ) -> Result<(Vec<f32>, f32), TrainError> {
-    #[expect(clippy::cast_precision_loss, reason = "at most 65536 tokens in a batch")]
     let share = 1.0 / divisor as f64;
     let factors: Vec<f32> = weights.iter().map(|weight| narrow(f64::from(*weight) * share)).collect();
     let objective = (losses * Tensor::from_vec(factors, weights.len(), &Device::Cpu)?)?.sum_all()?;

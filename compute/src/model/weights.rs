@@ -174,7 +174,6 @@ impl Weights {
     /// # Errors
     /// When memory can't be had.
     pub fn random(config: &Config, seed: u64) -> Result<Self, ModelError> {
-        #[expect(clippy::cast_precision_loss, reason = "at most 256 layers")]
         let residual = 1.0 / (2.0 * config.layers as f64).sqrt();
         let mut index = 0_u32;
         Self::build(config, &mut |request| {

@@ -92,7 +92,6 @@ fn attend_row(query: &[f32], runs: &[Run<'_>], shape: HeadShape, scores: &mut [f
 
 /// Turns raw scores into e^(scaled score − maximum); gives their sum.
 #[inline(always)]
-#[expect(clippy::cast_precision_loss, reason = "head widths are below 2^17")]
 fn soften(scores: &mut [f32], width: usize) -> f32 {
     let scale = 1.0 / (width as f32).sqrt();
     let largest = largest(scores);
@@ -133,7 +132,6 @@ impl Attention {
 
     /// Gradients of one head, added into `for_keys` and `for_values`; rows are contiguous within the head.
     #[inline(always)]
-    #[expect(clippy::cast_precision_loss, reason = "head widths are below 2^17")]
     fn backward_head(&self, [q, k, v, gradient]: [&[f32]; 4], for_q: &mut [f32], for_k: &mut [f32], for_v: &mut [f32]) {
         let width = self.shape.width;
         let scale = 1.0 / (width as f32).sqrt();

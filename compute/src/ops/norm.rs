@@ -23,13 +23,11 @@ struct RmsNorm {
     eps: f32,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "widths are below 2^17")]
 fn inverse_root(row: &[f32], eps: f32) -> f32 {
     1.0 / (dot(row, row) / row.len() as f32 + eps).sqrt()
 }
 
 impl RmsNorm {
-    #[expect(clippy::cast_precision_loss, reason = "widths are below 2^17")]
     #[inline(always)]
     fn backward_rows(&self, x: &[f32], weight: &[f32], gradient: &[f32], into: &mut [f32]) {
         let width = weight.len();

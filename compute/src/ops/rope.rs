@@ -20,7 +20,6 @@ pub struct RopeTable {
 
 impl RopeTable {
     /// The table of `positions` rows for heads of width `head_dim`. Angles are f32 products, as in `transformers`.
-    #[expect(clippy::cast_precision_loss, reason = "positions and widths are below 2^17")]
     #[must_use]
     pub fn new(head_dim: usize, positions: usize, theta: f64) -> Self {
         let half = head_dim / 2;
