@@ -74,6 +74,9 @@ const MUTANTS = [
   ['OpenToken', 'OpenToken', 'less than the whole', 'if (sum != WHOLE_BPS || totalSupply() != TOTAL_SUPPLY) revert BadAllocation();', ''],
 ];
 
+/** What a mutant must be caught by doesn't depend on the optimizer, and these spare half of the compiler's time. */
+const HASTE = { FOUNDRY_OPTIMIZER: 'false', FOUNDRY_DYNAMIC_TEST_LINKING: 'true', FOUNDRY_FUZZ_RUNS: '64', FOUNDRY_INVARIANT_RUNS: '24' };
+
 function copyProject(target) {
   for (const name of ['src', 'test', 'foundry.toml', 'solc-wrap.sh', 'solc-wrap.cjs', 'node_modules/@openzeppelin']) {
     fs.cpSync(path.join(ROOT, name), path.join(target, name), { recursive: true });
@@ -83,7 +86,7 @@ function copyProject(target) {
 /** True when the suite passes. */
 function passes(target, suite) {
   const args = ['test', '--root', target, '--match-path', `test/${suite}.t.sol`, '--fail-fast'];
-  const env = { ...process.env, SOLC_DIR: path.join(ROOT, 'node_modules', 'solc'), FOUNDRY_FUZZ_RUNS: '64' };
+  const env = { ...process.env, SOLC_DIR: path.join(ROOT, 'node_modules', 'solc'), ...HASTE };
   const run = spawnSync(FORGE, args, { cwd: target, env, encoding: 'utf8' });
   if (!/Suite result:/.test(run.stdout)) throw new Error(`the ${suite} suite did not run:\n${run.stdout}\n${run.stderr}`);
   return run.status === 0;

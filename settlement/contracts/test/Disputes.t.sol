@@ -213,21 +213,22 @@ contract DisputesTest is Network {
         requireRejected(batch);
     }
 
-    /// A tree with leaves at two depths is ordered by the places they cover: here depth 1 on the left, depth 2 on the right.
+    /// A tree with leaves at two depths is ordered by the places they cover: here depth 2 on the left, depth 1 on the right. By their bare
+    /// indices, 1 and 1, the two leaves would share a place.
     function test_orderInACrookedTree() public {
-        bytes32 a = Kit.leafHash(account(2), 5);
-        bytes32 b = Kit.leafHash(account(0), 6);
-        bytes32 c = Kit.leafHash(account(1), 7);
-        bytes32 right = keccak256(abi.encode(b, 6, c, 7));
+        bytes32 a = Kit.leafHash(account(0), 6);
+        bytes32 b = Kit.leafHash(account(2), 7);
+        bytes32 c = Kit.leafHash(account(1), 5);
+        bytes32 left = keccak256(abi.encode(a, 6, b, 7));
         Batch memory batch = batchOf(tree(amountsOf(5, 6, 7)), 0);
-        batch.earningsRoot = keccak256(abi.encode(a, 5, right, 13));
+        batch.earningsRoot = keccak256(abi.encode(left, 13, c, 5));
         post(batch);
-        Sibling[] memory beside = new Sibling[](1);
-        beside[0] = Sibling(right, 13);
-        LeafProof memory first = LeafProof(account(2), 5, 0, beside);
-        beside = new Sibling[](2);
-        (beside[0], beside[1]) = (Sibling(c, 7), Sibling(a, 5));
-        LeafProof memory second = LeafProof(account(0), 6, 2, beside);
+        Sibling[] memory beside = new Sibling[](2);
+        (beside[0], beside[1]) = (Sibling(a, 6), Sibling(c, 5));
+        LeafProof memory first = LeafProof(account(2), 7, 1, beside);
+        beside = new Sibling[](1);
+        beside[0] = Sibling(left, 13);
+        LeafProof memory second = LeafProof(account(1), 5, 1, beside);
         vm.prank(WATCHER);
         anchor.challengeOrder(batch, first, second);
         requireRejected(batch);
