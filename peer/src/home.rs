@@ -102,8 +102,8 @@ impl Ticket {
     #[must_use]
     pub fn to_text(&self) -> String {
         let body = serde_json::to_vec(self).unwrap_or_default();
-        let check = &blake3::hash(&body).as_bytes()[..4];
-        format!("{TICKET_PREFIX}{}{}", hex::encode(check), hex::encode(body))
+        let check = blake3::hash(&body);
+        format!("{TICKET_PREFIX}{}{}", hex::encode(&check.as_bytes()[..4]), hex::encode(body))
     }
 
     /// Reads a text that was passed on.

@@ -227,7 +227,7 @@ async fn serve_chain(
 fn replay(journal: &Journal) -> anyhow::Result<Vec<Fact>> {
     let mut facts = Vec::new();
     for entry in journal.replay(0)? {
-        let bytes = entry?;
+        let (_, bytes) = entry?;
         facts.push(wire::decode(&bytes, crate::engine::FRAME_MAX_BYTES).context("an entry of the journal is damaged")?);
     }
     Ok(facts)

@@ -6,6 +6,7 @@
 //! be repeated, so each handler is idempotent, and every wait is repeated on a tick until it is answered.
 
 mod asker;
+mod audits;
 mod batches;
 mod datanets;
 mod facts;
@@ -82,6 +83,7 @@ pub struct Node {
     worker: worker::Worker,
     verifier: verifier::Verifier,
     asker: asker::Asker,
+    audits: audits::Audits,
     receipts: receipts::Receipts,
     batches: batches::Batches,
     announced_ms: u64,
@@ -154,6 +156,7 @@ impl Node {
             worker: worker::Worker::default(),
             verifier: verifier::Verifier::default(),
             asker: asker::Asker::default(),
+            audits: audits::Audits::default(),
             receipts: receipts::Receipts::default(),
             batches: batches::Batches::default(),
             announced_ms: 0,
@@ -235,6 +238,7 @@ impl Node {
         self.requester_tick(now_ms, out);
         self.worker_tick(now_ms, out);
         self.asker_tick(now_ms, out);
+        self.audits_tick(now_ms, out);
         self.receipts_tick(now_ms, out);
         self.batches_tick(now_ms, out);
     }

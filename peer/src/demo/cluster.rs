@@ -209,7 +209,7 @@ async fn keep_running(member: Member, arguments: Vec<String>, mut stop: watch::R
         let Ok(mut child) = spawn(&member, &arguments) else { return };
         tokio::select! {
             _ = child.wait() => tokio::time::sleep(RESTART_PAUSE).await,
-            _ = stop.wait_for(|stop| *stop) => {
+            () = stopped(&mut stop) => {
                 if !kept.load(Ordering::Relaxed) {
                     end(&member, &mut child).await;
                 }
@@ -220,6 +220,12 @@ async fn keep_running(member: Member, arguments: Vec<String>, mut stop: watch::R
             return;
         }
     }
+}
+
+/// Returns when the demo ends.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the demo is gone.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Asks the node to end, and ends it if it does not.

@@ -60,15 +60,14 @@ async fn until<T>(
     ready: impl Fn(&Value) -> Option<T>,
 ) -> Result<T, DemoError> {
     let deadline = Instant::now() + patience;
-    let mut last = String::from("nothing was seen");
     loop {
-        match member.client.get(path).await {
+        let last = match member.client.get(path).await {
             Ok(seen) => match ready(&seen) {
                 Some(found) => return Ok(found),
-                None => last = seen.to_string(),
+                None => seen.to_string(),
             },
-            Err(error) => last = error.to_string(),
-        }
+            Err(error) => error.to_string(),
+        };
         if Instant::now() > deadline {
             let last: String = last.chars().take(600).collect();
             let reason = format!("{}: {what} did not happen within {} s: {last}", member.name, patience.as_secs());
@@ -277,7 +276,7 @@ impl Demo {
             if shown {
                 self.screen.stream(&format!("  {}", question.prompt));
             }
-            let asked = self.cluster.builder().client.ask(&body, &mut |line| {
+            let mut on_line = |line: &Value| {
                 if let Some(text) = line["text"].as_str() {
                     let waited = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
                     first_text_ms.get_or_insert(waited);
@@ -285,8 +284,8 @@ impl Demo {
                         self.screen.stream(text);
                     }
                 }
-            });
-            match asked.await {
+            };
+            match self.cluster.builder().client.ask(&body, &mut on_line).await {
                 Ok(done) => return Ok((done, first_text_ms.unwrap_or(0))),
                 Err(error) if Instant::now() > deadline => {
                     return Err(DemoError::Step { step: "answer", reason: error.to_string() });

@@ -15,7 +15,7 @@ use tributary_protocol::id::{Amount, Hash};
 use tributary_protocol::limits::{ANSWER_TOKENS_MAX, PROMPT_MAX_BYTES};
 use tributary_protocol::node::{AskCommand, AskView, Command, Node};
 
-use super::{Answer, Api, ApiError, ApiState, runs, tasks};
+use super::{Answer, Api, ApiError, runs, tasks};
 use crate::answers::Piece;
 use crate::engine::{Ask as EngineAsk, Done};
 use crate::handle::NodeHandle;

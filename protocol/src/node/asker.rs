@@ -10,10 +10,10 @@ use super::terms::AnswerTerms;
 use super::{AnswerTranscript, Event, Fact, Node, Out, Output};
 use crate::envelope::{self, Signed};
 use crate::id::{Amount, ChainAddress, Hash, NodeId, ReceiptId};
-use crate::limits::{ANSWER_TIMEOUT_MS, OUTBOX_MAX, RETRY_MS, VERIFY_TIMEOUT_MS};
+use crate::limits::{ANSWER_TIMEOUT_MS, OUTBOX_MAX};
 use crate::message::{Audit, InferenceRequest, Message, Release};
 use crate::receipt::{Receipt, ReceiptOffer, SignedReceipt, Work as Done};
-use crate::verification::{Outcome, Subject, Verdict, rendezvous};
+use crate::verification::{Outcome, Verdict, rendezvous};
 
 /// The user asks.
 #[derive(Debug, Clone)]
@@ -53,14 +53,6 @@ pub struct AskView {
     pub failure: Option<String>,
 }
 
-struct Check {
-    audit: Audit,
-    verifier: Option<NodeId>,
-    given_up: BTreeSet<NodeId>,
-    since_ms: u64,
-    sent_ms: u64,
-}
-
 struct Ask {
     command: AskCommand,
     request: Option<Signed<InferenceRequest>>,
@@ -68,10 +60,8 @@ struct Ask {
     asked_ms: u64,
     tried: BTreeSet<NodeId>,
     last_reason: String,
-    text: Option<String>,
     receipt: Option<ReceiptId>,
     failure: Option<String>,
-    check: Option<Check>,
 }
 
 impl Ask {
@@ -94,6 +84,8 @@ pub(super) struct Asker {
     /// When workers last failed to answer: the others are asked before them for a while.
     failed_ms: BTreeMap<NodeId, u64>,
     settled: BTreeMap<Hash, ReceiptId>,
+    /// The texts of answers, which were paid for and must outlive a restart.
+    texts: BTreeMap<Hash, String>,
     answering: BTreeMap<Hash, AnswerJob>,
 }
 
@@ -110,6 +102,13 @@ impl Asker {
         }
     }
 
+    pub(super) fn apply_answer(&mut self, key: Hash, text: String) {
+        if self.texts.len() >= OUTBOX_MAX {
+            self.texts.pop_first();
+        }
+        self.texts.insert(key, text);
+    }
+
     pub(super) fn receipt_of(&self, key: &Hash) -> Option<ReceiptId> {
         self.settled.get(key).copied()
     }
@@ -119,9 +118,6 @@ impl Asker {
             self.refuted.extend(worker);
         }
         self.verdicts.insert(key, verdict);
-        if let Some(ask) = self.asks.get_mut(&key) {
-            ask.check = None;
-        }
     }
 
     fn note_failed(&mut self, now_ms: u64, worker: Option<NodeId>) {
@@ -134,9 +130,11 @@ impl Asker {
         let receipt = self.settled.get(key).copied();
         let Some(ask) = self.asks.get(key) else {
             receipt?;
-            return Some(AskView { worker: None, text: None, receipt, verdict, failure: None });
+            let text = self.texts.get(key).cloned();
+            return Some(AskView { worker: None, text, receipt, verdict, failure: None });
         };
-        Some(AskView { worker: ask.worker, text: ask.text.clone(), receipt, verdict, failure: ask.failure.clone() })
+        let text = self.texts.get(key).cloned();
+        Some(AskView { worker: ask.worker, text, receipt, verdict, failure: ask.failure.clone() })
     }
 
     pub(super) fn verdicts(&self) -> impl Iterator<Item = &Signed<Verdict>> {
@@ -158,10 +156,8 @@ impl Node {
             asked_ms: 0,
             tried: BTreeSet::new(),
             last_reason: "no peer serves this adapter".into(),
-            text: None,
             receipt: None,
             failure: None,
-            check: None,
         };
         self.asker.asks.insert(key, ask);
         self.ask_next(now_ms, key, out);
@@ -296,38 +292,35 @@ impl Node {
         out: &mut Out,
     ) {
         let receipt = signed.receipt.id();
-        self.record(Fact::Settled { key, receipt }, out);
-        self.keep_receipt(now_ms, signed.clone(), out);
+        let request =
+            self.asker.asks.get(&key).and_then(|ask| ask.request.clone().map(|request| (request, ask.command.check)));
         let draw = self.derived("audit", &receipt.0);
         let draw = u32::from_le_bytes([draw.0[0], draw.0[1], draw.0[2], draw.0[3]]) % 1_000_000;
         let audited = draw < self.config.audit_ppm;
-        let Some(ask) = self.asker.asks.get_mut(&key) else { return };
-        ask.text = Some(transcript.text);
-        if let Some(request) = ask.request.clone().filter(|_| audited || ask.command.check) {
-            let audit = Audit { receipt: signed.clone(), request, transcript: transcript.transcript };
-            ask.check = Some(Check { audit, verifier: None, given_up: BTreeSet::new(), since_ms: 0, sent_ms: 0 });
-        }
+        let audit = request.filter(|(_, wanted)| audited || *wanted).map(|(request, _)| {
+            Box::new(Audit { receipt: signed.clone(), request, transcript: transcript.transcript })
+        });
+        self.record(Fact::AnswerKept { key, text: transcript.text, audit }, out);
+        self.record(Fact::Settled { key, receipt }, out);
+        self.keep_receipt(now_ms, signed.clone(), out);
         out.event(Event::Answered { key, receipt: Box::new(signed) });
-        self.asker_tick(now_ms, out);
+        self.audits_tick(now_ms, out);
     }
 
     pub(super) fn asker_tick(&mut self, now_ms: u64, out: &mut Out) {
-        let open: Vec<(Hash, bool, bool)> = self
+        let open: Vec<Hash> = self
             .asker
             .asks
             .iter()
-            .filter(|(_, ask)| ask.failure.is_none() && (ask.receipt.is_none() || ask.check.is_some()))
-            .map(|(key, ask)| {
+            .filter(|(_, ask)| ask.failure.is_none() && ask.receipt.is_none())
+            .filter(|(_, ask)| {
                 let late = now_ms.saturating_sub(ask.asked_ms) > ANSWER_TIMEOUT_MS;
-                (*key, ask.check.is_some(), ask.worker.is_none() || late || now_ms > ask.command.deadline_ms)
+                ask.worker.is_none() || late || now_ms > ask.command.deadline_ms
             })
+            .map(|(key, _)| *key)
             .collect();
-        for (key, checking, idle) in open {
-            if checking {
-                self.tick_check(now_ms, key, out);
-            } else if idle {
-                self.tick_unanswered(now_ms, key, out);
-            }
+        for key in open {
+            self.tick_unanswered(now_ms, key, out);
         }
     }
 
@@ -347,42 +340,6 @@ impl Node {
             // Everybody was tried: give each another chance until the deadline.
             ask.tried.clear();
         }
-    }
-
-    fn tick_check(&mut self, now_ms: u64, key: Hash, out: &mut Out) {
-        let Some(ask) = self.asker.asks.get(&key) else { return };
-        let (Some(check), Some(worker)) = (&ask.check, ask.worker) else { return };
-        let candidates = self.verifiers_for(now_ms, worker, &check.given_up);
-        let next = rendezvous(&key.0, &candidates, |node| node.0).first().copied();
-        let Some(check) = self.asker.asks.get_mut(&key).and_then(|ask| ask.check.as_mut()) else { return };
-        let late = now_ms.saturating_sub(check.since_ms) > VERIFY_TIMEOUT_MS;
-        if check.verifier.is_none_or(|verifier| late || !candidates.contains(&verifier)) {
-            if let Some(late) = check.verifier.filter(|_| late) {
-                check.given_up.insert(late);
-            }
-            (check.verifier, check.since_ms, check.sent_ms) = (next, now_ms, 0);
-        }
-        let due = now_ms.saturating_sub(check.sent_ms) >= RETRY_MS;
-        if let (Some(verifier), true) = (check.verifier, due) {
-            check.sent_ms = now_ms;
-            let message = Message::AuditWanted(Box::new(check.audit.clone()));
-            self.send(now_ms, verifier, &message, out);
-        }
-    }
-
-    pub(super) fn answer_verdict(&mut self, from: NodeId, verdict: Signed<Verdict>, out: &mut Out) {
-        let Subject::Answer(receipt) = verdict.body.subject else { return };
-        let found = self.asker.asks.iter_mut().find(|(_, ask)| ask.receipt == Some(receipt));
-        let Some((key, ask)) = found else { return };
-        let Some(check) = ask.check.as_mut().filter(|check| check.verifier == Some(from)) else { return };
-        if matches!(verdict.body.outcome, Outcome::Abstained(_)) {
-            check.given_up.insert(from);
-            check.verifier = None;
-            return;
-        }
-        let key = *key;
-        self.record(Fact::AnswerVerdict { key, verdict: Box::new(verdict.clone()) }, out);
-        out.event(Event::AnswerChecked { key, verdict: Box::new(verdict) });
     }
 
     /// The worker's side: a question came in.

@@ -89,6 +89,15 @@ pub enum Fact {
         /// The receipt.
         receipt: crate::id::ReceiptId,
     },
+    /// An answer was received, and what its check needs when it is to be checked.
+    AnswerKept {
+        /// The question's key.
+        key: Hash,
+        /// The text.
+        text: String,
+        /// What a verifier is told.
+        audit: Option<Box<crate::message::Audit>>,
+    },
     /// An answer was checked.
     AnswerVerdict {
         /// The question's key.
@@ -150,7 +159,14 @@ impl Node {
                 self.requester.apply_settled(key, receipt);
                 self.asker.apply_settled(key, receipt);
             }
+            Fact::AnswerKept { key, text, audit } => {
+                self.asker.apply_answer(key, text);
+                if let Some(audit) = audit {
+                    self.audits.apply_wanted(key, *audit);
+                }
+            }
             Fact::AnswerVerdict { key, verdict } => {
+                self.audits.apply_verdict(&key);
                 let answer = self.asker.receipt_of(&key).and_then(|receipt| self.receipts.get(&receipt));
                 self.asker.apply_verdict(key, *verdict, answer.map(|signed| signed.receipt.worker_node));
             }

@@ -55,6 +55,7 @@ pub(super) struct Receipts {
     owed_to: BTreeMap<AccountId, Owed>,
     owed_by: BTreeMap<AccountId, Owed>,
     issued: BTreeMap<AccountId, IssuedVoucher>,
+    signing_asked_ms: BTreeMap<AccountId, u64>,
     taken: BTreeMap<AccountId, Voucher>,
     outbox: BTreeMap<(ReceiptId, NodeId), Delivery>,
     spreading: BTreeMap<ReceiptId, Spreading>,
@@ -168,6 +169,25 @@ impl Receipts {
             return Err(format!("{unpaid} of earlier answers is not covered by a voucher"));
         }
         Ok(())
+    }
+}
+
+impl Receipts {
+    /// Workers whom this node owes more than it has promised: the driver is asked to sign again while the chain
+    /// is down or funds are short.
+    fn unsigned_debts(&mut self, now_ms: u64) -> Vec<AccountId> {
+        let mut due = Vec::new();
+        for (worker, owed) in &self.owed_to {
+            let promised = self.issued.get(worker).map(|issued| promise(&issued.voucher));
+            let asked_ms = self.signing_asked_ms.entry(*worker).or_insert(0);
+            if promised.is_none_or(|promised| promised < (owed.worker_part, owed.fees))
+                && now_ms.saturating_sub(*asked_ms) >= RETRY_MS
+            {
+                *asked_ms = now_ms;
+                due.push(*worker);
+            }
+        }
+        due
     }
 }
 
@@ -375,14 +395,7 @@ impl Node {
     }
 
     fn send_vouchers(&mut self, now_ms: u64, out: &mut Out) {
-        let unissued: Vec<AccountId> = self
-            .receipts
-            .owed_to
-            .keys()
-            .filter(|worker| !self.receipts.issued.contains_key(*worker))
-            .copied()
-            .collect();
-        for worker in unissued {
+        for worker in self.receipts.unsigned_debts(now_ms) {
             self.issue_voucher(worker, out);
         }
         let mut due = Vec::new();

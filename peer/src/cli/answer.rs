@@ -1,0 +1,138 @@
+//! `tributary answer`: answers this node asked for, and whether they hold.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+use tributary_protocol::id::Hash;
+use tributary_protocol::receipt::{SignedReceipt, Work};
+
+use super::failure::{FAILED, Failure, UNREACHABLE, VERIFICATION};
+use super::output::{Context, Output};
+use super::{amount, ask, receipt, text};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AnswerCommand {
+    /// Show an answer, its shares and what a check found.
+    Show {
+        /// The key of the question, as ask --explain or ask --json gives it.
+        key: Hash,
+    },
+    /// Check that the receipt holds, is for exactly this text, and what another peer found.
+    Verify {
+        /// The key of the question.
+        key: Hash,
+        /// How long to wait for another peer's check, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        wait_s: u64,
+    },
+}
+
+/// How often a check is asked for.
+const POLL: Duration = Duration::from_millis(500);
+
+pub(super) async fn run(context: &Context, command: AnswerCommand) -> Result<Output, Failure> {
+    match command {
+        AnswerCommand::Show { key } => Ok(show(context.client.get(&route(&key)).await?)),
+        AnswerCommand::Verify { key, wait_s } => verify(context, &key, Duration::from_secs(wait_s)).await,
+    }
+}
+
+fn route(key: &Hash) -> String {
+    format!("/api/asks/{key}")
+}
+
+fn show(answer: Value) -> Output {
+    let mut shown = text::printable(answer["text"].as_str().unwrap_or_default());
+    if !shown.is_empty() && !shown.ends_with('\n') {
+        shown.push('\n');
+    }
+    let has_receipt = answer["receipt"].is_string();
+    if has_receipt {
+        shown.push_str(&ask::explain(&answer));
+    }
+    let ids = vec![text::field(&answer["key"])];
+    let output = Output::new(answer.clone(), ids, shown);
+    match (answer["failure"].as_str(), has_receipt) {
+        (Some(reason), _) => output.note(format!("! there is no answer: {}", text::line(reason))),
+        (None, false) => output.note("the answer is not there yet"),
+        (None, true) => output
+            .note(format!("✓ {} OPEN; {}", amount::exact(text::amount(&answer["price"])), finding(&answer["verdict"])))
+            .next(format!("tributary answer verify {}", text::field(&answer["key"]))),
+    }
+}
+
+fn finding(verdict: &Value) -> String {
+    let (peer, detail) = (text::short(&verdict["verifier"]), text::field(&verdict["detail"]));
+    match verdict["outcome"].as_str() {
+        Some("confirmed") => format!("peer {peer} checked the computation and confirms it"),
+        Some("refuted") => format!("peer {peer} checked the computation and refutes it: {detail}"),
+        Some(_) => format!("peer {peer} could not check it: {detail}"),
+        None => "no other peer has checked it".into(),
+    }
+}
+
+async fn verify(context: &Context, key: &Hash, wait: Duration) -> Result<Output, Failure> {
+    let deadline = tokio::time::Instant::now() + wait;
+    let mut answer = context.client.get(&route(key)).await?;
+    while answer["verdict"].is_null() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(POLL).await;
+        answer = context.client.get(&route(key)).await?;
+    }
+    if let Some(reason) = answer["failure"].as_str() {
+        return Err(Failure::new(UNREACHABLE, format!("there is no answer: {}", text::line(reason)), "ask again"));
+    }
+    let Some(id) = answer["receipt"].as_str() else {
+        return Err(Failure::usage("the answer is not there yet", "wait until it is, then verify it"));
+    };
+    let file = context.client.get_text(&format!("/api/receipts/{id}")).await?;
+    let (id, signed) = receipt::checked(file.as_bytes())?;
+    check(&answer, &signed)?;
+    let document = json!({"valid": true, "receipt": id, "text": true, "verdict": answer["verdict"]});
+    let shown = text::fields(&[
+        ("receipt", "both signatures, the shares and the payments hold".into()),
+        ("text", "is the text the receipt was signed for".into()),
+        ("check", finding(&answer["verdict"])),
+    ]);
+    Ok(Output::new(document, vec![id.to_string()], shown).next(format!("tributary receipt why {}", id.short())))
+}
+
+/// Compares an answer with its receipt and with what another peer found.
+fn check(answer: &Value, signed: &SignedReceipt) -> Result<(), Failure> {
+    let hint = "do not rely on this answer";
+    let Work::Inference { answer: stated, .. } = &signed.receipt.work else {
+        return Err(Failure::new(VERIFICATION, "the receipt is for a training, not for an answer", hint));
+    };
+    let text = answer["text"].as_str().ok_or_else(|| {
+        Failure::new(FAILED, "the node no longer has the answer's text", "tributary receipt verify checks its receipt")
+    })?;
+    if Hash::of(text.as_bytes()) != *stated {
+        return Err(Failure::new(VERIFICATION, "the receipt was signed for another text", hint));
+    }
+    if answer["verdict"]["outcome"] == "refuted" {
+        return Err(Failure::new(VERIFICATION, finding(&answer["verdict"]), hint));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_under_way_and_one_that_failed_say_so() {
+        let waiting = show(json!({"key": "ab", "text": null, "receipt": null, "failure": null}));
+        assert!(waiting.notes[0].contains("not there yet"));
+        let failed = show(json!({"key": "ab", "text": null, "receipt": null, "failure": "nobody serves it"}));
+        assert!(failed.notes[0].contains("nobody serves it"));
+    }
+
+    #[test]
+    fn each_outcome_of_a_check_has_its_words() {
+        let of = |outcome: &str| finding(&json!({"verifier": "abc", "outcome": outcome, "detail": "token 32"}));
+        assert!(of("confirmed").contains("confirms"));
+        assert!(of("refuted").contains("refutes it: token 32"));
+        assert!(of("abstained").contains("could not check it: token 32"));
+        assert!(finding(&Value::Null).contains("no other peer"));
+    }
+}

@@ -1,0 +1,242 @@
+//! `tributary ask`: a question whose answer streams, and who made it possible.
+
+use std::io::IsTerminal;
+
+use clap::Args;
+use serde_json::{Value, json};
+use tributary_protocol::id::Amount;
+
+use super::failure::Failure;
+use super::output::{Context, Output, emit};
+use super::table::Table;
+use super::{amount, model, text};
+
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    /// The question.
+    prompt: String,
+    /// The model: its name, its id, or the beginning of it; not needed when there is only one name.
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Show who contributed how much to the answer.
+    #[arg(long)]
+    explain: bool,
+    /// Have another peer check the computation; tributary answer verify shows what it found.
+    #[arg(long)]
+    check: bool,
+    /// The most to pay, in OPEN.
+    #[arg(long, value_name = "OPEN", value_parser = amount::parse, default_value = "1")]
+    max_price: Amount,
+    /// The most tokens of an answer.
+    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    max_tokens: u32,
+    /// How freely words are chosen, in thousandths: 0 always takes the likeliest.
+    #[arg(long, value_name = "MILLI", default_value_t = 0)]
+    temperature_milli: u32,
+    /// The seed of that choice.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// How long to wait, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    timeout_s: u64,
+}
+
+/// What of an answer stands on standard output.
+///
+/// Invariant: what was written last, from the last line break that this type added on, is the text of the answer
+/// as far as it is known.
+#[derive(Debug, Default)]
+struct Transcript {
+    written: String,
+    attempt: String,
+}
+
+impl Transcript {
+    /// More text of the worker that is asked now: what is to be written.
+    fn more(&mut self, piece: &str) -> String {
+        self.attempt.push_str(piece);
+        // A second worker's answer is most often the first one's: it is written on only where it goes further.
+        if self.written.starts_with(&self.attempt) {
+            return String::new();
+        }
+        let attempt = self.attempt.clone();
+        self.advance(&attempt)
+    }
+
+    /// The worker failed; another one begins anew.
+    fn retry(&mut self) {
+        self.attempt.clear();
+    }
+
+    /// The answer that the receipt is for: what is still to be written.
+    fn finish(&mut self, answer: &str) -> String {
+        self.advance(answer)
+    }
+
+    fn advance(&mut self, to: &str) -> String {
+        let new = match to.strip_prefix(self.written.as_str()) {
+            Some(rest) => rest.to_owned(),
+            None => format!("\n{to}"),
+        };
+        to.clone_into(&mut self.written);
+        new
+    }
+}
+
+pub(super) async fn run(context: &Context, args: AskArgs) -> Result<Output, Failure> {
+    let releases = context.client.get("/api/releases").await?;
+    let release = model::choose(&releases, args.model.as_deref())?;
+    if context.dry_run {
+        return preview(context, release, &args).await;
+    }
+    let body = json!({
+        "model": release["adapter"],
+        "prompt": args.prompt,
+        "max_tokens": args.max_tokens,
+        "temperature_milli": args.temperature_milli,
+        "seed": args.seed,
+        "price_max": args.max_price,
+        "check": args.check,
+        "timeout_s": args.timeout_s,
+    });
+    let done = stream(context, &body).await?;
+    Ok(answered(done, &args))
+}
+
+async fn stream(context: &Context, body: &Value) -> Result<Value, Failure> {
+    let streams = !context.json && !context.quiet;
+    let is_terminal = std::io::stdout().is_terminal();
+    let write = |new: &str| {
+        let shown = if is_terminal { text::printable(new) } else { new.to_owned() };
+        if streams && !new.is_empty() { emit(&shown) } else { Ok(()) }
+    };
+    let mut transcript = Transcript::default();
+    let mut broken = None;
+    let mut on_line = |line: &Value| {
+        if let Some(piece) = line["text"].as_str() {
+            broken = write(&transcript.more(piece)).err().or(broken.take());
+        } else if let Some(reason) = line["retry"].as_str() {
+            transcript.retry();
+            context.say(&format!("\n! the worker failed ({}): another one is asked", text::line(reason)));
+        }
+    };
+    let asked = context.client.ask(body, &mut on_line).await;
+    if let Some(failure) = broken {
+        return Err(failure);
+    }
+    let done = asked.inspect_err(|_| {
+        let _ = write("\n");
+    })?;
+    write(&transcript.finish(done["text"].as_str().unwrap_or_default()))?;
+    write("\n")?;
+    Ok(done)
+}
+
+fn answered(done: Value, args: &AskArgs) -> Output {
+    let receipt = text::field(&done["receipt"]);
+    let explanation = if args.explain { explain(&done) } else { String::new() };
+    let next = if args.explain || args.check {
+        format!("tributary answer verify {}", text::field(&done["key"]))
+    } else {
+        format!("tributary receipt why {}", text::short(&done["receipt"]))
+    };
+    let note = format!(
+        "✓ {} OPEN, worker {}, receipt {}",
+        amount::exact(text::amount(&done["price"])),
+        text::short(&done["worker"]),
+        text::short(&done["receipt"]),
+    );
+    Output::new(done, vec![receipt], explanation).note(note).next(next)
+}
+
+/// Who contributed what share of the answer.
+pub(super) fn explain(ask: &Value) -> String {
+    let mut table = Table::new(&["CONTRIBUTOR", "SHARE"]);
+    let mut shares: Vec<&Value> = text::rows(&ask["shares"]).iter().collect();
+    shares.sort_by_key(|share| std::cmp::Reverse(text::number(&share["weight"])));
+    for share in shares {
+        table.row([text::short(&share["account"]), text::percent(text::number(&share["weight"]))]);
+    }
+    table.row(["commons (no record explains it)".into(), text::percent(text::number(&ask["commons"]))]);
+    format!("\n{}receipt {}\n", table.render(), text::field(&ask["receipt"]))
+}
+
+/// What a question may cost.
+async fn preview(context: &Context, release: &Value, args: &AskArgs) -> Result<Output, Failure> {
+    let peers = context.client.get("/api/peers").await?;
+    let serving = text::rows(&peers).iter().filter(|peer| text::rows(&peer["serving"]).contains(&release["adapter"]));
+    let prices: Vec<Amount> = serving.map(|peer| text::amount(&peer["answer_price"])).collect();
+    let fee = text::amount(&release["answer_fee"]);
+    let worker = prices.iter().min().copied();
+    let price = match worker {
+        Some(worker) => format!("from {} OPEN", amount::exact(worker)),
+        None => "not known: nobody serves it now".into(),
+    };
+    let document = json!({"dry_run": true, "would": {
+        "model": release["adapter"], "fee": fee, "worker_price_from": worker, "served_by": prices.len(), "max_price": args.max_price,
+    }});
+    let shown = text::fields(&[
+        ("model", format!("{} ({})", text::field(&release["name"]), text::short(&release["adapter"]))),
+        ("worker's price", price),
+        ("fee", format!("{} OPEN for contributors, builder, verifier, treasury", amount::exact(fee))),
+        ("at most", format!("{} OPEN", amount::exact(args.max_price))),
+    ]);
+    Ok(Output::new(document, Vec::new(), shown).note("this was a preview: nothing was asked"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_written_as_it_comes() {
+        let mut transcript = Transcript::default();
+        assert_eq!(transcript.more("The bri"), "The bri");
+        assert_eq!(transcript.more("dge"), "dge");
+        assert_eq!(transcript.finish("The bridge"), "");
+    }
+
+    #[test]
+    fn an_equal_second_answer_goes_on_where_the_first_broke_off() {
+        let mut transcript = Transcript::default();
+        transcript.more("The bri");
+        transcript.retry();
+        assert_eq!(transcript.more("The"), "");
+        assert_eq!(transcript.more(" bridge"), "dge");
+        assert_eq!(transcript.finish("The bridge closed"), " closed");
+    }
+
+    #[test]
+    fn another_second_answer_begins_on_its_own_line() {
+        let mut transcript = Transcript::default();
+        transcript.more("In March");
+        transcript.retry();
+        assert_eq!(transcript.more("In"), "");
+        assert_eq!(transcript.more(" May"), "\nIn May");
+        assert_eq!(transcript.finish("In May 2019"), " 2019");
+    }
+
+    #[test]
+    fn lost_pieces_are_made_up_for_at_the_end() {
+        let mut transcript = Transcript::default();
+        transcript.more("one ");
+        transcript.more("three");
+        assert_eq!(transcript.finish("one two three"), "\none two three");
+        let mut longer = Transcript::default();
+        longer.more("one two");
+        assert_eq!(longer.finish("one"), "\none");
+        assert_eq!(Transcript::default().finish("ä"), "ä");
+    }
+
+    #[test]
+    fn shares_are_listed_from_the_largest_with_the_commons() {
+        let ask = json!({
+            "receipt": "ff", "commons": 100_000,
+            "shares": [{"account": "aaaaaaaaaaaa", "weight": 200_000}, {"account": "bbbbbbbbbbbb", "weight": 700_000}],
+        });
+        let text = explain(&ask);
+        let order = ["bbbbbbbbbb  ", "70.0 %", "aaaaaaaaaa  ", "20.0 %", "commons", "10.0 %", "receipt ff"];
+        let places: Vec<usize> = order.iter().map(|part| text.find(part).unwrap()).collect();
+        assert!(places.is_sorted(), "{text}");
+    }
+}

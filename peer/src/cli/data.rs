@@ -1,0 +1,267 @@
+//! `tributary data`: datanets and the records in them.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+use tributary_protocol::id::AccountId;
+use tributary_storage::ingest::{self, IngestError, IngestLimits, Refusal};
+
+use super::failure::{FAILED, Failure};
+use super::output::{Context, Output};
+use super::pick::DATANET;
+use super::table::Table;
+use super::text;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Begin a datanet that others can add records to.
+    New {
+        /// Its name.
+        name: String,
+        /// The licence of its records, an SPDX expression such as CC-BY-4.0.
+        #[arg(long, alias = "license", value_name = "SPDX")]
+        licence: String,
+        /// An account that may add records; repeat it for more. Without any, everybody may.
+        #[arg(long, value_name = "ACCOUNT")]
+        member: Vec<AccountId>,
+    },
+    /// Add the records of a JSONL, CSV or text file, or of a folder of them.
+    Add {
+        /// The file or folder.
+        file: PathBuf,
+        /// The datanet: its id, the beginning of it, or its name; not needed when there is only one.
+        #[arg(long, value_name = "DATANET")]
+        to: Option<String>,
+        /// The records' licence, when it is not the datanet's.
+        #[arg(long, alias = "license", value_name = "SPDX")]
+        licence: Option<String>,
+    },
+    /// List the datanets known here.
+    Ls,
+    /// Show one with its contributors.
+    Show {
+        /// Its id, the beginning of it, or its name.
+        datanet: String,
+    },
+}
+
+/// Refused lines that people are shown.
+const REFUSALS_SHOWN: usize = 200;
+
+pub(super) async fn run(context: &Context, command: DataCommand) -> Result<Output, Failure> {
+    match command {
+        DataCommand::New { name, licence, member } => {
+            context.no_preview("data new")?;
+            let members = if member.is_empty() { Value::Null } else { json!(member) };
+            let body = json!({"name": name, "licence": licence, "members": members});
+            let made = context.client.post("/api/datanets", &body).await?;
+            Ok(created(made))
+        }
+        DataCommand::Add { file, to, licence } => add(context, &file, to.as_deref(), licence).await,
+        DataCommand::Ls => Ok(list(context.client.get("/api/datanets").await?)),
+        DataCommand::Show { datanet } => {
+            let known = context.client.get("/api/datanets").await?;
+            Ok(show(DATANET.find(&known, &datanet)?))
+        }
+    }
+}
+
+fn created(made: Value) -> Output {
+    let id = text::field(&made["id"]);
+    let next = format!("tributary data add FILE --to {}", text::short(&made["id"]));
+    Output::new(made, vec![id.clone()], format!("{id}\n")).note("✓ the datanet is made").next(next)
+}
+
+async fn add(context: &Context, file: &Path, to: Option<&str>, licence: Option<String>) -> Result<Output, Failure> {
+    let path = std::path::absolute(file).map_err(|error| Failure::usage(error, "give a file or a folder"))?;
+    let given = path.to_str().ok_or_else(|| {
+        Failure::usage(format!("{} is not UTF-8", path.display()), "rename the file; its path must be text")
+    })?;
+    let known = context.client.get("/api/datanets").await?;
+    let datanet = DATANET.find_or_only(&known, to, "--to")?;
+    if context.dry_run {
+        return read_only(&path).await;
+    }
+    let body = json!({"path": given, "licence": licence});
+    let route = format!("/api/datanets/{}/records", text::field(&datanet["id"]));
+    match context.client.post(&route, &body).await {
+        Ok(summary) => Ok(added(summary, text::short(&datanet["id"]))),
+        Err(error) => {
+            explain_refusals(context, path).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// What adding would find, without the node.
+async fn read_only(path: &Path) -> Result<Output, Failure> {
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || ingest::read_path(&path, &IngestLimits::default())).await;
+    let ingested = read
+        .map_err(|error| Failure::new(FAILED, error, ""))?
+        .map_err(|error| Failure::usage(error, "give a JSONL, CSV or text file, or a folder of them"))?;
+    let refused: Vec<Value> = ingested.refused.iter().take(REFUSALS_SHOWN).map(refusal_json).collect();
+    let summary = json!({
+        "dry_run": true,
+        "added": ingested.records.len(),
+        "refused": refused,
+        "refused_count": ingested.refused_total,
+        "duplicates": ingested.duplicates,
+    });
+    let output = with_refusals(Output::new(summary.clone(), Vec::new(), summary_line(&summary)), &summary);
+    Ok(output.note("this was a preview: nothing was added"))
+}
+
+/// When nothing was usable the node says so in one sentence; the lines are here to be read again.
+async fn explain_refusals(context: &Context, path: PathBuf) {
+    let read = tokio::task::spawn_blocking(move || ingest::read_path(&path, &IngestLimits::default())).await;
+    if let Ok(Err(IngestError::NothingUsable { refused, .. } | IngestError::NoReadableFiles { refused, .. })) = read {
+        for refusal in refused.iter().take(REFUSALS_SHOWN) {
+            context.say(&refusal_line(&refusal_json(refusal)));
+        }
+    }
+}
+
+fn refusal_json(refusal: &Refusal) -> Value {
+    json!({"file": refusal.file.display().to_string(), "line": refusal.line, "reason": refusal.reason.to_string()})
+}
+
+/// `file:line: reason`, as compilers write it; a whole file has no line.
+fn refusal_line(refusal: &Value) -> String {
+    let (file, reason) = (text::field(&refusal["file"]), text::field(&refusal["reason"]));
+    match text::number(&refusal["line"]) {
+        0 => format!("{file}: {reason}"),
+        line => format!("{file}:{line}: {reason}"),
+    }
+}
+
+fn summary_line(summary: &Value) -> String {
+    format!(
+        "{} added · {} refused · {}\n",
+        text::counted(text::number(&summary["added"]), "record"),
+        text::grouped(text::number(&summary["refused_count"])),
+        text::counted(text::number(&summary["duplicates"]), "duplicate"),
+    )
+}
+
+fn with_refusals(mut output: Output, summary: &Value) -> Output {
+    let refused = text::rows(&summary["refused"]);
+    output.notes.extend(refused.iter().map(refusal_line));
+    let all = text::number(&summary["refused_count"]);
+    let hidden = all.saturating_sub(u64::try_from(refused.len()).unwrap_or(u64::MAX));
+    if hidden > 0 {
+        output.notes.push(format!("… and {} more", text::grouped(hidden)));
+    }
+    if let Some(reason) = summary["stopped"].as_str() {
+        output.notes.push(format!("! reading stopped early: {}", text::line(reason)));
+    }
+    output
+}
+
+fn added(summary: Value, datanet: String) -> Output {
+    let ids = summary["shard"].as_str().map(str::to_owned).into_iter().collect();
+    let line = summary_line(&summary);
+    let output = with_refusals(Output::new(summary.clone(), ids, line), &summary);
+    let output = match text::number(&summary["added"]) {
+        0 => output.note("these records were in the datanet already: nothing changed"),
+        _ => output,
+    };
+    output.next(format!("tributary train start --data {datanet} --budget OPEN"))
+}
+
+fn list(known: Value) -> Output {
+    let mut table = Table::new(&["DATANET", "NAME", "LICENCE", "BY", "RECORDS", "SIZE", "HERE"]);
+    for row in text::rows(&known) {
+        table.row([
+            text::short(&row["id"]),
+            text::field(&row["name"]),
+            text::field(&row["licence"]),
+            text::rows(&row["contributors"]).len().to_string(),
+            text::grouped(text::number(&row["records"])),
+            text::size(text::number(&row["bytes"])),
+            here(row).to_owned(),
+        ]);
+    }
+    let is_empty = text::rows(&known).is_empty();
+    let output = Output::new(known.clone(), text::ids(&known, "id"), table.render());
+    if is_empty { output.note("no datanet is known here").next("tributary data new NAME --licence SPDX") } else { output }
+}
+
+fn here(row: &Value) -> &'static str {
+    if row["complete"] == true { "all" } else { "part" }
+}
+
+fn show(row: &Value) -> Output {
+    let mut shown = text::fields(&[
+        ("datanet", text::field(&row["id"])),
+        ("name", text::field(&row["name"])),
+        ("licence", text::field(&row["licence"])),
+        ("head", text::field(&row["head"])),
+        ("records", text::grouped(text::number(&row["records"]))),
+        ("size", format!("{} ({} of it here)", text::size(text::number(&row["bytes"])), here(row))),
+    ]);
+    let mut table = Table::new(&["CONTRIBUTOR", "ADDITIONS", "RECORDS", "SIZE"]);
+    for contributor in text::rows(&row["contributors"]) {
+        table.row([
+            text::short(&contributor["account"]),
+            text::grouped(text::number(&contributor["entries"])),
+            text::grouped(text::number(&contributor["records"])),
+            text::size(text::number(&contributor["bytes"])),
+        ]);
+    }
+    let table = table.render();
+    if !table.is_empty() {
+        shown.push('\n');
+        shown.push_str(&table);
+    }
+    Output::new(row.clone(), vec![text::field(&row["id"])], shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_counts_and_names_each_refused_line() {
+        let summary = json!({
+            "added": 1204, "refused_count": 3, "duplicates": 1, "shard": "ab",
+            "refused": [
+                {"file": "a.jsonl", "line": 7, "reason": "no JSON"},
+                {"file": "b.bin", "line": 0, "reason": "not UTF-8"},
+            ],
+        });
+        let output = added(summary, "abcdef".into());
+        assert_eq!(output.text, "1,204 records added · 3 refused · 1 duplicate\n");
+        assert_eq!(output.notes, ["a.jsonl:7: no JSON", "b.bin: not UTF-8", "… and 1 more"]);
+        assert_eq!(output.ids, ["ab"]);
+    }
+
+    #[test]
+    fn adding_again_says_that_nothing_changed() {
+        let output = added(json!({"added": 0, "refused": [], "refused_count": 0, "duplicates": 0}), "ab".into());
+        assert!(output.notes.iter().any(|note| note.contains("nothing changed")));
+    }
+
+    #[test]
+    fn the_list_fits_a_terminal() {
+        let row = json!({
+            "id": "0".repeat(64), "name": "n".repeat(64), "licence": "l".repeat(64), "contributors": [1, 2],
+            "records": 1_000_000, "bytes": 5_000_000_000_u64, "complete": true,
+        });
+        let output = list(json!([row]));
+        assert!(output.text.lines().all(|line| line.chars().count() <= 80), "{}", output.text);
+        assert_eq!(output.ids, ["0".repeat(64)]);
+        assert!(list(json!([])).text.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_preview_of_adding_reads_and_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mixed.jsonl");
+        std::fs::write(&file, "{\"text\": \"a good record\"}\nbroken\n").unwrap();
+        let output = read_only(&file).await.unwrap();
+        assert_eq!(output.text, "1 record added · 1 refused · 0 duplicates\n");
+        assert!(output.notes[0].contains("mixed.jsonl:2: "), "{:?}", output.notes);
+    }
+}

@@ -1,0 +1,83 @@
+//! The payer's checks of its answers by another peer.
+//!
+//! Invariant: what a check needs is durable with the answer itself, so a restarted payer goes on asking; a
+//! verifier that abstains or is late is left out, and an answer has at most one verdict that counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Event, Fact, Node, Out};
+use crate::envelope::Signed;
+use crate::id::{Hash, NodeId};
+use crate::limits::{OUTBOX_MAX, RETRY_MS, VERIFY_TIMEOUT_MS};
+use crate::message::{Audit, Message};
+use crate::verification::{Outcome, Subject, Verdict, rendezvous};
+
+struct Check {
+    audit: Audit,
+    verifier: Option<NodeId>,
+    given_up: BTreeSet<NodeId>,
+    since_ms: u64,
+    sent_ms: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Audits {
+    open: BTreeMap<Hash, Check>,
+}
+
+impl Audits {
+    pub(super) fn apply_wanted(&mut self, key: Hash, audit: Audit) {
+        if self.open.len() < OUTBOX_MAX {
+            let check = Check { audit, verifier: None, given_up: BTreeSet::new(), since_ms: 0, sent_ms: 0 };
+            self.open.insert(key, check);
+        }
+    }
+
+    pub(super) fn apply_verdict(&mut self, key: &Hash) {
+        self.open.remove(key);
+    }
+}
+
+impl Node {
+    pub(super) fn audits_tick(&mut self, now_ms: u64, out: &mut Out) {
+        let open: Vec<Hash> = self.audits.open.keys().copied().collect();
+        for key in open {
+            self.tick_check(now_ms, key, out);
+        }
+    }
+
+    fn tick_check(&mut self, now_ms: u64, key: Hash, out: &mut Out) {
+        let Some(check) = self.audits.open.get(&key) else { return };
+        let worker = check.audit.receipt.receipt.worker_node;
+        let candidates = self.verifiers_for(now_ms, worker, &check.given_up);
+        let next = rendezvous(&key.0, &candidates, |node| node.0).first().copied();
+        let Some(check) = self.audits.open.get_mut(&key) else { return };
+        let late = now_ms.saturating_sub(check.since_ms) > VERIFY_TIMEOUT_MS;
+        if check.verifier.is_none_or(|verifier| late || !candidates.contains(&verifier)) {
+            if let Some(late) = check.verifier.filter(|_| late) {
+                check.given_up.insert(late);
+            }
+            (check.verifier, check.since_ms, check.sent_ms) = (next, now_ms, 0);
+        }
+        let due = now_ms.saturating_sub(check.sent_ms) >= RETRY_MS;
+        if let (Some(verifier), true) = (check.verifier, due) {
+            check.sent_ms = now_ms;
+            let message = Message::AuditWanted(Box::new(check.audit.clone()));
+            self.send(now_ms, verifier, &message, out);
+        }
+    }
+
+    pub(super) fn answer_verdict(&mut self, from: NodeId, verdict: Signed<Verdict>, out: &mut Out) {
+        let Subject::Answer(receipt) = verdict.body.subject else { return };
+        let about = |check: &Check| check.audit.receipt.receipt.id() == receipt && check.verifier == Some(from);
+        let Some((key, check)) = self.audits.open.iter_mut().find(|(_, check)| about(check)) else { return };
+        if matches!(verdict.body.outcome, Outcome::Abstained(_)) {
+            check.given_up.insert(from);
+            check.verifier = None;
+            return;
+        }
+        let key = *key;
+        self.record(Fact::AnswerVerdict { key, verdict: Box::new(verdict.clone()) }, out);
+        out.event(Event::AnswerChecked { key, verdict: Box::new(verdict) });
+    }
+}
