@@ -3,5 +3,8 @@
 // The attribute tells clippy what cargo knows: everything here is a test.
 #[cfg(test)]
 mod it {
+    mod demo;
     mod net;
+    mod nodes;
+    mod support;
 }

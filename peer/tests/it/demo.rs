@@ -1,0 +1,119 @@
+//! The main job, end to end: the demo with every node a process, undisturbed and with nodes killed.
+
+use std::path::Path;
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::support::{folder, stderr, tributary};
+
+/// The longest a demo may take on a loaded machine with unoptimised drivers.
+const DEMO_PATIENCE: Duration = Duration::from_secs(900);
+
+/// Starts a demo in `folder`; its output goes to files, so that it never waits for a reader.
+fn begin(folder: &Path) -> Child {
+    let file = |name: &str| std::fs::File::create(folder.join(name)).unwrap();
+    let mut command = tributary();
+    command.args(["demo", "--json", "--dir"]).arg(folder.join("demo")).stdout(file("out")).stderr(file("err"));
+    command.spawn().unwrap()
+}
+
+fn amount(value: &Value) -> u128 {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+/// What must hold of every demo's document.
+fn check(status: ExitStatus, folder: &Path) -> Value {
+    assert!(status.success(), "{}", std::fs::read_to_string(folder.join("err")).unwrap());
+    let document: Value = serde_json::from_slice(&std::fs::read(folder.join("out")).unwrap()).unwrap();
+    let held_out = &document["held_out"];
+    assert!(held_out["base"].as_f64().unwrap() <= 0.10, "{held_out}");
+    assert!(held_out["adapter"].as_f64().unwrap() >= 0.80, "{held_out}");
+    assert_eq!(document["attribution"]["sums_exact"], true);
+    assert!(document["attribution"]["right_contributor"].as_f64().unwrap() >= 0.90, "{}", document["attribution"]);
+    let answers = held_out["questions"].as_u64().unwrap();
+    assert_eq!(document["verification"]["inference_checked"].as_u64().unwrap(), answers);
+    assert!(document["verification"]["training_segments_checked"].as_u64().unwrap() >= 1);
+    let settlement = &document["settlement"];
+    assert!(amount(&settlement["claims"]) > 0);
+    assert_eq!(amount(&settlement["claims"]) + amount(&settlement["remaining"]), amount(&settlement["deposits"]));
+    assert!(document["phases"].as_array().unwrap().iter().all(|phase| phase["seconds"].as_f64().is_some()));
+    document
+}
+
+/// Flips every bit of a receipt file in turn, at places spread over the whole file.
+fn no_bit_of_a_receipt_can_change(path: &Path) {
+    let bytes = std::fs::read(path).unwrap();
+    assert!(tributary_peer::receiptfile::verify(&bytes).is_ok());
+    for bit in 0..bytes.len() * 8 {
+        let mut changed = bytes.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert!(tributary_peer::receiptfile::verify(&changed).is_err(), "bit {bit} of {}", path.display());
+    }
+}
+
+#[test]
+fn the_demo_learns_attributes_verifies_and_pays() {
+    let folder = folder();
+    let status = begin(folder.path()).wait().unwrap();
+    let document = check(status, folder.path());
+    let receipts = document["receipts"].as_array().unwrap();
+    assert!(!receipts.is_empty());
+    no_bit_of_a_receipt_can_change(Path::new(receipts[0].as_str().unwrap()));
+    let path = receipts[0].as_str().unwrap();
+    let verified = tributary().args(["receipt", "verify", path]).output().unwrap();
+    assert_eq!(verified.status.code(), Some(0), "{}", stderr(&verified));
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+    let refused = tributary().args(["receipt", "verify", path]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(6), "{}", stderr(&refused));
+}
+
+/// A small generator, so that a run can be repeated from its seed.
+fn draw(seed: &mut u64) -> u64 {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    *seed
+}
+
+fn pid_of(node: &Path) -> Option<u32> {
+    let notice: Value = serde_json::from_slice(&std::fs::read(node.join("api.json")).ok()?).ok()?;
+    u32::try_from(notice["pid"].as_u64()?).ok()
+}
+
+#[test]
+fn killing_nodes_at_random_moments_still_ends_in_a_correct_report() {
+    let given = std::env::var("TRIBUTARY_KILL_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = given.unwrap_or_else(|| u64::from(std::process::id()) * 2_654_435_761 + 1);
+    println!("replay with TRIBUTARY_KILL_SEED={seed}");
+    let folder = folder();
+    let dir = folder.path().join("demo");
+    let mut demo = begin(folder.path());
+    let mut random = seed;
+    let nodes = ["keeper", "worker-1", "builder", "contributor-1", "contributor-2"];
+    let began = Instant::now();
+    let mut kills = 0;
+    let mut next = Duration::from_secs(3 + draw(&mut random) % 25);
+    while demo.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < DEMO_PATIENCE, "seed {seed}: the demo does not end");
+        if kills < 3 && began.elapsed() >= next {
+            let victim = nodes[usize::try_from(draw(&mut random) % 5).unwrap()];
+            if let Some(pid) = pid_of(&dir.join(victim)) {
+                println!("killing {victim} at {:.1} s", began.elapsed().as_secs_f64());
+                let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+                assert!(killed.success());
+                kills += 1;
+            }
+            next = began.elapsed() + Duration::from_secs(10 + draw(&mut random) % 40);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let status = demo.wait().unwrap();
+    assert!(kills > 0, "seed {seed}: the demo ended before anybody was killed");
+    let document = check(status, folder.path());
+    println!("seed {seed}: {kills} kills, {} restarts", document["restarts"]);
+}

@@ -1,0 +1,121 @@
+//! Real node processes for tests, each in a folder of its own, and patience with a deadline.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tributary_peer::client::{Client, ClientError};
+
+/// How long anything small may take on a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The binary under test.
+pub fn tributary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tributary"));
+    command.env_remove("TRIBUTARY_DATA_DIR").env_remove("TRIBUTARY_PASSPHRASE").stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    tributary().args(arguments).output().unwrap()
+}
+
+/// What the binary said on standard error.
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A node process.
+pub struct NodeProcess {
+    pub folder: PathBuf,
+    pub client: Client,
+    arguments: Vec<String>,
+    child: Child,
+}
+
+impl NodeProcess {
+    /// Starts a node on `folder` with further arguments of `up` and waits until its API answers.
+    pub fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let mut all: Vec<String> = vec!["up".into(), "--quiet".into(), "--data-dir".into()];
+        all.push(folder.display().to_string());
+        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        let child = Self::spawn(folder, &all);
+        let mut node = Self { folder: folder.to_owned(), client: Client::new(folder), arguments: all, child };
+        node.wait_until_ready();
+        node
+    }
+
+    fn spawn(folder: &Path, arguments: &[String]) -> Child {
+        std::fs::create_dir_all(folder).unwrap();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("node.log")).unwrap();
+        tributary().args(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    }
+
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.get("/api/status").is_err() {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the node ended with {status}: {}", self.log());
+            }
+            assert!(Instant::now() < deadline, "the node did not come up: {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("node.log")).unwrap_or_default()
+    }
+
+    /// Kills the node as a power cut would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let _ = std::fs::remove_file(self.folder.join("api.json"));
+    }
+
+    /// Starts it again as it was.
+    pub fn restart(&mut self) {
+        self.child = Self::spawn(&self.folder, &self.arguments);
+        self.wait_until_ready();
+    }
+
+    pub fn get(&self, path: &str) -> Result<Value, ClientError> {
+        block_on(self.client.get(path))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        block_on(self.client.post(path, body))
+    }
+
+    /// Looks at `path` until `found` is satisfied.
+    pub fn until<T>(&self, path: &str, found: impl Fn(&Value) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let seen = self.get(path);
+            if let Some(found) = seen.as_ref().ok().and_then(&found) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "{path} showed {seen:?}; log: {}", self.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// A temporary folder; tests keep nodes in folders within it.
+pub fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("tributary-test").tempdir().unwrap()
+}
