@@ -1,19 +1,38 @@
 //! The command line: one binary, hot verbs at the root, otherwise noun and verb (design section 12).
 //!
 //! Invariant: standard output is data, standard error is for people; every error says what, why and what to do,
-//! and its kind is the exit code: 0 ok, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed.
+//! and its kind is the exit code: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed.
+//! Commands return values; `output` alone prints them.
 
+mod amount;
+mod answer;
+mod ask;
+mod chain;
+mod data;
+mod failure;
+mod model;
+mod net;
+mod node;
+mod output;
+mod pick;
+mod receipt;
 mod run;
+mod spend;
+mod start;
+mod table;
+mod text;
+mod train;
+mod wallet;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 /// Share data and idle GPUs, get specialised models, and see everybody paid who made an answer possible.
 #[derive(Debug, Parser)]
 #[command(name = "tributary", version, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed")]
 pub(crate) struct Cli {
     /// The node's folder.
     #[arg(long, global = true, env = "TRIBUTARY_DATA_DIR", value_name = "DIR")]
@@ -21,9 +40,15 @@ pub(crate) struct Cli {
     /// Print one JSON document on standard output.
     #[arg(long, global = true)]
     json: bool,
-    /// Only what is asked for, no progress.
-    #[arg(short, long, global = true)]
+    /// Print only ids, and no progress.
+    #[arg(short, long, global = true, conflicts_with = "json")]
     quiet: bool,
+    /// Spend without asking.
+    #[arg(short, long, global = true)]
+    yes: bool,
+    /// Show what would be done or spent, and stop.
+    #[arg(long, global = true)]
+    dry_run: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -33,10 +58,37 @@ pub(crate) enum Command {
     /// Run a whole network on this machine, from data to claimed earnings.
     Demo(DemoArgs),
     /// Start this node; keys are made on first use, nothing is asked.
-    Up(UpArgs),
+    Up(Box<start::UpArgs>),
+    /// Ask a released model; the answer streams, and its receipt names who made it possible.
+    Ask(ask::AskArgs),
+    /// Show this node: peers, work, models, chain.
+    Status,
+    /// List what runs: jobs for peers, and this node's own trainings.
+    Ps,
+    /// Datanets: records of many contributors under one licence.
+    #[command(subcommand)]
+    Data(data::DataCommand),
+    /// Released models.
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// Training runs on other peers.
+    #[command(subcommand)]
+    Train(train::TrainCommand),
+    /// Answers this node asked for.
+    #[command(subcommand)]
+    Answer(answer::AnswerCommand),
     /// Receipts: who contributed what to an answer, and who was paid.
     #[command(subcommand)]
-    Receipt(ReceiptCommand),
+    Receipt(receipt::ReceiptCommand),
+    /// Peers, invitations, joining.
+    #[command(subcommand)]
+    Net(net::NetCommand),
+    /// OPEN: balance, earnings, sending.
+    #[command(subcommand)]
+    Wallet(wallet::WalletCommand),
+    /// The settlement chain.
+    #[command(subcommand)]
+    Chain(chain::ChainCommand),
     /// Compute for the node that started this process.
     #[command(hide = true)]
     Engine,
@@ -61,64 +113,82 @@ pub(crate) struct DemoArgs {
     seed: u64,
 }
 
-/// What a node does for others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RoleArg {
-    /// Trains and answers.
-    Worker,
-    /// Checks others' work.
-    Verifier,
-    /// Keeps receipts and seals batches.
-    Witness,
-    /// Anchors epochs on the settlement chain.
-    Poster,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct UpArgs {
-    /// A ticket that tributary net invite printed on another node.
-    #[arg(long, value_name = "TICKET")]
-    join: Option<String>,
-    /// The name of the network to begin when none was joined.
-    #[arg(long, default_value = "tributary")]
-    network: String,
-    /// The address to listen on for peers; only this machine by default.
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    listen: IpAddr,
-    /// The port for peers; any free one by default.
-    #[arg(long, default_value_t = 0)]
-    port: u16,
-    /// The port of the HTTP API on loopback; any free one by default.
-    #[arg(long, default_value_t = 0)]
-    api_port: u16,
-    /// What this node does for others.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [RoleArg::Worker, RoleArg::Verifier, RoleArg::Witness])]
-    roles: Vec<RoleArg>,
-    /// Serve a settlement chain of this network on this loopback address, for example 127.0.0.1:8545.
-    #[arg(long, value_name = "ADDRESS")]
-    serve_chain: Option<SocketAddr>,
-    /// Do not reach out to known peers.
-    #[arg(long)]
-    offline: bool,
-    /// Find peers on the local network by multicast.
-    #[arg(long)]
-    mdns: bool,
-    /// The part of answers to have checked by another peer, in parts per million.
-    #[arg(long, default_value_t = 100_000)]
-    audit_ppm: u32,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ReceiptCommand {
-    /// Check a receipt file, offline: signatures, sums, form.
-    Verify {
-        /// The file.
-        file: PathBuf,
-    },
-}
-
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
     run::main(Cli::parse())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, ErrorKind> {
+        Cli::try_parse_from(line.split(' ')).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_of_the_first_release_is_understood() {
+        let id = "ab".repeat(32);
+        let address = "ab".repeat(20);
+        for line in [
+            "demo --keep --peers 7 --json",
+            "up --join tributary1ab --roles worker,poster --serve-chain 127.0.0.1:0",
+            "ask question --model m --explain --check --max-price 0.5",
+            "status --json",
+            "ps -q",
+            "data new rivers --licence CC-BY-4.0",
+            "data new rivers --license CC0-1.0",
+            "data add a.jsonl --to rivers --dry-run",
+            "data ls",
+            "data show rivers",
+            "model ls",
+            "train start --data rivers --budget 2.5 --steps 300 --yes",
+            "train ls",
+            "train show abcd",
+            "train watch",
+            &format!("answer show {id}"),
+            &format!("answer verify {id} --wait-s 5"),
+            "receipt ls",
+            "receipt show abcd --out file",
+            "receipt verify file",
+            "receipt why file",
+            "wallet show",
+            &format!("wallet send {address} 2.5 --dry-run"),
+            "wallet redeem -y",
+            "wallet claim",
+            "net ls",
+            "net invite",
+            "net join tributary1ab",
+            "chain status",
+            "chain serve --address 127.0.0.1:0",
+            "--data-dir there status",
+        ] {
+            assert!(parse(&format!("tributary {line}")).is_ok(), "{line}: {:?}", parse(&format!("tributary {line}")).err());
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_before_anything_happens() {
+        for line in [
+            "",
+            "nothing",
+            "wallet send abcd 2.5",
+            "train start --budget 1e3",
+            "answer show abcd",
+            "data new rivers",
+            "status --json --quiet",
+            "up --roles king",
+        ] {
+            assert!(parse(&format!("tributary {line}")).is_err(), "{line}");
+        }
+    }
 }

@@ -124,9 +124,15 @@ async fn stream(context: &Context, body: &Value) -> Result<Value, Failure> {
     if let Some(failure) = broken {
         return Err(failure);
     }
-    let done = asked.inspect_err(|_| {
-        let _ = write("\n");
-    })?;
+    let done = match asked {
+        Ok(done) => done,
+        Err(error) => {
+            if !transcript.written.is_empty() {
+                write("\n")?;
+            }
+            return Err(error.into());
+        }
+    };
     write(&transcript.finish(done["text"].as_str().unwrap_or_default()))?;
     write("\n")?;
     Ok(done)

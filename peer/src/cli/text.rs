@@ -111,6 +111,18 @@ pub(super) fn nats(micro_nats: &Value) -> String {
     format!("{}.{:03}", micro / 1_000_000, micro / 1_000 % 1_000)
 }
 
+/// Lines of at most `width` letters, broken between words.
+pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut().filter(|line| line.chars().count() + 1 + word.chars().count() <= width) {
+            Some(line) => line.extend([" ", word]),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// Names and values under each other.
 pub(super) fn fields(pairs: &[(&str, String)]) -> String {
     let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
@@ -145,6 +157,13 @@ mod tests {
         let texts = [0, 42_000, 180_000, 7_200_000, 172_800_000].map(duration);
         assert_eq!(texts, ["0 ms", "42 s", "3 min", "2 h", "2 days"]);
         assert_eq!(ago(u64::MAX), "just now");
+    }
+
+    #[test]
+    fn long_lines_break_between_words() {
+        assert_eq!(wrapped("one two  three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("immeasurable", 3), ["immeasurable"]);
+        assert!(wrapped("", 3).is_empty());
     }
 
     #[test]

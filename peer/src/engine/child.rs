@@ -101,6 +101,7 @@ impl JobContext {
 /// When standard input or output breaks.
 pub fn run() -> io::Result<()> {
     lower_priority();
+    limit_memory();
     let (replies, waiting) = sync_channel::<Reply>(REPLY_QUEUE);
     let writer = std::thread::spawn(move || {
         let mut out = io::stdout().lock();
@@ -122,6 +123,19 @@ pub fn run() -> io::Result<()> {
         return writer.join().map_err(|_| io::Error::other("the writer failed"))?;
     }
     Ok(())
+}
+
+/// Keeps a job that runs away from taking the whole machine with it: the engine may use nine tenths of what
+/// memory there is, and fails alone beyond that.
+fn limit_memory() {
+    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return };
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    let Some(total_kib): Option<u64> = total else { return };
+    let bytes = total_kib.saturating_mul(1024) / 10 * 9;
+    let limit = rustix::process::Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::As, limit) {
+        tracing::debug!(%error, "the engine runs without a memory limit");
+    }
 }
 
 fn lower_priority() {

@@ -12,6 +12,7 @@ use tributary_protocol::id::{AccountId, DatanetId, Hash};
 use tributary_protocol::limits::{LICENCE_MAX_BYTES, NAME_MAX_BYTES};
 use tributary_protocol::merkle;
 use tributary_protocol::node::{Command, NewShard, Node};
+use tributary_storage::dedup;
 use tributary_storage::ingest::{self, IngestLimits, Ingested};
 use tributary_storage::shard::{self, Record};
 
@@ -152,8 +153,19 @@ async fn read(path: PathBuf, account: AccountId, licence: String) -> Result<(Val
     let ingested = read.await.map_err(ApiError::internal)?.map_err(|error| {
         ApiError::usage(error, "give a JSONL, CSV or text file, or a folder of them")
     })?;
-    let summary = summary_of(&ingested);
-    Ok((summary, ingested.into_records(account, &licence)))
+    let mut summary = summary_of(&ingested);
+    let records = ingested.into_records(account, &licence);
+    let (records, near) = tokio::task::spawn_blocking(move || {
+        let found = dedup::find(&records, dedup::NEAR_PERMILLE);
+        let near = found.into_iter().flatten().filter(|duplicate| !duplicate.exact).count();
+        (records, near)
+    })
+    .await
+    .map_err(ApiError::internal)?;
+    if let Some(fields) = summary.as_object_mut() {
+        fields.insert("near_duplicates".into(), json!(near));
+    }
+    Ok((summary, records))
 }
 
 fn summary_of(ingested: &Ingested) -> Value {
