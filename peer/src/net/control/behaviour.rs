@@ -102,7 +102,7 @@ fn behaviour(network: &str, with_mdns: bool, key: &identity::Keypair) -> Result<
         gossip: gossip(network)?,
         direct: direct(network)?,
         kad: kademlia(network, peer)?,
-        identify: identify::Behaviour::new(identify_config(network, key)),
+        identify: identify::Behaviour::new(identify_config(network, key)?),
         ping: ping::Behaviour::default(),
         autonat_client: autonat::v2::client::Behaviour::default(),
         autonat_server: autonat::v2::server::Behaviour::default(),
@@ -119,10 +119,17 @@ fn connection_limits() -> connection_limits::ConnectionLimits {
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER))
 }
 
-fn identify_config(network: &str, key: &identity::Keypair) -> identify::Config {
-    identify::Config::new(protocol_version(network), key.public())
-        .with_agent_version(concat!("tributary/", env!("CARGO_PKG_VERSION")).to_owned())
-        .with_push_listen_addr_updates(true)
+fn identify_config(network: &str, key: &identity::Keypair) -> Result<identify::Config, NetError> {
+    Ok(identify::Config::new(protocol_version(network), key.public())
+        .with_agent_version(agent_version()?)
+        .with_push_listen_addr_updates(true))
+}
+
+/// Program, version and a random number of this run: from it others see that a peer has been restarted while
+/// connections to its former life still look alive.
+fn agent_version() -> Result<String, NetError> {
+    let run = getrandom::u64().map_err(NetError::setup)?;
+    Ok(format!(concat!("tributary/", env!("CARGO_PKG_VERSION"), "/{:016x}"), run))
 }
 
 fn protocol(name: String) -> Result<StreamProtocol, NetError> {

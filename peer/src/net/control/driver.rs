@@ -36,6 +36,8 @@ struct Connected {
     node: NodeId,
     /// The address its first connection comes from or goes to.
     ip: Option<IpAddr>,
+    /// What identify told first: program, version and number of its run.
+    agent: Option<String>,
 }
 
 /// What a running DHT query is for.

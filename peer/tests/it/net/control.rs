@@ -152,6 +152,33 @@ async fn a_restarted_peer_on_a_new_port_is_reached_by_its_id() {
     assert_eq!(peers[1].direct().await, (node, "thanks".into()));
 }
 
+/// A node on a runtime of its own, which can be killed without a goodbye.
+async fn mortal(number: u8, bootstrap: Vec<String>) -> (Peer, tokio::runtime::Runtime) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let peer = runtime.spawn(async move { Peer::start(number, &bootstrap).await }).await.unwrap();
+    (peer, runtime)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_peer_that_comes_back_at_once_hears_and_speaks_again() {
+    let mut stays = Peer::start(64, &[]).await;
+    stays.control.subscribe("heads").await.unwrap();
+    let bootstrap = stays.addresses().await;
+    let (killed, runtime) = mortal(65, bootstrap.clone()).await;
+    killed.control.subscribe("heads").await.unwrap();
+    killed.control.publish("heads", "first life").await.unwrap();
+    stays.gossip(&["first life".to_owned()]).await;
+    runtime.shutdown_background();
+    stays.control.send(killed.node(), "sent to the dead").await.unwrap();
+    let mut back = Peer::start(65, &bootstrap).await;
+    back.control.subscribe("heads").await.unwrap();
+    assert_eq!(back.direct().await, (stays.node(), "sent to the dead".into()));
+    back.control.publish("heads", "second life").await.unwrap();
+    stays.gossip(&["second life".to_owned()]).await;
+    stays.control.publish("heads", "welcome back").await.unwrap();
+    back.gossip(&["welcome back".to_owned()]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_bootstrap_node_is_dialled_again() {
     let bootstrap = Peer::start(70, &[]).await;

@@ -31,15 +31,15 @@ impl Driver {
             self.pump(peer, now);
         }
         if self.connected.len() < PEERS_WANTED {
-            self.dial_somebody(now);
+            self.dial_strangers(now);
         }
         let connected = &self.connected;
         self.buckets.retain(|peer, bucket| connected.contains_key(peer) || !bucket.is_full(now));
         self.resting.retain(|_, until| *until > now);
     }
 
-    /// Dials one peer of the routing table that is neither connected nor resting.
-    fn dial_somebody(&mut self, now: Instant) {
+    /// Dials peers of the routing table that are neither connected nor resting, as many as are wanted.
+    fn dial_strangers(&mut self, now: Instant) {
         let own = *self.swarm.local_peer_id();
         let known: Vec<PeerId> = self
             .swarm
@@ -54,9 +54,12 @@ impl Driver {
                 && !self.resting.contains_key(peer)
                 && !self.banned.contains(peer)
         };
-        let Some(&peer) = known.iter().find(free) else { return };
-        self.resting.insert(peer, now + REST);
-        self.dial_peer(peer, Vec::new());
+        let missing = PEERS_WANTED.saturating_sub(self.connected.len());
+        let strangers: Vec<PeerId> = known.iter().filter(free).copied().take(missing).collect();
+        for peer in strangers {
+            self.resting.insert(peer, now + REST);
+            self.dial_peer(peer, Vec::new());
+        }
     }
 
     /// Asks the DHT where `peer` is, so that the next attempt to send has fresh addresses.
@@ -127,7 +130,16 @@ impl Driver {
             let _ = self.swarm.disconnect_peer_id(peer_id);
             return;
         }
-        let Some(seen) = self.connected.get(&peer_id).and_then(|connected| connected.ip) else { return };
+        let Some(connected) = self.connected.get_mut(&peer_id) else { return };
+        if *connected.agent.get_or_insert_with(|| info.agent_version.clone()) != info.agent_version {
+            // It was restarted, and some connections lead to its former life. Gossipsub greets a peer on its first
+            // connection only and shares one queue among all, so everything is closed for a fresh start.
+            tracing::debug!(%peer_id, "restarted");
+            // An error means that it is gone already.
+            let _ = self.swarm.disconnect_peer_id(peer_id);
+            return;
+        }
+        let Some(seen) = connected.ip else { return };
         let usable = info.listen_addrs.into_iter().filter(|address| meant_for_us(address, seen));
         for address in usable.take(PEER_ADDRESSES) {
             self.swarm.behaviour_mut().kad.add_address(&peer_id, address.clone());

@@ -68,7 +68,7 @@ impl Driver {
             return;
         }
         let ip = ip_of(endpoint.get_remote_address());
-        self.connected.insert(peer, Connected { node, ip });
+        self.connected.insert(peer, Connected { node, ip, agent: None });
         self.buckets.entry(peer).or_insert_with(|| Bucket::new(now));
         self.redial.connected(&peer);
         self.resting.remove(&peer);
