@@ -17,7 +17,7 @@ use crate::model::{Base, LogitRows, ModelError};
 use answer::{Answer, Heard};
 use text::TextStream;
 
-/// Most requests of one batch: with [`PREFILL_TOKENS`] each, a step stays within the model's limit.
+/// Most requests of one batch: with `PREFILL_TOKENS` each, a step stays within the model's limit.
 pub const MAX_BATCH_REQUESTS: usize = 64;
 /// Prompt tokens that one request feeds in one step, so that a long prompt doesn't hold up its neighbours' tokens.
 const PREFILL_TOKENS: usize = 512;

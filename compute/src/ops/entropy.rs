@@ -1,6 +1,6 @@
 //! Negative log-likelihood of one target per row of logits, in nats.
 //!
-//! Invariant: a row's value is logsumexp(row) − row[target], summed in eight lanes from the row's maximum.
+//! Invariant: a row's value is logsumexp of the row less its target, summed in eight lanes from the row's maximum.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use rayon::slice::{ParallelSlice, ParallelSliceMut};
 use super::exponential::exponential;
 use super::{floats, largest, stored, sum_pairs, tensor, vectorised, with_floats};
 
-/// −ln softmax(logits)[target] of each row of logits (rows, vocabulary); shape (rows).
+/// −ln of the softmax of each row at its target, for logits (rows, vocabulary); shape (rows).
 ///
 /// # Errors
 /// When there is not one target per row or a target lies outside the vocabulary.

@@ -140,7 +140,7 @@ fn reference(model: &Llama, weights: &Weights, adapter: &Adapter, tokens: &[u32]
     let (cosines, sines) = (angles.cos()?, angles.sin()?);
     let ahead: Vec<f32> = (0..rows * rows).map(|at| if at % rows > at / rows { -1e9 } else { 0.0 }).collect();
     let ahead = Tensor::from_vec(ahead, (rows, rows), &Device::Cpu)?;
-    let eps = config.rms_norm_eps as f32;
+    let eps = 1e-5;
     let mut x = weights.embedding.index_select(&Tensor::new(tokens, &Device::Cpu)?, 0)?;
     for (layer, block) in weights.blocks.iter().enumerate() {
         let normed = candle_nn::ops::rms_norm_slow(&x, &block.attention_norm, eps)?;
