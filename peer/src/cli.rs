@@ -32,7 +32,9 @@ use clap::{Args, Parser, Subcommand};
 /// Share data and idle GPUs, get specialised models, and see everybody paid who made an answer possible.
 #[derive(Debug, Parser)]
 #[command(name = "tributary", version, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed")]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed"
+)]
 pub(crate) struct Cli {
     /// The node's folder.
     #[arg(long, global = true, env = "TRIBUTARY_DATA_DIR", value_name = "DIR")]
@@ -172,7 +174,11 @@ mod tests {
             "chain serve --address 127.0.0.1:0",
             "--data-dir there status",
         ] {
-            assert!(parse(&format!("tributary {line}")).is_ok(), "{line}: {:?}", parse(&format!("tributary {line}")).err());
+            assert!(
+                parse(&format!("tributary {line}")).is_ok(),
+                "{line}: {:?}",
+                parse(&format!("tributary {line}")).err()
+            );
         }
     }
 

@@ -185,7 +185,11 @@ fn list(known: Value) -> Output {
     }
     let is_empty = text::rows(&known).is_empty();
     let output = Output::new(known.clone(), text::ids(&known, "id"), table.render());
-    if is_empty { output.note("no datanet is known here").next("tributary data new NAME --licence SPDX") } else { output }
+    if is_empty {
+        output.note("no datanet is known here").next("tributary data new NAME --licence SPDX")
+    } else {
+        output
+    }
 }
 
 fn here(row: &Value) -> &'static str {

@@ -108,7 +108,9 @@ pub(super) fn emit(text: &str) -> Result<(), Failure> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Failure::new(FAILED, format!("standard output: {error}"), "give it a place that can be written")),
+        Err(error) => {
+            Err(Failure::new(FAILED, format!("standard output: {error}"), "give it a place that can be written"))
+        }
     }
 }
 
@@ -120,7 +122,8 @@ mod tests {
 
     #[test]
     fn the_three_forms_never_mix() {
-        let output = Output::new(json!({"id": "abc"}), vec!["abc".into()], "ID\nabc\n".into()).note("made").next("look");
+        let output =
+            Output::new(json!({"id": "abc"}), vec!["abc".into()], "ID\nabc\n".into()).note("made").next("look");
         assert_eq!(output.data(false, false), "ID\nabc\n");
         assert_eq!(output.data(false, true), "abc\n");
         let document: Value = serde_json::from_str(&output.data(true, false)).unwrap();
@@ -129,7 +132,8 @@ mod tests {
 
     #[test]
     fn a_file_keeps_its_bytes() {
-        let file = Output { verbatim: true, ..Output::new(json!({"a": 1}), vec!["id".into()], "{ \"a\": 1 }\n".into()) };
+        let file =
+            Output { verbatim: true, ..Output::new(json!({"a": 1}), vec!["id".into()], "{ \"a\": 1 }\n".into()) };
         assert_eq!(file.data(true, false), "{ \"a\": 1 }\n");
         assert_eq!(file.data(false, true), "id\n");
     }

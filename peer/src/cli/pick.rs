@@ -54,7 +54,9 @@ impl Kind {
         match (given, text::rows(list)) {
             (Some(given), _) => self.find(list, given),
             (None, [row]) => Ok(row),
-            (None, []) => Err(Failure::usage(format!("no {} is known here", self.noun), "make one, or wait until it arrives")),
+            (None, []) => {
+                Err(Failure::usage(format!("no {} is known here", self.noun), "make one, or wait until it arrives"))
+            }
             (None, rows) => {
                 let hint = format!("say which with {option}: {} shows them", self.list);
                 Err(Failure::usage(format!("there are {} {}s", rows.len(), self.noun), &hint))

@@ -10,7 +10,12 @@ use super::failure::{FAILED, Failure};
 use super::output::{Context, Output};
 
 /// Shows what would be done. `Some` is the end of a dry run; `None` means go ahead.
-pub(super) fn preview(context: &Context, facts: Value, lines: &[String], question: &str) -> Result<Option<Output>, Failure> {
+pub(super) fn preview(
+    context: &Context,
+    facts: Value,
+    lines: &[String],
+    question: &str,
+) -> Result<Option<Output>, Failure> {
     if context.dry_run {
         let text = lines.iter().map(|line| format!("{line}\n")).collect();
         let document = json!({"dry_run": true, "would": facts});

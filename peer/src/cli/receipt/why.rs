@@ -1,0 +1,254 @@
+//! A receipt in plain words: who earned what, and why.
+//!
+//! Invariant: every payment of the receipt is explained once, and their sum is shown beside the price.
+
+use serde_json::{Value, json};
+use tributary_protocol::attribution::WHOLE;
+use tributary_protocol::economy::{self, BASIS_POINTS, Payment, PaymentRole};
+use tributary_protocol::id::{AccountId, Amount, ReceiptId};
+use tributary_protocol::receipt::{Receipt, Work};
+
+use crate::cli::output::Output;
+use crate::cli::table::WIDTH;
+use crate::cli::{amount, text};
+
+/// Where reasons begin: behind the longest role.
+const INDENT: usize = 13;
+
+/// One payment with its reason.
+struct Line {
+    payment: Payment,
+    account: Option<AccountId>,
+    weight: Option<u32>,
+    reason: String,
+}
+
+pub(super) fn explain(id: ReceiptId, receipt: &Receipt) -> Output {
+    let lines = lines(receipt);
+    let sum = economy::total(&receipt.payments).unwrap_or(Amount::ZERO);
+    let document = json!({
+        "receipt": id,
+        "kind": kind(receipt),
+        "payer": receipt.payer,
+        "price": receipt.price,
+        "fee": receipt.fee(),
+        "payments": lines.iter().map(line_json).collect::<Vec<Value>>(),
+        "commons": receipt.commons,
+        "sum": sum,
+        "sums_exact": sum == receipt.price,
+    });
+    let mut shown = format!(
+        "{} paid {} OPEN for {}, finished {}.\n\n",
+        receipt.payer.short(),
+        amount::exact(receipt.price),
+        work(receipt),
+        text::ago(receipt.finished_ms),
+    );
+    for line in &lines {
+        shown.push_str(&render(line));
+    }
+    let exactly = if sum == receipt.price { "exactly" } else { "not" };
+    shown.push_str(&format!("\n{} OPEN in all: {exactly} the price.\n", amount::exact(sum)));
+    shown.push_str(&format!(
+        "Shares by {} version {}, from the index published before any answer.\nReceipt {id}\n",
+        text::line(&receipt.attribution.method),
+        receipt.attribution.version,
+    ));
+    Output::new(document, vec![id.to_string()], shown)
+}
+
+fn kind(receipt: &Receipt) -> &'static str {
+    match receipt.work {
+        Work::Training { .. } => "training",
+        Work::Inference { .. } => "inference",
+    }
+}
+
+fn work(receipt: &Receipt) -> String {
+    match &receipt.work {
+        Work::Training { steps, leave_out: Some(account), .. } => {
+            format!("a training of {steps} steps without the records of {}", account.short())
+        }
+        Work::Training { steps, .. } => format!("a training of {steps} steps"),
+        Work::Inference { answer_tokens, .. } => {
+            format!("an answer of {}", text::counted((*answer_tokens).into(), "token"))
+        }
+    }
+}
+
+fn line_json(line: &Line) -> Value {
+    json!({
+        "role": line.payment.role,
+        "to": line.payment.to,
+        "account": line.account,
+        "amount": line.payment.amount,
+        "weight": line.weight,
+        "why": line.reason,
+    })
+}
+
+fn render(line: &Line) -> String {
+    let role = match line.payment.role {
+        PaymentRole::Worker => "worker",
+        PaymentRole::Treasury => "treasury",
+        PaymentRole::Builder => "builder",
+        PaymentRole::Verifier => "verifier",
+        PaymentRole::Contributor => "contributor",
+    };
+    let who = line.account.map_or_else(|| line.payment.to.short(), |account| account.short());
+    let mut shown = format!("{role:<INDENT$}{who}  {} OPEN\n", amount::exact(line.payment.amount));
+    for part in text::wrapped(&line.reason, WIDTH - INDENT) {
+        shown.push_str(&format!("{:INDENT$}{part}\n", ""));
+    }
+    shown
+}
+
+/// The payments in their order; a contributor's is matched with the share it was made from.
+fn lines(receipt: &Receipt) -> Vec<Line> {
+    let mut shares = receipt.shares.iter();
+    receipt
+        .payments
+        .iter()
+        .map(|payment| {
+            let share = match payment.role {
+                PaymentRole::Contributor => shares.find(|share| share.payout == payment.to),
+                _ => None,
+            };
+            let account = match payment.role {
+                PaymentRole::Worker => Some(receipt.worker),
+                _ => share.map(|share| share.account),
+            };
+            let weight = share.map(|share| share.weight);
+            Line { payment: *payment, account, weight, reason: reason(receipt, payment.role, weight) }
+        })
+        .collect()
+}
+
+fn of_fee(basis_points: u16) -> String {
+    text::percent(u64::from(basis_points) * u64::from(WHOLE) / u64::from(BASIS_POINTS))
+}
+
+fn reason(receipt: &Receipt, role: PaymentRole, weight: Option<u32>) -> String {
+    match role {
+        PaymentRole::Worker => worker_reason(receipt),
+        PaymentRole::Builder => format!("made the model: {} of the fee", of_fee(receipt.policy.builder_bps)),
+        PaymentRole::Verifier => verifier_reason(receipt),
+        PaymentRole::Contributor => {
+            format!("{} of the answer comes from this account's records", text::percent(weight.unwrap_or(0).into()))
+        }
+        PaymentRole::Treasury => treasury_reason(receipt),
+    }
+}
+
+fn worker_reason(receipt: &Receipt) -> String {
+    match &receipt.work {
+        Work::Training { steps, .. } => format!("computed {steps} training steps: its own price"),
+        Work::Inference { prompt_tokens, answer_tokens, .. } => {
+            format!("read {prompt_tokens} tokens and wrote {answer_tokens}: its own price")
+        }
+    }
+}
+
+fn verifier_reason(receipt: &Receipt) -> String {
+    let part = of_fee(receipt.policy.verifier_bps);
+    if receipt.to.verifier == receipt.to.treasury {
+        return format!("{part} of the fee; to the treasury, since nobody was to check");
+    }
+    match &receipt.work {
+        Work::Training { segments_checked, .. } => {
+            format!("executed {} of it again: {part} of the fee", text::counted((*segments_checked).into(), "segment"))
+        }
+        Work::Inference { .. } => format!("checks the computation: {part} of the fee"),
+    }
+}
+
+fn treasury_reason(receipt: &Receipt) -> String {
+    let part = of_fee(receipt.policy.treasury_bps);
+    match &receipt.work {
+        Work::Training { .. } => format!("the network's {part} of the fee, and what rounding left"),
+        Work::Inference { .. } => format!(
+            "the network's {part} of the fee, and of the contributors' part the {} that no record explains, and what rounding left",
+            text::percent(receipt.commons.into()),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tributary_protocol::attribution::{Share, commons_weight};
+    use tributary_protocol::economy::{Beneficiaries, FeePolicy};
+    use tributary_protocol::id::{ChainAddress, DatanetId, Hash, NodeId, TaskId};
+    use tributary_protocol::receipt::AttributionNote;
+
+    use super::*;
+
+    fn receipt() -> Receipt {
+        let address = |byte| ChainAddress([byte; 20]);
+        let share = |byte, weight| Share { account: AccountId([byte; 32]), payout: address(byte), weight };
+        let shares = vec![share(0x0a, 623_000), share(0x0b, 0), share(0x0c, 200_000)];
+        let to = Beneficiaries { worker: address(1), treasury: address(2), builder: address(3), verifier: address(2) };
+        let (price, worker_part) = (Amount(60_000_000_000_000_001), Amount(10_000_000_000_000_000));
+        let policy = FeePolicy::INFERENCE;
+        Receipt {
+            network: Hash([0; 32]),
+            task: TaskId([0; 32]),
+            payer: AccountId([7; 32]),
+            worker: AccountId([8; 32]),
+            worker_node: NodeId([8; 32]),
+            base: Hash([0; 32]),
+            datanet: DatanetId([0; 32]),
+            head: Hash([0; 32]),
+            work: Work::Inference {
+                adapter: Hash([0; 32]),
+                prompt: Hash([0; 32]),
+                answer: Hash([0; 32]),
+                prompt_tokens: 40,
+                answer_tokens: 23,
+                seed: 0,
+                fingerprints: Hash([0; 32]),
+            },
+            class: "test".into(),
+            attribution: AttributionNote { method: "loco-delta".into(), version: 1, index: Hash([0; 32]) },
+            commons: commons_weight(&shares).unwrap(),
+            payments: economy::split(price, worker_part, policy, &to, &shares).unwrap(),
+            shares,
+            price,
+            worker_part,
+            policy,
+            to,
+            sequence: 1,
+            finished_ms: 0,
+        }
+    }
+
+    #[test]
+    fn every_payment_is_explained_and_the_sum_is_the_price() {
+        let receipt = receipt();
+        let output = explain(receipt.id(), &receipt);
+        assert_eq!(output.document["payments"].as_array().unwrap().len(), receipt.payments.len());
+        assert_eq!(output.document["sums_exact"], true);
+        for part in [
+            "read 40 tokens and wrote 23",
+            "made the model: 25.0 % of the fee",
+            "nobody was to check",
+            "62.3 % of the answer",
+            "20.0 % of the answer",
+            "17.7 %",
+            "0.060000000000000001 OPEN in all: exactly the price",
+        ] {
+            assert!(output.text.contains(part), "{part} is missing in\n{}", output.text);
+        }
+        assert!(output.text.lines().all(|line| line.chars().count() <= 80), "{}", output.text);
+    }
+
+    #[test]
+    fn a_payment_goes_to_the_account_of_its_own_share() {
+        let receipt = receipt();
+        let document = explain(receipt.id(), &receipt).document;
+        let contributors: Vec<&Value> =
+            document["payments"].as_array().unwrap().iter().filter(|line| line["role"] == "contributor").collect();
+        assert_eq!(contributors.len(), 2);
+        assert_eq!(contributors[1]["account"], json!(AccountId([0x0c; 32])));
+        assert_eq!(contributors[1]["weight"], 200_000);
+    }
+}

@@ -1,0 +1,278 @@
+//! `tributary train`: training runs on peers, from the offer to the released model.
+
+mod stage;
+mod watch;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tributary_compute::train::Recipe;
+use tributary_protocol::id::Amount;
+
+use self::stage::Stage;
+use super::failure::Failure;
+use super::output::{Context, Output};
+use super::pick::{DATANET, RUN};
+use super::table::Table;
+use super::{amount, spend, text};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrainCommand {
+    /// Have an adapter trained on a datanet by other peers, and release it.
+    Start(Box<StartArgs>),
+    /// List this node's training runs.
+    Ls,
+    /// Show one with all its tasks.
+    Show {
+        /// Its key, the beginning of it, or its name.
+        run: String,
+    },
+    /// Follow one until it ends.
+    Watch {
+        /// Its key, the beginning of it, or its name; not needed when there is only one.
+        run: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// The datanet: its id, the beginning of it, or its name; not needed when there is only one.
+    #[arg(long, value_name = "DATANET")]
+    data: Option<String>,
+    /// The most to pay for all trainings of the run, fees included, in OPEN.
+    #[arg(long, value_name = "OPEN", value_parser = amount::parse)]
+    budget: Amount,
+    /// What the model is called; the datanet's name by default.
+    #[arg(long)]
+    name: Option<String>,
+    /// The base: builtin, or a folder with config.json, tokenizer.json and model.safetensors.
+    #[arg(long, default_value = "builtin")]
+    base: String,
+    /// Optimiser steps.
+    #[arg(long)]
+    steps: Option<u32>,
+    /// A JSON file with fields of the recipe: rank, alpha, rslora, dropout, targets, steps, batch, max_len, lr,
+    /// warmup, clip, weight_decay, seed, checkpoint_every.
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// The fee of one answer of the model, in OPEN.
+    #[arg(long, value_name = "OPEN", value_parser = amount::parse)]
+    answer_fee: Option<Amount>,
+    /// Segments of each training that another peer executes again.
+    #[arg(long, value_name = "SEGMENTS", default_value_t = 2)]
+    check: u16,
+    /// When each training must be there, in minutes.
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
+    deadline_min: u64,
+    /// Train no leave-out adapters: cheaper, but the model cannot say whose records made an answer and is not released.
+    #[arg(long)]
+    no_attribution: bool,
+}
+
+pub(super) async fn run(context: &Context, command: TrainCommand) -> Result<Output, Failure> {
+    match command {
+        TrainCommand::Start(args) => start(context, &args).await,
+        TrainCommand::Ls => Ok(list(context.client.get("/api/runs").await?)),
+        TrainCommand::Show { run } => {
+            let known = context.client.get("/api/runs").await?;
+            Ok(show(RUN.find(&known, &run)?))
+        }
+        TrainCommand::Watch { run } => {
+            let known = context.client.get("/api/runs").await?;
+            let key = text::field(&RUN.find_or_only(&known, run.as_deref(), "its key")?["key"]);
+            let ended = watch::until_end(context, &key).await?;
+            Ok(show(&ended).next("tributary ask \"…\" --explain"))
+        }
+    }
+}
+
+/// The recipe's fields from the file, over the defaults.
+fn recipe(args: &StartArgs) -> Result<Value, Failure> {
+    let hint = "see tributary train start --help for the recipe's fields";
+    let failed = |error: String| Failure::usage(error, hint);
+    let mut recipe = serde_json::to_value(Recipe::default()).map_err(|error| failed(error.to_string()))?;
+    let Some(path) = &args.recipe else { return Ok(recipe) };
+    let here = |error: String| failed(format!("{}: {error}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| here(error.to_string()))?;
+    let given: Value = serde_json::from_slice(&bytes).map_err(|error| here(error.to_string()))?;
+    let (Some(fields), Value::Object(given)) = (recipe.as_object_mut(), given) else {
+        return Err(here("this is no JSON object".into()));
+    };
+    for (name, value) in given {
+        if !fields.contains_key(&name) {
+            return Err(here(format!("a recipe has no field {}", text::line(&name))));
+        }
+        fields.insert(name, value);
+    }
+    Ok(recipe)
+}
+
+/// A folder is meant from here, not from where the node was started.
+fn base(given: &str) -> Result<String, Failure> {
+    if given == "builtin" {
+        return Ok(given.to_owned());
+    }
+    let path = std::path::absolute(given).map_err(|error| Failure::usage(error, "give builtin or a folder"))?;
+    path.to_str().map(str::to_owned).ok_or_else(|| Failure::usage("the folder's name is not UTF-8", "rename it"))
+}
+
+async fn start(context: &Context, args: &StartArgs) -> Result<Output, Failure> {
+    let known = context.client.get("/api/datanets").await?;
+    let datanet = DATANET.find_or_only(&known, args.data.as_deref(), "--data")?;
+    let name = args.name.clone().unwrap_or_else(|| datanet["name"].as_str().unwrap_or("model").to_owned());
+    let recipe = recipe(args)?;
+    let steps = args.steps.map_or_else(|| text::number(&recipe["steps"]), u64::from);
+    let body = json!({
+        "name": name,
+        "base": base(&args.base)?,
+        "datanet": datanet["id"],
+        "recipe": recipe,
+        "steps": args.steps,
+        "budget": args.budget,
+        "deadline_s": args.deadline_min.saturating_mul(60),
+        "segments_checked": args.check,
+        "answer_fee": args.answer_fee,
+        "attribution": !args.no_attribution,
+    });
+    let lines = preview_lines(args, &name, datanet, steps);
+    if let Some(end) = spend::preview(context, body.clone(), &lines, "Start?")? {
+        return Ok(end);
+    }
+    let started = context.client.post("/api/runs", &body).await?;
+    let key = text::field(&started["key"]);
+    let next = format!("tributary train watch {}", text::short(&started["key"]));
+    let shown = format!("{key}\n");
+    Ok(Output::new(started, vec![key], shown).note("✓ the training is offered to the network").next(next))
+}
+
+fn preview_lines(args: &StartArgs, name: &str, datanet: &Value, steps: u64) -> Vec<String> {
+    let contributors = u64::try_from(text::rows(&datanet["contributors"]).len()).unwrap_or(u64::MAX);
+    let records = text::counted(text::number(&datanet["records"]), "record");
+    let trainings = match args.no_attribution {
+        true => "one training; no attribution, so it is not released".to_owned(),
+        false => format!("one training, and {} for attribution", text::counted(contributors, "leave-out training")),
+    };
+    vec![
+        format!(
+            "train {} on {records} of {} in {}",
+            text::line(name),
+            text::counted(contributors, "contributor"),
+            text::field(&datanet["name"]),
+        ),
+        format!("{} each: {trainings}", text::counted(steps, "step")),
+        format!("at most {} OPEN, fees included; what is not used stays in the wallet", amount::exact(args.budget)),
+    ]
+}
+
+fn list(known: Value) -> Output {
+    let mut table = Table::new(&["RUN", "NAME", "STATE", "STEP", "NOW"]);
+    for row in text::rows(&known) {
+        let stage = Stage::of(row);
+        table.row([
+            text::short(&row["key"]),
+            text::field(&row["name"]),
+            text::field(&row["state"]),
+            stage.steps_text(),
+            stage.message,
+        ]);
+    }
+    let next = text::rows(&known).last().map(|row| format!("tributary train watch {}", text::short(&row["key"])));
+    let output = Output::new(known.clone(), text::ids(&known, "key"), table.render());
+    match next {
+        Some(next) => output.next(next),
+        None => output.note("no training was started here").next("tributary train start --budget OPEN"),
+    }
+}
+
+fn show(run: &Value) -> Output {
+    let stage = Stage::of(run);
+    let mut shown = text::fields(&[
+        ("run", text::field(&run["key"])),
+        ("name", text::field(&run["name"])),
+        ("state", format!("{} · {}", text::field(&run["state"]), stage.message)),
+        ("datanet head", text::field(&run["head"])),
+        ("adapter", run["adapter"].as_str().map_or_else(|| "not there yet".into(), text::line)),
+    ]);
+    let mut table = Table::new(&["TASK", "TRAINS", "PHASE", "WORKER", "STEPS", "LOSS", "CHECK", "RECEIPT"]);
+    let with_all = (!run["main"].is_null()).then_some((&run["main"], "all".to_owned()));
+    let without =
+        text::rows(&run["leave_out"]).iter().map(|task| (task, format!("no {}", text::short(&task["account"]))));
+    for (task, trains) in with_all.into_iter().chain(without) {
+        table.row(task_row(task, trains));
+    }
+    let table = table.render();
+    if !table.is_empty() {
+        shown.push('\n');
+        shown.push_str(&table);
+    }
+    let mut output = Output::new(run.clone(), vec![text::field(&run["key"])], shown);
+    output.notes.extend(run["reason"].as_str().map(|reason| format!("! {}", text::line(reason))));
+    output
+}
+
+fn task_row(task: &Value, trains: String) -> [String; 8] {
+    let result = if task["result"].is_null() { &task["progress"] } else { &task["result"] };
+    let steps = if result.is_null() { "-".into() } else { text::grouped(stage::steps_done(task)) };
+    let loss = if result.is_null() { "-".into() } else { text::nats(&result["loss_micro_nats"]) };
+    let check = task["verdict"]["outcome"].as_str().map_or_else(|| "-".into(), text::line);
+    [
+        text::short(&task["task"]),
+        trains,
+        text::field(&task["phase"]),
+        text::short(&task["worker"]["account"]),
+        steps,
+        loss,
+        check,
+        text::short(&task["receipt"]),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        start: StartArgs,
+    }
+
+    fn args(given: &[&str]) -> StartArgs {
+        Only::try_parse_from([&["test", "--budget", "2.5"], given].concat()).unwrap().start
+    }
+
+    #[test]
+    fn the_budget_is_exact_and_needed() {
+        assert_eq!(args(&[]).budget, Amount(2_500_000_000_000_000_000));
+        assert!(Only::try_parse_from(["test"]).is_err());
+        assert!(Only::try_parse_from(["test", "--budget", "2,5"]).is_err());
+    }
+
+    #[test]
+    fn a_recipe_file_changes_only_what_it_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("recipe.json");
+        std::fs::write(&file, r#"{"rank": 4}"#).unwrap();
+        let mut args = args(&[]);
+        args.recipe = Some(file.clone());
+        let made = recipe(&args).unwrap();
+        assert_eq!(made["rank"], 4);
+        assert_eq!(made["batch"], Recipe::default().batch);
+        std::fs::write(&file, r#"{"ranks": 4}"#).unwrap();
+        assert!(recipe(&args).unwrap_err().message.contains("ranks"));
+        std::fs::write(&file, "[]").unwrap();
+        assert!(recipe(&args).is_err());
+    }
+
+    #[test]
+    fn the_preview_says_what_it_may_cost_at_most() {
+        let datanet = json!({"name": "rivers", "records": 1204, "contributors": [1, 2]});
+        let lines = preview_lines(&args(&[]), "rivers", &datanet, 300).join("\n");
+        for part in ["1,204 records of 2 contributors", "2 leave-out trainings", "at most 2.5 OPEN"] {
+            assert!(lines.contains(part), "{part} is missing in\n{lines}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! `tributary wallet`: what this node holds, owes and may collect.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+use tributary_protocol::id::{Amount, ChainAddress};
+
+use super::failure::{FUNDS, Failure};
+use super::output::{Context, Output};
+use super::{amount, spend, text};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalletCommand {
+    /// Show balance, earnings, promises and debts.
+    Show,
+    /// Send OPEN to an address.
+    Send {
+        /// The address, 40 hexadecimal digits with or without 0x.
+        #[arg(value_parser = address)]
+        to: ChainAddress,
+        /// How much, in OPEN: 2.5.
+        #[arg(value_parser = amount::parse)]
+        amount: Amount,
+    },
+    /// Collect what payers have promised for work: their vouchers, through the escrow contract.
+    Redeem,
+    /// Collect what data, models, checks and the treasury have earned in anchored epochs.
+    Claim,
+}
+
+/// An address with or without `0x`, in any case.
+fn address(text: &str) -> Result<ChainAddress, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text).to_ascii_lowercase();
+    digits.parse().map_err(|error: tributary_protocol::id::ParseIdError| error.to_string())
+}
+
+pub(super) async fn run(context: &Context, command: WalletCommand) -> Result<Output, Failure> {
+    let wallet = context.client.get("/api/wallet").await?;
+    match command {
+        WalletCommand::Show => Ok(show(wallet)),
+        WalletCommand::Send { to, amount } => send(context, &wallet, to, amount).await,
+        WalletCommand::Redeem => redeem(context, &wallet).await,
+        WalletCommand::Claim => claim(context, &wallet).await,
+    }
+}
+
+fn open(amount: Amount) -> String {
+    format!("{} OPEN", amount::exact(amount))
+}
+
+fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {
+    amounts.fold(Amount::ZERO, |sum, amount| Amount(sum.0.saturating_add(amount.0)))
+}
+
+/// What vouchers promise beyond what they paid.
+fn redeemable(wallet: &Value) -> Amount {
+    let open =
+        |voucher: &Value| text::amount(&voucher["cumulative"]).0.saturating_sub(text::amount(&voucher["redeemed"]).0);
+    sum(text::rows(&wallet["vouchers"]).iter().map(|voucher| Amount(open(voucher))))
+}
+
+fn owed(wallet: &Value) -> Amount {
+    let debts = text::rows(&wallet["owed_to_others"]).iter();
+    sum(debts.flat_map(|debt| [text::amount(&debt["worker_part"]), text::amount(&debt["fees"])]))
+}
+
+fn show(wallet: Value) -> Output {
+    let vouchers = text::rows(&wallet["vouchers"]).len();
+    let mut pairs =
+        vec![("address", text::field(&wallet["chain_address"])), ("account", text::field(&wallet["account"]))];
+    let is_up = wallet["chain_state"] == "up";
+    if is_up {
+        pairs.push(("balance", open(text::amount(&wallet["balance"]))));
+        pairs.push(("earned", open(text::amount(&wallet["earned"]))));
+        pairs.push(("to claim", open(text::amount(&wallet["claimable"]))));
+    }
+    pairs.push(("to redeem", format!("{} of {vouchers} voucher(s)", open(redeemable(&wallet)))));
+    pairs.push(("owed to others", format!("{}, without vouchers yet", open(owed(&wallet)))));
+    let next = if is_up && redeemable(&wallet) > Amount::ZERO {
+        Some("tributary wallet redeem")
+    } else if text::amount(&wallet["claimable"]) > Amount::ZERO {
+        Some("tributary wallet claim")
+    } else {
+        None
+    };
+    let (shown, ids) = (text::fields(&pairs), vec![text::field(&wallet["chain_address"])]);
+    let state = match wallet["chain_state"].as_str() {
+        Some("none") => Some("! this network has no settlement chain: amounts stand in receipts, nothing is paid"),
+        Some("down") => Some("! the settlement chain does not answer: balances are not known now; nothing is lost"),
+        _ => None,
+    };
+    let mut output = Output::new(wallet, ids, shown);
+    output.notes.extend(state.map(str::to_owned));
+    output.next = next.map(str::to_owned);
+    output
+}
+
+async fn send(context: &Context, wallet: &Value, to: ChainAddress, amount: Amount) -> Result<Output, Failure> {
+    if amount == Amount::ZERO {
+        return Err(Failure::usage("there is nothing to send", "give an amount above 0"));
+    }
+    let mut lines = vec![format!("send {} to {to}", open(amount))];
+    if wallet["chain_state"] == "up" {
+        let have = text::amount(&wallet["balance"]);
+        let Some(left) = have.checked_sub(amount) else {
+            let reason = format!("the wallet holds {}, {} are to be sent", open(have), open(amount));
+            return Err(Failure::new(
+                FUNDS,
+                reason,
+                "send less, or collect first: tributary wallet redeem, wallet claim",
+            ));
+        };
+        lines.push(format!("the wallet then holds {}", open(left)));
+    }
+    let body = json!({"to": to, "amount": amount});
+    if let Some(end) = spend::preview(context, body.clone(), &lines, "Send?")? {
+        return Ok(end);
+    }
+    let sent = context.client.post("/api/wallet/send", &body).await?;
+    let id = text::field(&sent["transaction"]);
+    let shown = format!("{id}\n");
+    let note = format!("✓ sent {}", open(amount));
+    Ok(Output::new(sent, vec![id], shown).note(note).next("tributary wallet show"))
+}
+
+async fn redeem(context: &Context, wallet: &Value) -> Result<Output, Failure> {
+    let promised = redeemable(wallet);
+    let lines = [format!("redeem {} that payers promised", open(promised))];
+    if let Some(end) = spend::preview(context, json!({"redeem": promised}), &lines, "Redeem?")? {
+        return Ok(end);
+    }
+    let done = context.client.post("/api/wallet/redeem", &json!({})).await?;
+    let shown = text::fields(&[
+        ("redeemed", open(text::amount(&done["redeemed"]))),
+        ("fees", format!("{} moved to the distributor", open(text::amount(&done["fees"])))),
+    ]);
+    Ok(Output::new(done, Vec::new(), shown).next("tributary wallet show"))
+}
+
+async fn claim(context: &Context, wallet: &Value) -> Result<Output, Failure> {
+    let claimable = text::amount(&wallet["claimable"]);
+    let lines =
+        [format!("claim {} earned in anchored epochs; the treasury's too on the node that keeps it", open(claimable))];
+    if let Some(end) = spend::preview(context, json!({"claim": claimable}), &lines, "Claim?")? {
+        return Ok(end);
+    }
+    let done = context.client.post("/api/wallet/claim", &json!({})).await?;
+    let shown = text::fields(&[("claimed", open(text::amount(&done["claimed"])))]);
+    let reason = done["reason"].as_str().map(text::line);
+    let mut output = Output::new(done, Vec::new(), shown).next("tributary wallet show");
+    output.notes.extend(reason);
+    Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "1000000000000000000";
+
+    #[test]
+    fn addresses_may_be_written_as_others_write_them() {
+        let plain = "ab".repeat(20);
+        assert_eq!(address(&plain).unwrap(), ChainAddress([0xab; 20]));
+        assert_eq!(address(&format!("0x{}", plain.to_uppercase())).unwrap(), ChainAddress([0xab; 20]));
+        assert!(address("0xab").is_err() && address(&"zz".repeat(20)).is_err());
+    }
+
+    #[test]
+    fn a_wallet_shows_what_can_be_collected() {
+        let wallet = json!({
+            "chain_address": "aa", "account": "bb", "chain_state": "up", "balance": ONE, "earned": ONE, "claimable": "0",
+            "vouchers": [{"cumulative": "3000000000000000000", "redeemed": ONE}],
+            "owed_to_others": [{"worker_part": ONE, "fees": "500000000000000000"}],
+        });
+        let output = show(wallet);
+        assert!(output.text.contains("to redeem       2 OPEN"), "{}", output.text);
+        assert!(output.text.contains("owed to others  1.5 OPEN"), "{}", output.text);
+        assert_eq!(output.next.unwrap(), "tributary wallet redeem");
+    }
+
+    #[test]
+    fn a_wallet_without_a_chain_says_so() {
+        let output = show(json!({"chain_state": "none", "vouchers": [], "owed_to_others": []}));
+        assert!(output.notes[0].contains("no settlement chain") && !output.text.contains("balance"));
+    }
+}
