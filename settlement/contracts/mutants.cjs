@@ -75,7 +75,7 @@ const MUTANTS = [
 ];
 
 /** What a mutant must be caught by doesn't depend on the optimizer, and these spare half of the compiler's time. */
-const HASTE = { FOUNDRY_OPTIMIZER: 'false', FOUNDRY_DYNAMIC_TEST_LINKING: 'true', FOUNDRY_FUZZ_RUNS: '64', FOUNDRY_INVARIANT_RUNS: '24' };
+const HASTE = { FOUNDRY_OPTIMIZER: 'false', FOUNDRY_DYNAMIC_TEST_LINKING: 'true', FOUNDRY_FUZZ_RUNS: '64', FOUNDRY_INVARIANT_RUNS: '24', FOUNDRY_INVARIANT_SHRINK_RUN_LIMIT: '0' };
 
 function copyProject(target) {
   for (const name of ['src', 'test', 'foundry.toml', 'solc-wrap.sh', 'solc-wrap.cjs', 'node_modules/@openzeppelin']) {
