@@ -37,13 +37,14 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt) -> Output {
         "sum": sum,
         "sums_exact": sum == receipt.price,
     });
-    let mut shown = format!(
-        "{} paid {} OPEN for {}, finished {}.\n\n",
+    let first = format!(
+        "{} paid {} OPEN for {}, finished {}.",
         receipt.payer.short(),
         amount::exact(receipt.price),
         work(receipt),
         text::ago(receipt.finished_ms),
     );
+    let mut shown = format!("{}\n\n", text::wrapped(&first, WIDTH).join("\n"));
     for line in &lines {
         shown.push_str(&render(line));
     }
