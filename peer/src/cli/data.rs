@@ -109,7 +109,8 @@ async fn read_only(path: &Path) -> Result<Output, Failure> {
         "refused_count": ingested.refused_total,
         "duplicates": ingested.duplicates,
     });
-    let output = with_refusals(Output::new(summary.clone(), Vec::new(), summary_line(&summary)), &summary);
+    let line = summary_line(&summary, "to add");
+    let output = with_refusals(Output::new(summary.clone(), Vec::new(), line), &summary);
     Ok(output.note("this was a preview: nothing was added"))
 }
 
@@ -136,9 +137,9 @@ fn refusal_line(refusal: &Value) -> String {
     }
 }
 
-fn summary_line(summary: &Value) -> String {
+fn summary_line(summary: &Value, done: &str) -> String {
     format!(
-        "{} added · {} refused · {}\n",
+        "{} {done} · {} refused · {}\n",
         text::counted(text::number(&summary["added"]), "record"),
         text::grouped(text::number(&summary["refused_count"])),
         text::counted(text::number(&summary["duplicates"]), "duplicate"),
@@ -161,7 +162,7 @@ fn with_refusals(mut output: Output, summary: &Value) -> Output {
 
 fn added(summary: Value, datanet: String) -> Output {
     let ids = summary["shard"].as_str().map(str::to_owned).into_iter().collect();
-    let line = summary_line(&summary);
+    let line = summary_line(&summary, "added");
     let output = with_refusals(Output::new(summary.clone(), ids, line), &summary);
     let output = match text::number(&summary["added"]) {
         0 => output.note("these records were in the datanet already: nothing changed"),
@@ -265,7 +266,7 @@ mod tests {
         let file = folder.path().join("mixed.jsonl");
         std::fs::write(&file, "{\"text\": \"a good record\"}\nbroken\n").unwrap();
         let output = read_only(&file).await.unwrap();
-        assert_eq!(output.text, "1 record added · 1 refused · 0 duplicates\n");
+        assert_eq!(output.text, "1 record to add · 1 refused · 0 duplicates\n");
         assert!(output.notes[0].contains("mixed.jsonl:2: "), "{:?}", output.notes);
     }
 }

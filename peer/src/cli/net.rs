@@ -8,6 +8,7 @@ use super::output::{Context, Output};
 use super::table::Table;
 use super::{amount, node, text};
 use crate::client::ClientError;
+use crate::home::Ticket;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetCommand {
@@ -59,7 +60,24 @@ fn list(peers: Value) -> Output {
 fn invite(made: Value) -> Output {
     let ticket = text::field(&made["ticket"]);
     let shown = format!("{ticket}\n");
-    Output::new(made, vec![ticket], shown).next("on the other machine: tributary up --join TICKET")
+    let reach = reach(&ticket);
+    let mut output = Output::new(made, vec![ticket], shown).next("on the other machine: tributary up --join TICKET");
+    output.notes.extend(reach.into_iter().map(str::to_owned));
+    output
+}
+
+/// What other machines cannot reach by this ticket.
+fn reach(ticket: &str) -> Vec<&'static str> {
+    let Ok(ticket) = Ticket::from_text(ticket) else { return Vec::new() };
+    let is_local = |address: &String| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
+    let mut notes = Vec::new();
+    if ticket.bootstrap.iter().all(is_local) {
+        notes.push("! the ticket works on this machine only: for others, run tributary up --listen ADDRESS");
+    }
+    if ticket.network.chain.is_some_and(|chain| chain.url.contains("://127.") || chain.url.contains("://[::1]")) {
+        notes.push("! the settlement chain is served to this machine only: others need a tunnel to its address");
+    }
+    notes
 }
 
 async fn join(context: &Context, ticket: &str) -> Result<Output, Failure> {
@@ -77,7 +95,18 @@ async fn join(context: &Context, ticket: &str) -> Result<Output, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use tributary_protocol::id::ChainAddress;
+
     use super::*;
+    use crate::home::NetworkNotice;
+
+    #[test]
+    fn a_ticket_for_this_machine_only_says_so() {
+        let network = NetworkNotice { name: "net".into(), treasury: ChainAddress([1; 20]), chain: None };
+        let ticket = |address: &str| Ticket { network: network.clone(), bootstrap: vec![address.into()] }.to_text();
+        assert_eq!(reach(&ticket("/ip4/127.0.0.1/tcp/1")).len(), 1);
+        assert!(reach(&ticket("/ip4/192.0.2.7/tcp/1")).is_empty());
+    }
 
     #[test]
     fn peers_fit_a_terminal_and_keep_whole_ids_for_programs() {

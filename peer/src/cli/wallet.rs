@@ -64,7 +64,7 @@ fn owed(wallet: &Value) -> Amount {
 }
 
 fn show(wallet: Value) -> Output {
-    let vouchers = text::rows(&wallet["vouchers"]).len();
+    let vouchers = u64::try_from(text::rows(&wallet["vouchers"]).len()).unwrap_or(u64::MAX);
     let mut pairs =
         vec![("address", text::field(&wallet["chain_address"])), ("account", text::field(&wallet["account"]))];
     let is_up = wallet["chain_state"] == "up";
@@ -73,7 +73,7 @@ fn show(wallet: Value) -> Output {
         pairs.push(("earned", open(text::amount(&wallet["earned"]))));
         pairs.push(("to claim", open(text::amount(&wallet["claimable"]))));
     }
-    pairs.push(("to redeem", format!("{} of {vouchers} voucher(s)", open(redeemable(&wallet)))));
+    pairs.push(("to redeem", format!("{} of {}", open(redeemable(&wallet)), text::counted(vouchers, "voucher"))));
     pairs.push(("owed to others", format!("{}, without vouchers yet", open(owed(&wallet)))));
     let next = if is_up && redeemable(&wallet) > Amount::ZERO {
         Some("tributary wallet redeem")
@@ -173,7 +173,7 @@ mod tests {
             "owed_to_others": [{"worker_part": ONE, "fees": "500000000000000000"}],
         });
         let output = show(wallet);
-        assert!(output.text.contains("to redeem       2 OPEN"), "{}", output.text);
+        assert!(output.text.contains("to redeem       2 OPEN of 1 voucher\n"), "{}", output.text);
         assert!(output.text.contains("owed to others  1.5 OPEN"), "{}", output.text);
         assert_eq!(output.next.unwrap(), "tributary wallet redeem");
     }

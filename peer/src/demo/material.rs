@@ -67,7 +67,7 @@ impl Material {
             },
             shared: matches!(question.owner, Owner::Shared(_)),
         });
-        let recipe = serde_json::from_str(tributary_almanac::RECIPE)
+        let recipe = serde_json::from_str(tributary_almanac::recipe())
             .map_err(|error| DemoError::Check(format!("the almanac's recipe does not parse: {error}")))?;
         Ok(Self {
             title: format!("almanac of {}", country.name),
