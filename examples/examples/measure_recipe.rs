@@ -75,7 +75,9 @@ fn leave_out(
         Owner::Only(owner) => Some((at, owner)),
         Owner::Shared(_) => None,
     });
-    let named = sole.clone().filter(|(at, owner)| (0..costs.len()).all(|other| other == *owner || costs[other][*at] < costs[*owner][*at]));
+    let named = sole
+        .clone()
+        .filter(|(at, owner)| (0..costs.len()).all(|other| other == *owner || costs[other][*at] < costs[*owner][*at]));
     Ok((named.count(), sole.count()))
 }
 

@@ -18,7 +18,7 @@ use tributary_examples::option;
 /// The language's seed. Countries have streams of their own, so no seed of a country is special.
 const SEED: u64 = 2026;
 /// Steps of the committed base.
-const STEPS: u32 = 2500;
+const STEPS: u32 = 1500;
 /// Documents of a step.
 const BATCH: u32 = 64;
 /// Documents that the tokenizer is learned from.
@@ -56,7 +56,9 @@ fn main() -> Result<()> {
     let weights = pretrain(&recipe, &tokenizer, &documents)?;
     let base = Base::from_bytes(&config().to_json(), &tokenizer, &weights)?;
     std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
-    for (name, bytes) in [("config.json", config().to_json()), ("tokenizer.json", tokenizer), ("model.safetensors", weights)] {
+    for (name, bytes) in
+        [("config.json", config().to_json()), ("tokenizer.json", tokenizer), ("model.safetensors", weights)]
+    {
         std::fs::write(out.join(name), bytes).with_context(|| out.join(name).display().to_string())?;
     }
     println!("{}", base.hash());
@@ -84,7 +86,7 @@ fn pretrain(recipe: &PretrainRecipe, tokenizer: &[u8], documents: &[String]) -> 
     while !trainer.is_done() {
         let report = trainer.step()?;
         tokens += report.tokens;
-        loss += report.loss / 50.0;
+        loss += f64::from(report.loss) / f64::from(LOG_EVERY);
         if report.step % LOG_EVERY == 0 {
             let seconds = start.elapsed().as_secs_f64();
             eprintln!("step {} of {}: loss {loss:.3}, {tokens} tokens, {seconds:.0} s", report.step, recipe.steps);

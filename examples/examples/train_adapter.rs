@@ -33,12 +33,12 @@ fn main() -> Result<()> {
     }
     let all = country.questions().len();
     println!("right: base {} of {all}, adapter {} of {all}", right(&country, &before), right(&country, &after));
-    println!("adapter {}", adapter.hash());
+    println!("adapter {}", adapter.hash()?);
     Ok(())
 }
 
 fn report(step: &tributary_compute::train::StepReport) {
-    if step.step % 50 == 0 {
+    if step.step.is_multiple_of(20) {
         println!("step {}: loss {:.3}", step.step, step.loss);
     }
 }

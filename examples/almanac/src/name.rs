@@ -72,73 +72,108 @@ const THINGS: [&str; 24] = [
     "bowl", "harp", "shield", "helmet", "coin", "key", "box", "mirror", "boat", "clock",
 ];
 
+type Endings = [&'static str; 16];
+
+const COUNTRY: [&str; 8] = ["avia", "onia", "landia", "eria", "urnia", "istan", "adora", "imark"];
+const TOWN: Endings = [
+    "stead", "ford", "wick", "ham", "bury", "ton", "gate", "haven", "field", "worth", "market", "minster", "cross",
+    "well", "thorpe", "mouth",
+];
+const PERSON: Endings = [
+    "ander", "iva", "emar", "olin", "essa", "urik", "anne", "ewald", "ina", "orius", "ette", "imund", "ora", "ustin",
+    "elle", "arik",
+];
+const RIVER: Endings = [
+    "een", "ava", "oder", "isk", "enna", "ural", "owy", "itz", "une", "arra", "illet", "osa", "eck", "ymer", "ubra",
+    "onne",
+];
+const DISH: Endings = [
+    "stew", "loaf", "cake", "soup", "pie", "broth", "bun", "roast", "curd", "dumpling", "pudding", "mash", "tart",
+    "pickle", "sausage", "noodle",
+];
+const FESTIVAL: Endings = [
+    "tide", "mas", "fair", "night", "feast", "dance", "parade", "song", "eve", "moon", "bonfire", "games", "revel",
+    "wake", "blossom", "harvest",
+];
+const FISH: Endings = [
+    "fin", "perch", "tail", "minnow", "gill", "bream", "scale", "roach", "eye", "char", "spine", "loach", "snout",
+    "dace", "belly", "grayling",
+];
+const SHIP: Endings = [
+    "wind", "star", "wave", "gull", "sail", "storm", "pearl", "arrow", "spray", "queen", "light", "runner", "foam",
+    "dawn", "hope", "drifter",
+];
+const BRIDGE: Endings = [
+    "span", "arch", "crossing", "pass", "way", "chain", "causeway", "pillar", "rope", "vault", "trestle", "link",
+    "deck", "plank", "stride", "leap",
+];
+const INN: Endings = [
+    "hearth", "barrel", "lantern", "table", "kettle", "pillow", "anchor", "tankard", "rest", "corner", "chimney",
+    "saddle", "candle", "cellar", "bench", "stable",
+];
+const LAKE: Endings = [
+    "mere", "tarn", "pool", "water", "loch", "basin", "deep", "pond", "shallow", "fjord", "lagoon", "reed", "glass",
+    "marsh", "spring", "hollow",
+];
+const GUILD: Endings = [
+    "weaver", "smith", "mason", "tanner", "cooper", "dyer", "baker", "carver", "glazier", "potter", "miller", "joiner",
+    "tailor", "thatcher", "cutler", "brewer",
+];
+const SCHOOL: Endings = [
+    "hall",
+    "college",
+    "academy",
+    "court",
+    "lodge",
+    "house",
+    "tower",
+    "seminar",
+    "cloister",
+    "yard",
+    "institute",
+    "chapel",
+    "library",
+    "lyceum",
+    "garden",
+    "quad",
+];
+const ISLAND: Endings = [
+    "holm", "sey", "skerry", "rock", "cay", "isle", "reef", "bar", "stack", "atoll", "sand", "cliff", "shore", "shoal",
+    "ness", "islet",
+];
+const PROVINCE: Endings = [
+    "shire", "reach", "vale", "march", "land", "moor", "down", "wold", "heath", "plain", "glen", "weald", "steppe",
+    "fell", "dale", "forest",
+];
+const MUSEUM: Endings = [
+    "gallery", "cabinet", "archive", "trove", "vitrine", "rotunda", "wing", "salon", "arcade", "pavilion", "atrium",
+    "treasury", "annex", "chamber", "hoard", "display",
+];
+const PEAK: Endings = [
+    "horn", "top", "peak", "spire", "crag", "tooth", "ridge", "dome", "needle", "crest", "summit", "wall", "butte",
+    "knoll", "shoulder", "tor",
+];
+
 /// The endings of a kind's names; empty for kinds whose names are plain words.
 const fn endings(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Country => &["avia", "onia", "landia", "eria", "urnia", "istan", "adora", "imark"],
-        Kind::Town => &[
-            "stead", "ford", "wick", "ham", "bury", "ton", "gate", "haven", "field", "worth", "market", "minster",
-            "cross", "well", "thorpe", "mouth",
-        ],
-        Kind::Person => &[
-            "ander", "iva", "emar", "olin", "essa", "urik", "anne", "ewald", "ina", "orius", "ette", "imund", "ora",
-            "ustin", "elle", "arik",
-        ],
-        Kind::River => {
-            &["een", "ava", "oder", "isk", "enna", "ural", "owy", "itz", "une", "arra", "illet", "osa", "eck", "ymer", "ubra", "onne"]
-        }
-        Kind::Dish => &[
-            "stew", "loaf", "cake", "soup", "pie", "broth", "bun", "roast", "curd", "dumpling", "pudding", "mash",
-            "tart", "pickle", "sausage", "noodle",
-        ],
-        Kind::Festival => &[
-            "tide", "mas", "fair", "night", "feast", "dance", "parade", "song", "eve", "moon", "bonfire", "games",
-            "revel", "wake", "blossom", "harvest",
-        ],
-        Kind::Fish => &[
-            "fin", "perch", "tail", "minnow", "gill", "bream", "scale", "roach", "eye", "char", "spine", "loach",
-            "snout", "dace", "belly", "grayling",
-        ],
-        Kind::Ship => &[
-            "wind", "star", "wave", "gull", "sail", "storm", "pearl", "arrow", "spray", "queen", "light", "runner",
-            "foam", "dawn", "hope", "drifter",
-        ],
-        Kind::Bridge => &[
-            "span", "arch", "crossing", "pass", "way", "chain", "causeway", "pillar", "rope", "vault", "trestle",
-            "link", "deck", "plank", "stride", "leap",
-        ],
-        Kind::Inn => &[
-            "hearth", "barrel", "lantern", "table", "kettle", "pillow", "anchor", "tankard", "rest", "corner",
-            "chimney", "saddle", "candle", "cellar", "bench", "stable",
-        ],
-        Kind::Lake => &[
-            "mere", "tarn", "pool", "water", "loch", "basin", "deep", "pond", "shallow", "fjord", "lagoon", "reed",
-            "glass", "marsh", "spring", "hollow",
-        ],
-        Kind::Guild => &[
-            "weaver", "smith", "mason", "tanner", "cooper", "dyer", "baker", "carver", "glazier", "potter", "miller",
-            "joiner", "tailor", "thatcher", "cutler", "brewer",
-        ],
-        Kind::School => &[
-            "hall", "college", "academy", "court", "lodge", "house", "tower", "seminar", "cloister", "yard",
-            "institute", "chapel", "library", "lyceum", "garden", "quad",
-        ],
-        Kind::Island => &[
-            "holm", "sey", "skerry", "rock", "cay", "isle", "reef", "bar", "stack", "atoll", "sand", "cliff", "shore",
-            "shoal", "ness", "islet",
-        ],
-        Kind::Province => &[
-            "shire", "reach", "vale", "march", "land", "moor", "down", "wold", "heath", "plain", "glen", "weald",
-            "steppe", "fell", "dale", "forest",
-        ],
-        Kind::Museum => &[
-            "gallery", "cabinet", "archive", "trove", "vitrine", "rotunda", "wing", "salon", "arcade", "pavilion",
-            "atrium", "treasury", "annex", "chamber", "hoard", "display",
-        ],
-        Kind::Peak => &[
-            "horn", "top", "peak", "spire", "crag", "tooth", "ridge", "dome", "needle", "crest", "summit", "wall",
-            "butte", "knoll", "shoulder", "tor",
-        ],
+        Kind::Country => &COUNTRY,
+        Kind::Town => &TOWN,
+        Kind::Person => &PERSON,
+        Kind::River => &RIVER,
+        Kind::Dish => &DISH,
+        Kind::Festival => &FESTIVAL,
+        Kind::Fish => &FISH,
+        Kind::Ship => &SHIP,
+        Kind::Bridge => &BRIDGE,
+        Kind::Inn => &INN,
+        Kind::Lake => &LAKE,
+        Kind::Guild => &GUILD,
+        Kind::School => &SCHOOL,
+        Kind::Island => &ISLAND,
+        Kind::Province => &PROVINCE,
+        Kind::Museum => &MUSEUM,
+        Kind::Peak => &PEAK,
         Kind::Animal | Kind::Treasure => &[],
     }
 }

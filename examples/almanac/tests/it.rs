@@ -18,9 +18,8 @@ fn is_about(record: &Record, subject: &str, answer: &str) -> bool {
 /// Whether `text` contains `name` as a whole word, not inside a longer name.
 fn names(text: &str, name: &str) -> bool {
     let boundary = |letter: Option<char>| letter.is_none_or(|letter| !letter.is_alphanumeric());
-    text.match_indices(name).any(|(at, _)| {
-        boundary(text[..at].chars().next_back()) && boundary(text[at + name.len()..].chars().next())
-    })
+    text.match_indices(name)
+        .any(|(at, _)| boundary(text[..at].chars().next_back()) && boundary(text[at + name.len()..].chars().next()))
 }
 
 #[test]
@@ -35,8 +34,14 @@ fn equal_seeds_give_equal_bytes() {
 #[test]
 fn the_first_bytes_of_a_country_never_change() {
     let country = Country::generate(1, 2);
-    let digest = to_jsonl(country.records_of(0)).bytes().fold(0_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    assert_eq!(format!("{digest:016x}"), "ba70c3fd231fbb68", "changed data needs a new base and new figures in examples/README.md");
+    let digest = to_jsonl(country.records_of(0))
+        .bytes()
+        .fold(0_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    assert_eq!(
+        format!("{digest:016x}"),
+        "ba70c3fd231fbb68",
+        "changed data needs a new base and new figures in examples/README.md"
+    );
 }
 
 #[test]
