@@ -180,9 +180,7 @@ impl Answers {
         tokio::spawn(async move {
             traffic.sent(question.len());
             let input = match answers.take(key, worker, question, &data, &traffic).await {
-                Ok((offer, transcript)) => {
-                    Input::AnswerArrived { key, offer, transcript: Box::new(transcript) }
-                }
+                Ok((offer, transcript)) => Input::AnswerArrived { key, offer, transcript: Box::new(transcript) },
                 Err(reason) => {
                     answers.tell(key, Piece::Retry(reason.clone()));
                     Input::AnswerFailed { key, reason }

@@ -195,7 +195,8 @@ impl Home {
     /// # Errors
     /// When the disk is full or refuses.
     pub fn save<T: Serialize>(&self, name: &str, value: &T) -> Result<(), HomeError> {
-        let damaged = |error: serde_json::Error| HomeError::Damaged { path: self.path(name), detail: error.to_string() };
+        let damaged =
+            |error: serde_json::Error| HomeError::Damaged { path: self.path(name), detail: error.to_string() };
         self.write_private(name, &serde_json::to_vec_pretty(value).map_err(damaged)?)
     }
 
@@ -223,8 +224,7 @@ impl Home {
         if let Some(known) = self.load("network.json")? {
             return Ok(known);
         }
-        let notice =
-            NetworkNotice { name: name.to_owned(), treasury: treasury_address(chain_key)?, chain: None };
+        let notice = NetworkNotice { name: name.to_owned(), treasury: treasury_address(chain_key)?, chain: None };
         self.save("network.json", &notice)?;
         Ok(notice)
     }

@@ -112,10 +112,9 @@ pub async fn serve(state: Arc<ApiState>, port: u16) -> anyhow::Result<ApiServer>
         pid: std::process::id(),
         node: state.control.node_id().to_string(),
     };
-    let router = routes(state).layer(DefaultBodyLimit::max(BODY_MAX_BYTES)).layer(middleware::from_fn_with_state(
-        Hash::of(format!("Bearer {token}").as_bytes()),
-        authorise,
-    ));
+    let router = routes(state)
+        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .layer(middleware::from_fn_with_state(Hash::of(format!("Bearer {token}").as_bytes()), authorise));
     let stop = CancellationToken::new();
     let ending = stop.clone();
     let task = tokio::spawn(async move {

@@ -5,9 +5,9 @@
 
 pub mod answers;
 pub mod bundle;
+pub mod chainserve;
 pub mod cli;
 pub mod client;
-pub mod chainserve;
 pub mod demo;
 pub mod engine;
 pub mod handle;

@@ -36,8 +36,7 @@ pub fn render(signed: &SignedReceipt) -> String {
 /// # Errors
 /// Says what does not hold.
 pub fn verify(bytes: &[u8]) -> Result<(ReceiptId, SignedReceipt), FileError> {
-    let signed: SignedReceipt =
-        serde_json::from_slice(bytes).map_err(|error| FileError::Form(error.to_string()))?;
+    let signed: SignedReceipt = serde_json::from_slice(bytes).map_err(|error| FileError::Form(error.to_string()))?;
     if render(&signed).as_bytes() != bytes {
         return Err(FileError::NotCanonical);
     }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tributary_protocol::id::{Hash, NodeId};
 use tributary_protocol::limits::TICK_MS;
 use tributary_protocol::node::{Event, Fact, Input, Node, Output, Work};
@@ -29,6 +29,8 @@ pub const EVENT_QUEUE: usize = 1024;
 const STRIKES_MAX: u32 = 4;
 /// Gossip messages whose verdict is open.
 const GOSSIP_OPEN_MAX: usize = 4096;
+/// Blobs fetched at once for the node itself; the node asks again for what was left out.
+const FETCHES_AT_ONCE: usize = 16;
 /// Ticks of the node come this often; a quarter of the protocol's interval keeps local networks brisk.
 const TICK: Duration = Duration::from_millis(TICK_MS / 4);
 
@@ -72,6 +74,7 @@ struct Runtime {
     next_gossip: u64,
     strikes: BTreeMap<NodeId, u32>,
     posting: Arc<tokio::sync::Mutex<()>>,
+    fetching: Arc<Semaphore>,
     loopback: VecDeque<Vec<u8>>,
 }
 
@@ -93,6 +96,7 @@ pub async fn run(parts: Parts, mut sources: Sources, failed: watch::Sender<Optio
         next_gossip: 0,
         strikes: BTreeMap::new(),
         posting: Arc::default(),
+        fetching: Arc::new(Semaphore::new(FETCHES_AT_ONCE)),
         loopback: VecDeque::new(),
     };
     let mut ticks = tokio::time::interval(TICK);
@@ -264,8 +268,10 @@ impl Runtime {
     }
 
     fn fetch(&self, blob: Hash, limit: u64, providers: Vec<NodeId>, body: bool) {
+        let Ok(slot) = Arc::clone(&self.fetching).try_acquire_owned() else { return };
         let workshop = Arc::clone(&self.parts.workshop);
         tokio::spawn(async move {
+            let _slot = slot;
             let here = workshop.store.has(blob).await.unwrap_or(false);
             if !here {
                 match workshop.data.fetch(blob, &providers, limit).await {
@@ -338,7 +344,8 @@ impl Runtime {
     /// Posts one epoch at a time; the node asks again until it stands.
     fn post_epoch(&self, body: tributary_protocol::batch::EpochBody) {
         let Ok(turn) = Arc::clone(&self.posting).try_lock_owned() else { return };
-        let receipts = body.receipts.iter().filter_map(|id| self.parts.node.receipt_of(id).cloned()).collect::<Vec<_>>();
+        let receipts =
+            body.receipts.iter().filter_map(|id| self.parts.node.receipt_of(id).cloned()).collect::<Vec<_>>();
         let (settlement, handle) = (Arc::clone(&self.parts.settlement), self.parts.handle.clone());
         tokio::spawn(async move {
             let _turn = turn;

@@ -20,6 +20,7 @@ use tributary_storage::blobs::IrohBlobs;
 use tributary_storage::journal::Journal;
 
 use crate::answers::Answers;
+use crate::chainserve;
 use crate::engine::parent::EngineHandle;
 use crate::handle::NodeHandle;
 use crate::home::{self, ApiNotice, Home, Keys, NetworkNotice, Ticket};
@@ -31,7 +32,6 @@ use crate::runtime::{self, EVENT_QUEUE, Parts, Sources};
 use crate::settle::Settlement;
 use crate::traffic::Traffic;
 use crate::work::Workshop;
-use crate::chainserve;
 
 /// How a node is started.
 #[derive(Debug, Clone)]
@@ -125,13 +125,9 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     let topic = format!("tributary/1/{}", network.name);
     control.subscribe(&topic).await?;
     let free = SocketAddr::new(options.listen, 0);
-    let (data, streams) = DataPlane::start(DataConfig {
-        node_seed: keys.node_seed,
-        bind: free,
-        store: store.clone(),
-        lane: Some(free),
-    })
-    .await?;
+    let (data, streams) =
+        DataPlane::start(DataConfig { node_seed: keys.node_seed, bind: free, store: store.clone(), lane: Some(free) })
+            .await?;
     let facts = replay(&journal)?;
     tracing::info!(facts = facts.len(), "journal replayed");
     let node = Node::new(runtime::now_ms(), node_config(&options, &keys, &network)?, facts);
@@ -147,8 +143,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
         Arc::clone(&answers),
         Arc::new(Traffic::default()),
     ));
-    let settlement =
-        Arc::new(Settlement::new(network.chain.clone(), keys.chain, &home.path("transactions.redb")));
+    let settlement = Arc::new(Settlement::new(network.chain.clone(), keys.chain, &home.path("transactions.redb")));
     let (events, _) = broadcast::channel(EVENT_QUEUE);
     let (failed, watching) = watch::channel(None);
     let runs = Arc::new(Runs::new(Arc::clone(&journal), Arc::clone(&workshop)));
@@ -195,7 +190,9 @@ fn join(home: &Home, options: &UpOptions, keys: &Keys) -> anyhow::Result<(Networ
     if let Some(text) = &options.join {
         let ticket = Ticket::from_text(text).map_err(|reason| anyhow::anyhow!(Usage(reason)))?;
         let known: Option<NetworkNotice> = home.load("network.json")?;
-        if let Some(known) = known.filter(|known| (&known.name, known.treasury) != (&ticket.network.name, ticket.network.treasury)) {
+        if let Some(known) =
+            known.filter(|known| (&known.name, known.treasury) != (&ticket.network.name, ticket.network.treasury))
+        {
             let reason = format!("this folder belongs to network {}; use another --data-dir", known.name);
             return Err(anyhow::anyhow!(Usage(reason)));
         }
@@ -308,4 +305,3 @@ async fn shutdown_signal() -> anyhow::Result<()> {
     tokio::signal::ctrl_c().await?;
     Ok(())
 }
-

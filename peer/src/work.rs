@@ -8,7 +8,8 @@ mod check;
 mod data;
 mod train;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,6 +54,7 @@ pub struct Workshop {
     /// Bytes moved.
     pub traffic: Arc<Traffic>,
     slots: Semaphore,
+    loading: Mutex<BTreeSet<Hash>>,
 }
 
 /// Why a job could not be done; the text is for people.
@@ -70,7 +72,17 @@ impl Workshop {
         answers: Arc<Answers>,
         traffic: Arc<Traffic>,
     ) -> Self {
-        Self { store, data, engine, journal, node, answers, traffic, slots: Semaphore::new(JOBS_AT_ONCE) }
+        Self {
+            store,
+            data,
+            engine,
+            journal,
+            node,
+            answers,
+            traffic,
+            slots: Semaphore::new(JOBS_AT_ONCE),
+            loading: Mutex::default(),
+        }
     }
 
     /// Starts a job; its end reaches the node as [`Input::Finished`]. `entries` are those of the datanet's version.
@@ -89,12 +101,7 @@ impl Workshop {
         });
     }
 
-    async fn perform(
-        &self,
-        job: Hash,
-        work: Work,
-        entries: Vec<Signed<Contribution>>,
-    ) -> Result<JobOutcome, JobError> {
+    async fn perform(&self, job: Hash, work: Work, entries: Vec<Signed<Contribution>>) -> Result<JobOutcome, JobError> {
         match work {
             Work::Train { offer, award } => self.train(job, &offer.body, &award, &entries).await,
             Work::Replay { offer, result, worker, segments } => {
@@ -113,16 +120,25 @@ impl Workshop {
 
     /// Loads a released adapter for answering and checking; tells the node when it stands.
     pub fn load(self: &Arc<Self>, release: Signed<Release>) {
+        let adapter = release.body.adapter;
+        if !self.loading().insert(adapter) {
+            return;
+        }
         let workshop = Arc::clone(self);
         tokio::spawn(async move {
-            let adapter = release.body.adapter;
-            match workshop.load_release(&release.body).await {
+            let loaded = workshop.load_release(&release.body).await;
+            workshop.loading().remove(&adapter);
+            match loaded {
                 Ok(()) => {
                     let _ = workshop.node.input(Input::Serving(adapter)).await;
                 }
                 Err(reason) => tracing::warn!(adapter = %adapter.short(), %reason, "a release could not be loaded"),
             }
         });
+    }
+
+    fn loading(&self) -> MutexGuard<'_, BTreeSet<Hash>> {
+        self.loading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn load_release(&self, release: &Release) -> Result<(), JobError> {

@@ -196,10 +196,17 @@ fn spawn(member: &Member, arguments: &[String]) -> std::io::Result<Child> {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(member.folder.join("node.log"))?;
     Command::new(std::env::current_exe()?)
         .args(arguments)
+        .env("RAYON_NUM_THREADS", engine_threads().to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::from(log))
         .spawn()
+}
+
+/// Threads of one engine: two of the nodes compute at the same time, and threads that spin for the same core
+/// slow each other down.
+fn engine_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
 async fn keep_running(member: Member, arguments: Vec<String>, mut stop: watch::Receiver<bool>, kept: Arc<AtomicBool>) {

@@ -54,9 +54,7 @@ impl Material {
     fn almanac(seed: u64, folder: &Path, contributors: usize) -> Result<Self, DemoError> {
         let country = Country::generate(seed, contributors);
         let files = (0..contributors)
-            .map(|number| {
-                write_file(folder, number, &tributary_almanac::to_jsonl(country.records_of(number)))
-            })
+            .map(|number| write_file(folder, number, &tributary_almanac::to_jsonl(country.records_of(number))))
             .collect::<Result<Vec<_>, DemoError>>()?;
         let questions = country.questions().iter().take(QUESTIONS).map(|question| Question {
             prompt: question.text.clone(),
@@ -84,7 +82,8 @@ impl Material {
         let found = ingest::read_path(path, &limits).map_err(|error| DemoError::Usage(error.to_string()))?;
         let mut records = found.records;
         if records.len() < contributors + 1 {
-            let reason = format!("{} has {} records; at least {} are needed", path.display(), records.len(), contributors + 1);
+            let reason =
+                format!("{} has {} records; at least {} are needed", path.display(), records.len(), contributors + 1);
             return Err(DemoError::Usage(reason));
         }
         let held_out = records.len() - OWN_QUESTIONS.min(records.len() - contributors);
@@ -99,7 +98,8 @@ impl Material {
             .enumerate()
             .map(|(number, text)| write_file(folder, number, text))
             .collect::<Result<Vec<_>, DemoError>>()?;
-        let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+        let name =
+            path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
         let recipe = Recipe { steps: 60, batch: 8, max_len: 128, checkpoint_every: 20, ..Recipe::default() };
         Ok(Self { title: name, licence: "LicenseRef-user".into(), files, questions, recipe, is_almanac: false })
     }

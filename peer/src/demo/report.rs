@@ -243,7 +243,12 @@ impl Report {
     fn write_answers(&self, out: &mut String) -> std::fmt::Result {
         let all = self.answers.len();
         writeln!(out, "\nHeld-out questions ({})", self.title)?;
-        writeln!(out, "  the base alone answers {} of {all}, with the adapter {} of {all}", self.base_right(), self.adapter_right())?;
+        writeln!(
+            out,
+            "  the base alone answers {} of {all}, with the adapter {} of {all}",
+            self.base_right(),
+            self.adapter_right()
+        )?;
         for answer in self.answers.iter().take(3) {
             writeln!(out, "  {}", line(&answer.question.prompt, 76))?;
             writeln!(out, "    base     {}", line(&answer.base, 64))?;
@@ -296,7 +301,13 @@ impl Report {
             writeln!(out, "  {name:<16}{:>14}  {why}", earned(wallet).to_open())?;
         }
         let of = |field: &str| amount(&totals[field]);
-        writeln!(out, "  deposited {}, paid out {}, remaining {}", of("deposits").to_open(), of("claims").to_open(), of("remaining").to_open())?;
+        writeln!(
+            out,
+            "  deposited {}, paid out {}, remaining {}",
+            of("deposits").to_open(),
+            of("claims").to_open(),
+            of("remaining").to_open()
+        )?;
         let sum = of("claims").checked_add(of("remaining"));
         let balance = if sum == Some(of("deposits")) { "balances to the last unit" } else { "DOES NOT BALANCE" };
         writeln!(out, "  {} = {} + {} atto-OPEN: {balance}", of("deposits"), of("claims"), of("remaining"))
@@ -330,9 +341,7 @@ impl Report {
 /// What vouchers paid and what epochs earned.
 fn earned(wallet: &Value) -> Amount {
     let vouchers = wallet["vouchers"].as_array().into_iter().flatten();
-    let paid = vouchers.fold(Amount::ZERO, |sum, voucher| {
-        sum.checked_add(amount(&voucher["redeemed"])).unwrap_or(sum)
-    });
+    let paid = vouchers.fold(Amount::ZERO, |sum, voucher| sum.checked_add(amount(&voucher["redeemed"])).unwrap_or(sum));
     paid.checked_add(amount(&wallet["earned"])).unwrap_or(paid)
 }
 

@@ -217,7 +217,8 @@ impl Demo {
             let served = list[0]["served_by"].as_u64()?;
             (usize::try_from(served).ok()? >= workers).then_some(())
         };
-        until("attribute", "workers serving the adapter", SOON, self.cluster.builder(), "/api/releases", served).await?;
+        until("attribute", "workers serving the adapter", SOON, self.cluster.builder(), "/api/releases", served)
+            .await?;
         Ok(run)
     }
 

@@ -129,7 +129,8 @@ pub fn run() -> io::Result<()> {
 /// memory there is, and fails alone beyond that.
 fn limit_memory() {
     let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return };
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    let total =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
     let Some(total_kib): Option<u64> = total else { return };
     let bytes = total_kib.saturating_mul(1024) / 10 * 9;
     let limit = rustix::process::Rlimit { current: Some(bytes), maximum: Some(bytes) };

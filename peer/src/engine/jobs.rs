@@ -50,7 +50,8 @@ fn params(max_tokens: u32, temperature_milli: u32, seed: u64) -> Result<Generate
 }
 
 fn recipe_of(run: &Run) -> Result<Recipe, String> {
-    let recipe: Recipe = serde_json::from_str(&run.recipe).map_err(|error| format!("the recipe is refused: {error}"))?;
+    let recipe: Recipe =
+        serde_json::from_str(&run.recipe).map_err(|error| format!("the recipe is refused: {error}"))?;
     recipe.check().map_err(text)?;
     if recipe.steps != run.steps {
         return Err(format!("the recipe says {} steps, the offer {}", recipe.steps, run.steps));

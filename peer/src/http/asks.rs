@@ -81,7 +81,8 @@ fn fresh_key() -> Result<Hash, ApiError> {
 /// The adapter of that hash, else the newest release of that name.
 fn find_model(node: &Node, model: &str) -> Option<Hash> {
     let by_hash = model.parse().ok().filter(|adapter| node.release_of(adapter).is_some());
-    by_hash.or_else(|| node.releases().filter(|release| release.body.name == model).map(|found| found.body.adapter).last())
+    by_hash
+        .or_else(|| node.releases().filter(|release| release.body.name == model).map(|found| found.body.adapter).last())
 }
 
 async fn stream_answer(
@@ -106,7 +107,8 @@ async fn stream_answer(
             }
             continue;
         }
-        let Ok(seen) = handle.view(move |node| node.ask_view(&key).map(|view| (ended(&view), show_ask(node, key, &view)))).await
+        let Ok(seen) =
+            handle.view(move |node| node.ask_view(&key).map(|view| (ended(&view), show_ask(node, key, &view)))).await
         else {
             return;
         };

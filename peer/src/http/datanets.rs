@@ -103,9 +103,9 @@ pub(super) async fn add_records(
     Path(id): Path<DatanetId>,
     Json(add): Json<AddRecords>,
 ) -> Answer<Value> {
-    let known = api.handle.view(move |node| {
-        node.datanet(&id).map(|datanet| (datanet.genesis().body.licence.clone(), node.account()))
-    });
+    let known = api
+        .handle
+        .view(move |node| node.datanet(&id).map(|datanet| (datanet.genesis().body.licence.clone(), node.account())));
     let (licence, account) = known.await?.ok_or_else(|| unknown(&id))?;
     let licence = add.licence.unwrap_or(licence);
     let (summary, records) = read(add.path, account, licence).await?;
@@ -143,16 +143,20 @@ async fn accepted(api: &ApiState, id: DatanetId, account: AccountId, shard: Hash
         .await?
         .ok_or_else(|| unknown(&id))?;
     if !member {
-        return Err(ApiError::usage("the datanet's policy does not let this account contribute", "ask an owner to make you a member"));
+        return Err(ApiError::usage(
+            "the datanet's policy does not let this account contribute",
+            "ask an owner to make you a member",
+        ));
     }
     Ok(head)
 }
 
 async fn read(path: PathBuf, account: AccountId, licence: String) -> Result<(Value, Vec<Record>), ApiError> {
     let read = tokio::task::spawn_blocking(move || ingest::read_path(&path, &IngestLimits::default()));
-    let ingested = read.await.map_err(ApiError::internal)?.map_err(|error| {
-        ApiError::usage(error, "give a JSONL, CSV or text file, or a folder of them")
-    })?;
+    let ingested = read
+        .await
+        .map_err(ApiError::internal)?
+        .map_err(|error| ApiError::usage(error, "give a JSONL, CSV or text file, or a folder of them"))?;
     let mut summary = summary_of(&ingested);
     let records = ingested.into_records(account, &licence);
     let (records, near) = tokio::task::spawn_blocking(move || {

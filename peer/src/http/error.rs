@@ -83,7 +83,9 @@ impl From<JournalError> for ApiError {
 impl From<SettleError> for ApiError {
     fn from(error: SettleError) -> Self {
         match &error {
-            SettleError::NoChain => Self::usage(error, "start the node with --serve-chain, or join a network that has a chain"),
+            SettleError::NoChain => {
+                Self::usage(error, "start the node with --serve-chain, or join a network that has a chain")
+            }
             SettleError::Chain(ChainError::ChainDown { .. }) => {
                 Self::unreachable(error, "nothing was lost; try again when the node that serves the chain is back")
             }

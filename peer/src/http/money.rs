@@ -92,7 +92,8 @@ pub(super) async fn wallet(State(api): Api) -> Answer<Value> {
         .map(|(account, part, fees)| json!({"account": account, "worker_part": part, "fees": fees}))
         .collect();
     let vouchers = vouchers(&api).await?;
-    let mut shown = json!({"chain_address": address, "account": account, "owed_to_others": owed, "chain_state": "none"});
+    let mut shown =
+        json!({"chain_address": address, "account": account, "owed_to_others": owed, "chain_state": "none"});
     let on_chain = match api.settlement.notice() {
         None => json!({"vouchers": vouchers}),
         Some(_) => match on_chain(&api, address, &vouchers).await {

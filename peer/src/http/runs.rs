@@ -137,7 +137,10 @@ async fn check_funds(api: &ApiState, budget: Amount) -> Result<(), ApiError> {
     let have = api.settlement.balance(address).await?;
     if have < budget {
         let reason = format!("the budget is {} OPEN, the wallet holds {} OPEN", budget.to_open(), have.to_open());
-        return Err(ApiError::funds(reason, "lower --budget, or have OPEN sent to this wallet (tributary wallet show)"));
+        return Err(ApiError::funds(
+            reason,
+            "lower --budget, or have OPEN sent to this wallet (tributary wallet show)",
+        ));
     }
     Ok(())
 }
@@ -187,9 +190,8 @@ pub(super) async fn releases(State(api): Api) -> Answer<Vec<Value>> {
         node.releases()
             .map(|release| {
                 let adapter = release.body.adapter;
-                let serving = node.peers().filter(|(_, peer)| {
-                    peer.is_fresh(now) && peer.record.serving.contains(&adapter)
-                });
+                let serving =
+                    node.peers().filter(|(_, peer)| peer.is_fresh(now) && peer.record.serving.contains(&adapter));
                 let mut shown = json!(release.body);
                 if let Some(fields) = shown.as_object_mut() {
                     fields.insert("served_by".into(), json!(serving.count()));

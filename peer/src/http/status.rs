@@ -135,7 +135,10 @@ pub(super) async fn join(State(api): Api, Json(join): Json<Join>) -> Answer<Valu
     let ticket = Ticket::from_text(&join.ticket).map_err(|reason| ApiError::usage(reason, hint))?;
     if (&ticket.network.name, ticket.network.treasury) != (&api.network.name, api.network.treasury) {
         let reason = format!("the ticket is of network {}, this node is of {}", ticket.network.name, api.network.name);
-        return Err(ApiError::usage(reason, "join another network from a new folder: tributary up --data-dir DIR --join TICKET"));
+        return Err(ApiError::usage(
+            reason,
+            "join another network from a new folder: tributary up --data-dir DIR --join TICKET",
+        ));
     }
     for address in &ticket.bootstrap {
         api.control.dial(address).await.map_err(|error| ApiError::unreachable(error, hint))?;

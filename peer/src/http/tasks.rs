@@ -9,9 +9,7 @@ use tributary_protocol::verification::Outcome;
 use super::{Answer, Api};
 
 pub(super) async fn list(State(api): Api) -> Answer<Vec<Value>> {
-    let tasks = api.handle.view(|node| {
-        node.requests().into_iter().map(|(_, view)| show(&view)).collect()
-    });
+    let tasks = api.handle.view(|node| node.requests().into_iter().map(|(_, view)| show(&view)).collect());
     Ok(Json(tasks.await?))
 }
 
@@ -24,9 +22,8 @@ pub(super) fn show(view: &RequestView) -> Value {
         Phase::Done(receipt) => ("done", None, Some(receipt)),
         Phase::Failed(reason) => ("failed", Some(reason), None),
     };
-    let worker = view.award.as_ref().map(|award| {
-        json!({"node": award.node, "account": award.worker, "price": award.price})
-    });
+    let worker =
+        view.award.as_ref().map(|award| json!({"node": award.node, "account": award.worker, "price": award.price}));
     let result = view.result.as_ref().map(|result| {
         json!({
             "adapter": result.adapter,

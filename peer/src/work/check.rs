@@ -66,7 +66,13 @@ impl Workshop {
         Ok(self.blob(hash, &[worker], CHECKPOINT_MAX_BYTES).await?.to_vec())
     }
 
-    async fn replay_to(&self, job: Hash, run: &Run, start: Option<Vec<u8>>, to_step: u32) -> Result<(Vec<u8>, Vec<u8>), JobError> {
+    async fn replay_to(
+        &self,
+        job: Hash,
+        run: &Run,
+        start: Option<Vec<u8>>,
+        to_step: u32,
+    ) -> Result<(Vec<u8>, Vec<u8>), JobError> {
         let job = Hash::of(&[job.0.as_slice(), &to_step.to_le_bytes(), &[u8::from(start.is_some())]].concat());
         let ask = Ask::Replay { job, run: run.clone(), start, to_step };
         match self.ask(job, &ask).await? {
@@ -111,7 +117,12 @@ impl Workshop {
         Ok((!same).then(|| format!("segment {segment} ends otherwise when it is executed again")))
     }
 
-    pub(super) async fn check_answer(&self, job: Hash, audit: &Audit, release: &Release) -> Result<JobOutcome, JobError> {
+    pub(super) async fn check_answer(
+        &self,
+        job: Hash,
+        audit: &Audit,
+        release: &Release,
+    ) -> Result<JobOutcome, JobError> {
         let request = &audit.request.body;
         let receipt = &audit.receipt.receipt;
         let ask = Ask::Check {

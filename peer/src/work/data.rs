@@ -30,11 +30,7 @@ struct Claim {
 
 impl Workshop {
     /// What the engine needs to train what `work` says.
-    pub(super) async fn run_of(
-        &self,
-        work: &FineTune,
-        entries: &[Signed<Contribution>],
-    ) -> Result<Run, JobError> {
+    pub(super) async fn run_of(&self, work: &FineTune, entries: &[Signed<Contribution>]) -> Result<Run, JobError> {
         let numbers = numbers(&work.head);
         let claims = self.claims(entries).await?;
         let mut ordered: Vec<Claim> = claims.into_values().collect();

@@ -43,7 +43,8 @@ fn files_that_hold_nothing_are_refused_with_what_to_do() {
     let nothing = folder.path().join("nothing.jsonl");
     std::fs::write(&nothing, "{broken\n").unwrap();
     let missing = folder.path().join("missing.jsonl");
-    for (path, word) in [(&empty, "empty"), (&bare, "no file"), (&nothing, "no usable record"), (&missing, "not exist")] {
+    for (path, word) in [(&empty, "empty"), (&bare, "no file"), (&nothing, "no usable record"), (&missing, "not exist")]
+    {
         let refused = node.post(&format!("/api/datanets/{id}/records"), &json!({"path": path})).unwrap_err();
         assert_eq!(refused.exit_code(), 2, "{refused}");
         assert!(refused.to_string().contains(word), "{refused}");
@@ -145,7 +146,8 @@ fn a_request_without_the_token_is_refused() {
     let node = NodeProcess::start(&folder.path().join("node"), OFFLINE);
     let address = node.client.notice().unwrap().address;
     let mut stream = std::net::TcpStream::connect(address).unwrap();
-    std::io::Write::write_all(&mut stream, b"GET /api/wallet HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    std::io::Write::write_all(&mut stream, b"GET /api/wallet HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .unwrap();
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
@@ -154,7 +156,8 @@ fn a_request_without_the_token_is_refused() {
 #[test]
 fn a_chain_that_is_down_is_said_so_and_the_node_works_on() {
     let folder = folder();
-    let mut keeper = NodeProcess::start(&folder.path().join("keeper"), &["--serve-chain", "127.0.0.1:0", "--network", "test"]);
+    let mut keeper =
+        NodeProcess::start(&folder.path().join("keeper"), &["--serve-chain", "127.0.0.1:0", "--network", "test"]);
     let ticket = keeper.get("/api/net/invite").unwrap()["ticket"].as_str().unwrap().to_owned();
     keeper.kill();
     let node = NodeProcess::start(&folder.path().join("node"), &["--join", &ticket]);
@@ -169,7 +172,8 @@ fn a_chain_that_is_down_is_said_so_and_the_node_works_on() {
 #[test]
 fn money_that_is_not_there_is_not_spent() {
     let folder = folder();
-    let keeper = NodeProcess::start(&folder.path().join("keeper"), &["--serve-chain", "127.0.0.1:0", "--network", "test"]);
+    let keeper =
+        NodeProcess::start(&folder.path().join("keeper"), &["--serve-chain", "127.0.0.1:0", "--network", "test"]);
     let ticket = keeper.get("/api/net/invite").unwrap()["ticket"].as_str().unwrap().to_owned();
     let node = NodeProcess::start(&folder.path().join("node"), &["--join", &ticket]);
     let refused = node.post("/api/wallet/send", &json!({"to": "11".repeat(20), "amount": "5"})).unwrap_err();
