@@ -43,7 +43,7 @@ fn route(key: &Hash) -> String {
 }
 
 fn show(answer: Value) -> Output {
-    let mut shown = text::printable(answer["text"].as_str().unwrap_or_default());
+    let mut shown = text::printable(answer["text"].as_str().unwrap_or_default().trim_start());
     if !shown.is_empty() && !shown.ends_with('\n') {
         shown.push('\n');
     }

@@ -44,7 +44,7 @@ pub(crate) struct AskArgs {
 /// What of an answer stands on standard output.
 ///
 /// Invariant: what was written last, from the last line break that this type added on, is the text of the answer
-/// as far as it is known.
+/// as far as it is known, without the space that models begin with.
 #[derive(Debug, Default)]
 struct Transcript {
     written: String,
@@ -54,7 +54,7 @@ struct Transcript {
 impl Transcript {
     /// More text of the worker that is asked now: what is to be written.
     fn more(&mut self, piece: &str) -> String {
-        self.attempt.push_str(piece);
+        self.attempt.push_str(if self.attempt.is_empty() { piece.trim_start() } else { piece });
         // A second worker's answer is most often the first one's: it is written on only where it goes further.
         if self.written.starts_with(&self.attempt) {
             return String::new();
@@ -70,7 +70,7 @@ impl Transcript {
 
     /// The answer that the receipt is for: what is still to be written.
     fn finish(&mut self, answer: &str) -> String {
-        self.advance(answer)
+        self.advance(answer.trim_start())
     }
 
     fn advance(&mut self, to: &str) -> String {
@@ -142,12 +142,13 @@ fn answered(done: Value, args: &AskArgs) -> Output {
     let receipt = text::field(&done["receipt"]);
     let explanation = if args.explain { explain(&done) } else { String::new() };
     let next = if args.explain || args.check {
-        format!("tributary answer verify {}", text::field(&done["key"]))
+        let wait = if args.check { " --wait-s 30" } else { "" };
+        format!("tributary answer verify {}{wait}", text::field(&done["key"]))
     } else {
         format!("tributary receipt why {}", text::short(&done["receipt"]))
     };
     let note = format!(
-        "✓ {} OPEN, worker {}, receipt {}",
+        "✓ {} OPEN, answered by node {}, receipt {}",
         amount::exact(text::amount(&done["price"])),
         text::short(&done["worker"]),
         text::short(&done["receipt"]),
@@ -197,9 +198,10 @@ mod tests {
     #[test]
     fn text_is_written_as_it_comes() {
         let mut transcript = Transcript::default();
-        assert_eq!(transcript.more("The bri"), "The bri");
+        assert_eq!(transcript.more(" "), "");
+        assert_eq!(transcript.more(" The bri"), "The bri");
         assert_eq!(transcript.more("dge"), "dge");
-        assert_eq!(transcript.finish("The bridge"), "");
+        assert_eq!(transcript.finish("  The bridge"), "");
     }
 
     #[test]

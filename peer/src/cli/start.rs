@@ -144,7 +144,7 @@ pub(super) async fn interrupted() -> anyhow::Result<()> {
 
 /// Lines of the log go to standard error; colours only where a person sees them and wants them.
 pub(super) fn logging(quiet: bool) {
-    let default = if quiet { "tributary_peer=warn,error" } else { "tributary_peer=info,error" };
+    let default = if quiet { "tributary_peer=info,warn" } else { "tributary_peer=info,error" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     let wants_none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = std::io::stderr().is_terminal() && !wants_none;

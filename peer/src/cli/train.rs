@@ -177,7 +177,10 @@ fn list(known: Value) -> Output {
             stage.message,
         ]);
     }
-    let next = text::rows(&known).last().map(|row| format!("tributary train watch {}", text::short(&row["key"])));
+    let next = text::rows(&known).last().map(|row| {
+        let verb = if Stage::of(row).end.is_some() { "show" } else { "watch" };
+        format!("tributary train {verb} {}", text::short(&row["key"]))
+    });
     let output = Output::new(known.clone(), text::ids(&known, "key"), table.render());
     match next {
         Some(next) => output.next(next),

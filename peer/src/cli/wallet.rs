@@ -1,4 +1,4 @@
-//! `tributary wallet`: what this node holds, owes and may collect.
+//! `tributary wallet`: what this node holds, has spent and may collect.
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use super::{amount, spend, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WalletCommand {
-    /// Show balance, earnings, promises and debts.
+    /// Show balance, earnings, what may be collected and what was spent.
     Show,
     /// Send OPEN to an address.
     Send {
@@ -58,7 +58,8 @@ fn redeemable(wallet: &Value) -> Amount {
     sum(text::rows(&wallet["vouchers"]).iter().map(|voucher| Amount(open(voucher))))
 }
 
-fn owed(wallet: &Value) -> Amount {
+/// What this node has ever promised for work and fees.
+fn bought(wallet: &Value) -> Amount {
     let debts = text::rows(&wallet["owed_to_others"]).iter();
     sum(debts.flat_map(|debt| [text::amount(&debt["worker_part"]), text::amount(&debt["fees"])]))
 }
@@ -74,7 +75,7 @@ fn show(wallet: Value) -> Output {
         pairs.push(("to claim", open(text::amount(&wallet["claimable"]))));
     }
     pairs.push(("to redeem", format!("{} of {}", open(redeemable(&wallet)), text::counted(vouchers, "voucher"))));
-    pairs.push(("owed to others", format!("{}, without vouchers yet", open(owed(&wallet)))));
+    pairs.push(("spent", format!("{} so far, on work of others", open(bought(&wallet)))));
     let next = if is_up && redeemable(&wallet) > Amount::ZERO {
         Some("tributary wallet redeem")
     } else if text::amount(&wallet["claimable"]) > Amount::ZERO {
@@ -173,8 +174,8 @@ mod tests {
             "owed_to_others": [{"worker_part": ONE, "fees": "500000000000000000"}],
         });
         let output = show(wallet);
-        assert!(output.text.contains("to redeem       2 OPEN of 1 voucher\n"), "{}", output.text);
-        assert!(output.text.contains("owed to others  1.5 OPEN"), "{}", output.text);
+        assert!(output.text.contains("to redeem  2 OPEN of 1 voucher\n"), "{}", output.text);
+        assert!(output.text.contains("spent      1.5 OPEN"), "{}", output.text);
         assert_eq!(output.next.unwrap(), "tributary wallet redeem");
     }
 

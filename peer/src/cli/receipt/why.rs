@@ -50,11 +50,11 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt) -> Output {
     }
     let exactly = if sum == receipt.price { "exactly" } else { "not" };
     shown.push_str(&format!("\n{} OPEN in all: {exactly} the price.\n", amount::exact(sum)));
-    shown.push_str(&format!(
-        "Shares by {} version {}, from the index published before any answer.\nReceipt {id}\n",
-        text::line(&receipt.attribution.method),
-        receipt.attribution.version,
-    ));
+    if matches!(receipt.work, Work::Inference { .. }) {
+        let (method, version) = (text::line(&receipt.attribution.method), receipt.attribution.version);
+        shown.push_str(&format!("Shares by {method} version {version}, from an index published before the answer.\n"));
+    }
+    shown.push_str(&format!("Receipt {id}\n"));
     Output::new(document, vec![id.to_string()], shown)
 }
 
