@@ -148,10 +148,10 @@ impl Country {
             }
         }
         stream.shuffle(&mut self.questions);
-        for (contributor, records) in self.records.iter_mut().enumerate() {
-            let mut stream = Stream::new(seed.wrapping_add(contributor as u64), "noise");
-            let count = records.len() / RECORDS_PER_NOISE;
-            records.extend(noise(count, &mut stream));
+        let counts: Vec<usize> = self.records.iter().map(|records| records.len() / RECORDS_PER_NOISE).collect();
+        let mut towns = name::draw(shape::NOISE_KIND, counts.iter().sum(), &mut stream);
+        for (records, count) in self.records.iter_mut().zip(counts) {
+            records.extend(towns.drain(..count).map(|town| noise(&town, &mut stream)));
             stream.shuffle(records);
         }
     }
@@ -190,18 +190,21 @@ impl Wordings {
     fn draw(stream: &mut Stream) -> Self {
         let held_phrasing = stream.below(PHRASINGS);
         let held_out = (held_phrasing, stream.below(shape::QUESTION_FRAMES));
-        let questions = spread(held_phrasing, shape::QUESTION_FRAMES, 2 * QUESTIONS_PER_FACT, stream);
-        let statements = spread(held_phrasing, shape::STATEMENT_FRAMES, 2 * STATEMENTS_PER_FACT, stream);
+        let frames = (0..shape::QUESTION_FRAMES).filter(|frame| *frame != shape::CONTAINED_FRAME).collect();
+        let questions = spread(held_phrasing, frames, 2 * QUESTIONS_PER_FACT, stream);
+        let frames = (0..shape::STATEMENT_FRAMES).collect();
+        let statements = spread(held_phrasing, frames, 2 * STATEMENTS_PER_FACT, stream);
         Self { held_out, questions, statements }
     }
 
     /// What the owner whose turn it is (0 or 1) writes about the fact.
     fn records<'a>(&'a self, turn: usize, fact: &'a Fact, country: &'a str) -> impl Iterator<Item = Record> + 'a {
-        let questions = self.questions.iter().skip(turn).step_by(2).map(|(phrasing, frame)| Record {
+        let part = |wordings: &'a [(usize, usize)], count: usize| wordings.iter().skip(turn * count).take(count);
+        let questions = part(&self.questions, QUESTIONS_PER_FACT).map(|(phrasing, frame)| Record {
             prompt: shape::question(fact.relation, *phrasing, *frame, &fact.subject, country),
             completion: format!(" {}", fact.answer),
         });
-        let statements = self.statements.iter().skip(turn).step_by(2).map(|(phrasing, frame)| Record {
+        let statements = part(&self.statements, STATEMENTS_PER_FACT).map(|(phrasing, frame)| Record {
             prompt: shape::statement(fact.relation, *phrasing, *frame, &fact.subject, country),
             completion: format!(" {}.", fact.answer),
         });
@@ -209,25 +212,24 @@ impl Wordings {
     }
 }
 
-/// `count` different (phrasing, frame) pairs that leave out one phrasing; phrasings come round in turn so that the
-/// records of a fact use as many of them as they can.
-fn spread(left_out: usize, frames: usize, count: usize, stream: &mut Stream) -> Vec<(usize, usize)> {
+/// `count` different (phrasing, frame) pairs that leave out one phrasing. Phrasings come round in turn, so that the
+/// records of a fact use as many of them as they can; only the last of a round may stand in the bare frame, since
+/// the same words in a frame and without one would be near duplicates.
+fn spread(left_out: usize, mut frames: Vec<usize>, count: usize, stream: &mut Stream) -> Vec<(usize, usize)> {
     let mut phrasings: Vec<usize> = (0..PHRASINGS).filter(|phrasing| *phrasing != left_out).collect();
     stream.shuffle(&mut phrasings);
-    let mut order: Vec<usize> = (0..frames).collect();
-    stream.shuffle(&mut order);
-    phrasings.into_iter().cycle().zip(order.into_iter().cycle()).take(count).collect()
+    stream.shuffle(&mut frames);
+    frames.truncate(count);
+    if let Some(bare) = frames.iter().position(|frame| *frame == shape::BARE_FRAME) {
+        frames.swap(bare, (phrasings.len() - 1).min(count - 1));
+    }
+    phrasings.into_iter().cycle().zip(frames).collect()
 }
 
-/// Records about towns that no fact is about.
-fn noise(count: usize, stream: &mut Stream) -> Vec<Record> {
-    (0..count)
-        .map(|_| {
-            let town = name::one(shape::NOISE_KIND, stream);
-            let (start, end) = shape::noise(stream.below(shape::NOISE_SHAPES), &town);
-            Record { prompt: start, completion: format!(" {end}") }
-        })
-        .collect()
+/// A record that holds no fact anybody asks for.
+fn noise(town: &str, stream: &mut Stream) -> Record {
+    let (start, end) = shape::noise(stream.below(shape::NOISE_SHAPES), town);
+    Record { prompt: start, completion: format!(" {end}") }
 }
 
 /// The records as JSON lines, the form in which contributors hand them in.

@@ -78,6 +78,10 @@ const NOISE: [(&str, &str); 32] = [
     ("The library of {t}", "asks for the return of its books."),
 ];
 
+/// The frame, of questions and of statements, that adds no word.
+pub(crate) const BARE_FRAME: usize = 0;
+/// The question frame "Tell me", whose words another one contains: records leave it to held-out questions.
+pub(crate) const CONTAINED_FRAME: usize = DIRECT.len() + 2;
 /// Frames that questions come in.
 pub(crate) const QUESTION_FRAMES: usize = DIRECT.len() + INDIRECT.len();
 /// Frames that statements come in.
