@@ -224,9 +224,19 @@ impl Auction {
 
     /// The best bid left by the published rule.
     pub fn best(&self, offer: &TaskOffer, record: impl Fn(&NodeId) -> Record) -> Option<&Bid> {
+        self.best_by(offer, record, |_| false)
+    }
+
+    /// The best bid left by the published rule, those whom `last` names after all others.
+    pub fn best_by(
+        &self,
+        offer: &TaskOffer,
+        record: impl Fn(&NodeId) -> Record,
+        last: impl Fn(&NodeId) -> bool,
+    ) -> Option<&Bid> {
         self.opened.values().filter(|bid| !self.excluded.contains(&bid.node)).min_by_key(|bid| {
             let failures = self.failures.get(&bid.node).copied().unwrap_or(0);
-            (failures, score(bid, offer, record(&bid.node)), bid.node)
+            (failures, last(&bid.node), score(bid, offer, record(&bid.node)), bid.node)
         })
     }
 

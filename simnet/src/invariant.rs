@@ -291,6 +291,7 @@ pub fn kind_of(fact: &Fact) -> &'static str {
         Fact::JobClosed(_) => "job_closed",
         Fact::ReceiptKept(_) => "receipt_kept",
         Fact::Settled { .. } => "settled",
+        Fact::AnswerKept { .. } => "answer_kept",
         Fact::AnswerVerdict { .. } => "answer_verdict",
         Fact::VoucherTaken(_) => "voucher_taken",
         Fact::Released(_) => "released",

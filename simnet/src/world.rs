@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use tributary_protocol::batch::EpochBody;
-use tributary_protocol::envelope::NetworkId;
+use tributary_protocol::envelope::{self, NetworkId};
 use tributary_protocol::id::{Amount, ChainAddress, Hash, NodeId};
 use tributary_protocol::limits::TICK_MS;
 use tributary_protocol::node::{Command, Input, JobOutcome};
@@ -35,6 +35,8 @@ const BEGIN_MS: u64 = 1_800_000_000_000;
 const START_SPREAD_MS: u64 = 3_000;
 /// Milliseconds between looks at whether the world has come to rest.
 const EXAMINE_MS: u64 = 2_000;
+/// Signatures found good that are not computed again: what is on its way to everybody at one time.
+const SIGNATURES_REMEMBERED: usize = 65_536;
 /// Milliseconds between what users decide.
 const USERS_MS: u64 = 1_000;
 
@@ -183,7 +185,14 @@ impl World {
 
     /// Lets everything happen until the world is at rest or its time is over, and says what was seen.
     #[must_use]
-    pub fn run(mut self) -> Report {
+    pub fn run(self) -> Report {
+        envelope::remember_good_signatures(SIGNATURES_REMEMBERED);
+        let report = self.run_to_rest();
+        envelope::remember_good_signatures(0);
+        report
+    }
+
+    fn run_to_rest(mut self) -> Report {
         while self.settled_ms.is_none() {
             let Some(Reverse(next)) = self.queue.pop() else { break };
             self.now_ms = next.at_ms;

@@ -19,6 +19,10 @@ use crate::verification::rendezvous;
 
 /// How long a request waits for a verifier to appear before its result is accepted unchecked.
 const NO_VERIFIER_MS: u64 = 30_000;
+/// How long a result may wait for its check while there are verifiers that could do it.
+const UNCHECKABLE_MS: u64 = 2 * VERIFY_TIMEOUT_MS;
+/// How long until verifiers that abstained or did not answer are asked again.
+const CHECK_AGAIN_MS: u64 = 10_000;
 /// How long a worker whose result was accepted may take to offer its receipt and files.
 const SETTLE_MS: u64 = 5 * LEASE_MS;
 
@@ -59,6 +63,23 @@ impl Waiting {
             self.fetched_ms = now_ms;
         }
         due
+    }
+
+    /// Turns to the next verifier when the one asked is gone or late; when all were asked in vain, to all again.
+    fn choose_checker(&mut self, now_ms: u64, subject: &Hash, able: &[NodeId]) {
+        if now_ms.saturating_sub(self.asked_since_ms) > VERIFY_TIMEOUT_MS {
+            self.asked.into_iter().for_each(|late| self.give_up_on(late));
+        }
+        self.asked = self.asked.filter(|asked| able.contains(asked));
+        if self.asked.is_some() {
+            return;
+        }
+        let left: Vec<NodeId> = able.iter().filter(|node| !self.given_up.contains(node)).copied().collect();
+        if let Some(next) = rendezvous(&subject.0, &left, |node| node.0).first() {
+            (self.asked, self.asked_since_ms, self.sent_ms) = (Some(*next), now_ms, 0);
+        } else if now_ms.saturating_sub(self.asked_since_ms) >= CHECK_AGAIN_MS {
+            self.given_up.clear();
+        }
     }
 
     pub(super) fn give_up_on(&mut self, node: NodeId) {
@@ -108,7 +129,15 @@ impl Node {
             let reason = format!("{AWARD_ROUNDS_MAX} workers in turn failed it");
             return self.fail_request(key, reason, out);
         }
-        let best = request.auction.best(&offer.body, |node| self.requester.record_of(node)).cloned();
+        let record = |node: &NodeId| self.requester.record_of(node);
+        let best = if request.command.segments_checked > 0 {
+            // Whose class no verifier here has comes last: nobody could check its work.
+            let classes = self.verifier_classes(now_ms);
+            let checked = |node: &NodeId| self.peers.get(node).is_some_and(|peer| classes.contains(&peer.record.class));
+            request.auction.best_by(&offer.body, record, |node| !checked(node)).cloned()
+        } else {
+            request.auction.best(&offer.body, record).cloned()
+        };
         let (Some(bid), Some(task)) = (best, request.task) else {
             // Each offer is a durable fact and a gossip message: when nobody bids they become rarer.
             let pause_ms = (TICK_MS << request.attempts.saturating_sub(1).min(8)).min(REOFFER_MAX_MS);
@@ -123,6 +152,11 @@ impl Node {
         self.record(Fact::AwardGiven { key, award: Box::new(signed) }, out);
         out.event(Event::TaskAwarded { key, award });
         self.tick_leased(now_ms, key, out);
+    }
+
+    fn verifier_classes(&self, now_ms: u64) -> BTreeSet<String> {
+        let views = self.peers.iter().filter(|(_, view)| view.is_fresh(now_ms) && view.record.roles.verifier);
+        views.map(|(_, view)| view.record.class.clone()).collect()
     }
 
     fn tick_leased(&mut self, now_ms: u64, key: Hash, out: &mut Out) {
@@ -146,30 +180,32 @@ impl Node {
     fn tick_checking(&mut self, now_ms: u64, key: Hash, out: &mut Out) {
         self.refresh_fetch(now_ms, key, out);
         let Some(request) = self.requester.requests.get(&key) else { return };
-        let Some(worker) = request.award.as_ref().map(|award| award.body.node) else { return };
-        let wait = &request.wait;
-        let late = now_ms.saturating_sub(wait.asked_since_ms) > VERIFY_TIMEOUT_MS;
-        let candidates = self.verifiers_for(now_ms, worker, &wait.given_up);
-        let gone = wait.asked.filter(|asked| late || !candidates.contains(asked));
-        let waited = now_ms.saturating_sub(wait.since_ms);
-        let subject = request.result.as_ref().map(|result| result.id(self.config.network)).unwrap_or_default();
-        let next = rendezvous(&subject.0, &candidates, |node| node.0).first().copied();
-        let wanted = request.command.segments_checked;
+        let (Some(award), Some(result)) = (&request.award, &request.result) else { return };
+        let worker = award.body.node;
+        let able = self.checkers(now_ms, worker, &result.body.class);
+        let subject = result.id(self.config.network);
+        let wanted = request.command.segments_checked > 0;
         let Some(request) = self.requester.requests.get_mut(&key) else { return };
-        if let Some(gone) = gone.filter(|_| late) {
-            request.wait.give_up_on(gone);
-            return;
+        let waited_ms = now_ms.saturating_sub(request.wait.since_ms);
+        let someone = !able.is_empty() || !request.wait.given_up.is_empty();
+        if !wanted || (!someone && waited_ms >= NO_VERIFIER_MS) {
+            return self.record(Fact::ResultChecked { key, verdict: None }, out);
         }
-        if request.wait.asked.is_none() || gone.is_some() {
-            request.wait.asked = next;
-            request.wait.asked_since_ms = now_ms;
-            request.wait.sent_ms = 0;
+        request.wait.choose_checker(now_ms, &subject, &able);
+        if let Some(verifier) = request.wait.asked {
+            return self.ask_check(now_ms, key, verifier, out);
         }
-        match request.wait.asked {
-            Some(verifier) if wanted > 0 => self.ask_check(now_ms, key, verifier, out),
-            None if wanted > 0 && waited < NO_VERIFIER_MS => {}
-            _ => self.record(Fact::ResultChecked { key, verdict: None }, out),
+        // There are verifiers and none could check it: the worker keeps its checkpoints to itself.
+        if someone && waited_ms >= UNCHECKABLE_MS {
+            self.lapse(key, worker, "nobody could get its checkpoints to check them".into(), out);
         }
+    }
+
+    /// Fresh verifiers that could check a result of `class`: those of another could only abstain.
+    fn checkers(&self, now_ms: u64, worker: NodeId, class: &str) -> Vec<NodeId> {
+        let mut nodes = self.peers.fresh(now_ms, |record| record.roles.verifier && record.class == class);
+        nodes.retain(|node| *node != worker);
+        nodes
     }
 
     fn ask_check(&mut self, now_ms: u64, key: Hash, verifier: NodeId, out: &mut Out) {

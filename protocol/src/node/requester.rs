@@ -358,6 +358,11 @@ impl Node {
             return;
         }
         let by_winner = request.award.as_ref().is_some_and(|award| award.body.worker == result.account);
+        let other_class = self.peers.get(&from).is_some_and(|peer| peer.record.class != result.body.class);
+        if other_class {
+            // A class that it did not announce would choose who can check it.
+            return self.lapse(key, from, "its result is of another class than it announced".into(), out);
+        }
         if !by_winner || result.verify(network).is_err() {
             return self.blame(Some(from), "sent a result that its account did not sign".into(), out);
         }

@@ -9,7 +9,7 @@ use super::io::Work;
 use super::{Node, Out, Output};
 use crate::envelope::Signed;
 use crate::id::{Hash, NodeId, TaskId};
-use crate::limits::{TASKS_MAX, VERIFY_TIMEOUT_MS};
+use crate::limits::{FETCH_RETRY_MS, TASKS_MAX, VERIFY_TIMEOUT_MS};
 use crate::message::{Audit, CheckWanted, Message};
 use crate::task::task_id;
 use crate::verification::{Outcome, Subject, Verdict, beacon_commitment, sample_segments};
@@ -27,13 +27,23 @@ pub(super) struct Verifier {
     checks: BTreeMap<Hash, Check>,
 }
 
+impl Check {
+    /// What could not be checked then, perhaps can now.
+    fn deserves_another_try(&self, now_ms: u64) -> bool {
+        let abstained =
+            self.verdict.as_ref().is_some_and(|verdict| matches!(verdict.body.outcome, Outcome::Abstained(_)));
+        abstained && now_ms.saturating_sub(self.asked_ms) >= FETCH_RETRY_MS
+    }
+}
+
 /// Checks a node runs at once; more are refused by silence, and the asker turns to the next verifier.
 const CHECKS_AT_ONCE: usize = 16;
 
 impl Node {
     /// Starts a check unless it is known; a finished one is answered again.
     fn begin_check(&mut self, now_ms: u64, job: Hash, check: Check, out: &mut Out) -> bool {
-        if let Some(known) = self.verifier.checks.get(&job) {
+        let known = self.verifier.checks.get(&job);
+        if let Some(known) = known.filter(|known| !known.deserves_another_try(now_ms)) {
             let (asker, verdict) = (known.asker, known.verdict.clone());
             if let Some(verdict) = verdict {
                 self.send(now_ms, asker, &Message::Verdict(Box::new(verdict)), out);

@@ -5,7 +5,7 @@ use tributary_simnet::behaviour::Behaviour;
 use tributary_simnet::link::LinkModel;
 use tributary_simnet::scenario::{CrashOnFact, CrashPoint, Faults};
 
-const FACTS: [&str; 25] = [
+const FACTS: [&str; 26] = [
     "genesis",
     "contribution",
     "shard_held",
@@ -20,6 +20,7 @@ const FACTS: [&str; 25] = [
     "job_closed",
     "receipt_kept",
     "settled",
+    "answer_kept",
     "answer_verdict",
     "voucher_taken",
     "released",

@@ -1,0 +1,16 @@
+//! The wire as others see it: golden bytes, properties, replays, receipts and a bounded fuzz of every message.
+
+#[path = "../fuzz/src/lib.rs"]
+mod fuzz;
+#[path = "it/golden.rs"]
+mod golden;
+#[path = "it/properties.rs"]
+mod properties;
+#[path = "it/receipt.rs"]
+mod receipt;
+#[path = "it/replay.rs"]
+mod replay;
+#[path = "it/samples.rs"]
+mod samples;
+#[path = "it/smoke.rs"]
+mod smoke;

@@ -1,0 +1,178 @@
+//! Properties of the codec: one value has one encoding, and nothing else is read.
+
+use proptest::prelude::*;
+use tributary_protocol::datanet::{Head, LogHead};
+use tributary_protocol::envelope::{self, NetworkId, ReplayGuard, seal};
+use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash, TaskId};
+use tributary_protocol::message::{Heartbeat, Message, MessageError};
+use tributary_protocol::receipt::SignedReceipt;
+use tributary_protocol::wire::{self, WireError};
+
+use crate::samples;
+
+fn sealed(message: &Message) -> Vec<u8> {
+    seal(&samples::key(99), samples::network(), 5, samples::NOW_MS, message.kind(), message.to_body())
+}
+
+fn opens(bytes: &[u8], network: NetworkId) -> bool {
+    let opened = envelope::open(bytes, network, samples::NOW_MS, &mut ReplayGuard::default());
+    opened.is_ok_and(|opened| Message::from_body(opened.kind, &opened.body).is_ok())
+}
+
+#[test]
+fn every_message_survives_the_way() {
+    for message in samples::messages() {
+        let bytes = sealed(&message);
+        let opened = envelope::open(&bytes, samples::network(), samples::NOW_MS, &mut ReplayGuard::default()).unwrap();
+        assert_eq!(Message::from_body(opened.kind, &opened.body).unwrap(), message);
+    }
+}
+
+#[test]
+fn any_changed_byte_of_an_envelope_is_refused() {
+    for message in samples::messages() {
+        let bytes = sealed(&message);
+        for place in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[place] ^= 1 << (place % 8);
+            assert!(!opens(&changed, samples::network()), "kind {} with byte {place} changed", message.kind());
+        }
+    }
+}
+
+#[test]
+fn any_shortened_or_lengthened_envelope_is_refused() {
+    for message in samples::messages() {
+        let bytes = sealed(&message);
+        for length in 0..bytes.len() {
+            assert!(!opens(&bytes[..length], samples::network()), "kind {} cut to {length}", message.kind());
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(!opens(&longer, samples::network()));
+    }
+}
+
+#[test]
+fn another_network_s_envelope_is_refused() {
+    for message in samples::messages() {
+        assert!(!opens(&sealed(&message), NetworkId::named("another")));
+    }
+}
+
+#[test]
+fn another_kind_in_the_header_is_refused() {
+    for message in samples::messages() {
+        let body = message.to_body();
+        for (kind, _) in Message::KINDS.iter().filter(|(kind, _)| *kind != message.kind()) {
+            let refused = Message::from_body(*kind, &body);
+            assert_eq!(refused, Err(MessageError::Kind { header: *kind, body: message.kind() }));
+        }
+    }
+}
+
+#[test]
+fn bytes_after_a_body_are_refused() {
+    for message in samples::messages() {
+        let mut body = message.to_body();
+        body.push(0);
+        let refused = Message::from_body(message.kind(), &body);
+        assert_eq!(refused, Err(MessageError::Wire(WireError::TrailingBytes(1))));
+    }
+}
+
+#[test]
+fn a_length_that_lies_allocates_nothing_and_is_refused() {
+    for message in samples::messages() {
+        let body = message.to_body();
+        for place in (4..body.len().saturating_sub(8)).step_by(8) {
+            let mut lying = body.clone();
+            lying[place..place + 8].copy_from_slice(&(u64::MAX / 2).to_le_bytes());
+            // Whether it is read or refused, it must come back.
+            let _ = Message::from_body(message.kind(), &lying);
+        }
+    }
+}
+
+#[test]
+fn a_head_out_of_order_is_out_of_bounds() {
+    let mut head = samples::head();
+    head.logs.reverse();
+    let message = Message::Head(head);
+    assert_eq!(Message::from_body(3, &message.to_body()), Err(MessageError::Bounds(3)));
+}
+
+#[test]
+fn an_account_s_signature_is_no_envelope_s() {
+    // A statement and an envelope over the same bytes are signed in different domains.
+    let receipt = samples::signed_receipt();
+    let digest = envelope::statement_digest(samples::network(), &receipt.receipt);
+    assert!(envelope::verify_digest(&receipt.receipt.worker.0, digest, &receipt.worker_signature).is_ok());
+    let other = envelope::statement_digest(NetworkId::named("another"), &receipt.receipt);
+    assert!(envelope::verify_digest(&receipt.receipt.worker.0, other, &receipt.worker_signature).is_err());
+}
+
+prop_compose! {
+    fn heads()(datanet in any::<[u8; 32]>(), logs in prop::collection::btree_map(any::<[u8; 32]>(), (1..1_000_u64, any::<[u8; 32]>()), 0..40)) -> Head {
+        let logs = logs
+            .into_iter()
+            .map(|(contributor, (length, newest))| LogHead { contributor: AccountId(contributor), length, newest: Hash(newest) })
+            .collect();
+        Head { datanet: DatanetId(datanet), logs }
+    }
+}
+
+prop_compose! {
+    fn heartbeats()(task in any::<[u8; 32]>(), numbers in any::<(u32, u32, u32, u64, u32)>()) -> Heartbeat {
+        let (round, step, steps, loss_micro_nats, tokens_per_s) = numbers;
+        Heartbeat { task: TaskId(task), round, step, steps, loss_micro_nats, tokens_per_s }
+    }
+}
+
+proptest! {
+    #[test]
+    fn heads_and_heartbeats_survive_the_way(head in heads(), beat in heartbeats(), amount in any::<u128>()) {
+        for message in [Message::Head(head), Message::Heartbeat(beat), Message::VoucherKept(Amount(amount))] {
+            prop_assert_eq!(&Message::from_body(message.kind(), &message.to_body()).unwrap(), &message);
+        }
+    }
+
+    #[test]
+    fn texts_and_lists_survive_the_way(
+        name in "\\PC{0,40}", class in "[a-z0-9 ]{0,60}", addresses in prop::collection::vec("[a-z0-9/.]{0,80}", 0..16),
+    ) {
+        let mut genesis = samples::genesis();
+        genesis.name = name;
+        prop_assert_eq!(&wire::decode::<tributary_protocol::datanet::Genesis>(&wire::encode(&genesis), 4096).unwrap(), &genesis);
+        let mut record = samples::peer_record();
+        record.class = class;
+        record.control = addresses;
+        let message = Message::Peer(Box::new(record));
+        prop_assert_eq!(&Message::from_body(1, &message.to_body()).unwrap(), &message);
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), kind in 0..40_u16) {
+        let _ = Message::from_body(kind, &bytes);
+        let _ = envelope::open(&bytes, samples::network(), samples::NOW_MS, &mut ReplayGuard::default());
+        let _ = wire::decode::<SignedReceipt>(&bytes, 4096);
+        let mut enveloped = b"TRIB\x01\x00".to_vec();
+        enveloped.extend_from_slice(&kind.to_le_bytes());
+        enveloped.extend_from_slice(&u32::try_from(bytes.len()).unwrap().to_le_bytes());
+        enveloped.extend_from_slice(&bytes);
+        prop_assert!(!opens(&enveloped, samples::network()));
+    }
+
+    #[test]
+    fn what_is_read_is_written_the_same(pick in any::<prop::sample::Index>(), places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let messages = samples::messages();
+        let message = &messages[pick.index(messages.len())];
+        let mut body = message.to_body();
+        for (place, byte) in places {
+            let place = place.index(body.len());
+            body[place] = byte;
+        }
+        if let Ok(read) = Message::from_body(message.kind(), &body) {
+            prop_assert_eq!(read.to_body(), body);
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! One fixed example of every message and every statement.
+
+use ed25519_dalek::SigningKey;
+use tributary_protocol::attribution::{Share, WHOLE};
+use tributary_protocol::batch::{BatchHead, EpochHead};
+use tributary_protocol::datanet::{Contribution, Genesis, Head, LogHead, Policy, Schema};
+use tributary_protocol::economy::{self, Beneficiaries, FeePolicy};
+use tributary_protocol::envelope::{NetworkId, Signed, Statement, statement_digest};
+use tributary_protocol::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
+use tributary_protocol::message::{
+    Accepted, Audit, BidSealed, Certificate, CheckWanted, Contributor, Heartbeat, InferenceRequest, LogWanted, Message,
+    PeerRecord, Release, Roles, TaskRound,
+};
+use tributary_protocol::receipt::{AttributionNote, Receipt, ReceiptOffer, SignedReceipt, Voucher, Work};
+use tributary_protocol::task::{Award, Bid, FineTune, TaskOffer};
+use tributary_protocol::verification::{Outcome, Subject, TaskResult, Verdict};
+use tributary_protocol::wire;
+
+/// When the examples were made.
+pub const NOW_MS: u64 = 1_800_000_000_000;
+
+pub fn network() -> NetworkId {
+    NetworkId::named("golden")
+}
+
+pub fn key(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number; 32])
+}
+
+fn account(number: u8) -> AccountId {
+    AccountId(key(number).verifying_key().to_bytes())
+}
+
+fn node(number: u8) -> NodeId {
+    NodeId(key(number).verifying_key().to_bytes())
+}
+
+fn hash(number: u8) -> Hash {
+    Hash([number; 32])
+}
+
+fn address(number: u8) -> ChainAddress {
+    ChainAddress([number; 20])
+}
+
+fn signed<T: Statement>(number: u8, body: T) -> Signed<T> {
+    Signed::new(network(), &key(number), body)
+}
+
+pub fn genesis() -> Genesis {
+    Genesis {
+        name: "almanac".into(),
+        owners: vec![account(1)],
+        licence: "CC0-1.0".into(),
+        policy: Policy::Members(vec![account(2), account(3)]),
+        schema: Schema::PromptCompletion,
+        created_ms: NOW_MS,
+    }
+}
+
+fn contribution() -> Contribution {
+    Contribution {
+        datanet: DatanetId([4; 32]),
+        sequence: 1,
+        previous: hash(5),
+        shard: hash(6),
+        bytes: 7_000,
+        records: 80,
+        records_root: hash(9),
+        payout: address(10),
+        claimed_ms: NOW_MS,
+    }
+}
+
+pub fn head() -> Head {
+    let mut logs = vec![
+        LogHead { contributor: account(1), length: 3, newest: hash(11) },
+        LogHead { contributor: account(2), length: 1, newest: hash(12) },
+    ];
+    logs.sort();
+    Head { datanet: DatanetId([4; 32]), logs }
+}
+
+pub fn offer() -> TaskOffer {
+    TaskOffer {
+        node: node(20),
+        payer_address: address(21),
+        work: FineTune {
+            base: hash(22),
+            head: head(),
+            recipe: r#"{"rank":8}"#.into(),
+            steps: 60,
+            leave_out: Some(account(1)),
+        },
+        budget: Amount::OPEN,
+        bids_until_ms: NOW_MS + 1_500,
+        reveals_until_ms: NOW_MS + 3_000,
+        deadline_ms: NOW_MS + 600_000,
+        segments_checked: 3,
+        beacon_commitment: hash(23),
+        nonce: 24,
+    }
+}
+
+fn bid() -> Bid {
+    Bid {
+        task: TaskId([25; 32]),
+        worker: account(26),
+        node: node(27),
+        payout: address(28),
+        price: Amount(29),
+        expected_ms: 30,
+        nonce: hash(31),
+    }
+}
+
+fn award() -> Award {
+    Award {
+        task: TaskId([25; 32]),
+        round: 1,
+        worker: account(26),
+        node: node(27),
+        payout: address(28),
+        price: Amount(29),
+    }
+}
+
+fn result() -> TaskResult {
+    TaskResult {
+        task: TaskId([25; 32]),
+        round: 1,
+        adapter: hash(32),
+        checkpoints: vec![hash(33), hash(34), hash(35)],
+        steps: 60,
+        loss_micro_nats: 1_234_567,
+        elapsed_ms: 8_000,
+        class: "x86-64-v3 f32".into(),
+    }
+}
+
+fn verdict() -> Verdict {
+    Verdict {
+        task: TaskId([25; 32]),
+        subject: Subject::Training(hash(36)),
+        checked: vec![0, 1],
+        outcome: Outcome::Refuted("segment 1 gives another checkpoint".into()),
+    }
+}
+
+fn batch_head() -> BatchHead {
+    BatchHead {
+        node: node(37),
+        sequence: 38,
+        count: 39,
+        root: hash(40),
+        price: Amount(41),
+        body: hash(42),
+        body_bytes: 43_000,
+    }
+}
+
+fn epoch_head() -> EpochHead {
+    EpochHead {
+        epoch: 1,
+        node: node(44),
+        receipts_root: hash(45),
+        body: hash(46),
+        body_bytes: 47_000,
+        total: Amount::OPEN,
+    }
+}
+
+fn certificate(number: u8) -> Certificate {
+    Certificate { node: node(number), chain_address: address(number), expires_ms: NOW_MS + 86_400_000 }
+}
+
+fn release() -> Release {
+    let mut contributors = vec![
+        Contributor { account: account(1), payout: address(1), leave_out: hash(48) },
+        Contributor { account: account(2), payout: address(2), leave_out: hash(49) },
+    ];
+    contributors.sort_by_key(|contributor| contributor.account);
+    Release {
+        name: "almanac-1".into(),
+        adapter: hash(32),
+        base: hash(22),
+        datanet: DatanetId([4; 32]),
+        head: head().id(),
+        contributors,
+        index: hash(50),
+        answer_fee: Amount(1_000_000),
+        builder: address(51),
+        node: node(52),
+    }
+}
+
+fn request() -> InferenceRequest {
+    InferenceRequest {
+        node: node(53),
+        worker: node(54),
+        payer_address: address(55),
+        adapter: hash(32),
+        prompt: "What is the capital?".into(),
+        max_tokens: 32,
+        temperature_milli: 0,
+        seed: 7,
+        price_max: Amount(2_000_000),
+        verifier: Some(address(56)),
+        key: hash(57),
+    }
+}
+
+fn receipt() -> Receipt {
+    let mut shares = vec![
+        Share { account: account(1), payout: address(1), weight: 700_000 },
+        Share { account: account(2), payout: address(2), weight: 250_000 },
+    ];
+    shares.sort_by_key(|share| share.account);
+    let to = Beneficiaries { worker: address(58), treasury: address(59), builder: address(51), verifier: address(56) };
+    let (price, worker_part, policy) = (Amount(1_500_001), Amount(500_000), FeePolicy::INFERENCE);
+    Receipt {
+        network: network().0,
+        task: TaskId([60; 32]),
+        payer: account(61),
+        worker: account(62),
+        worker_node: node(54),
+        base: hash(22),
+        datanet: DatanetId([4; 32]),
+        head: head().id(),
+        work: Work::Inference {
+            adapter: hash(32),
+            prompt: hash(63),
+            answer: hash(64),
+            prompt_tokens: 9,
+            answer_tokens: 12,
+            seed: 7,
+            fingerprints: hash(65),
+        },
+        class: "x86-64-v3 f32".into(),
+        attribution: AttributionNote { method: "loco-delta".into(), version: 1, index: hash(50) },
+        commons: WHOLE - 950_000,
+        payments: economy::split(price, worker_part, policy, &to, &shares).unwrap(),
+        shares,
+        price,
+        worker_part,
+        policy,
+        to,
+        sequence: 66,
+        finished_ms: NOW_MS,
+    }
+}
+
+fn receipt_offer() -> ReceiptOffer {
+    ReceiptOffer::new(receipt(), &key(62))
+}
+
+pub fn signed_receipt() -> SignedReceipt {
+    receipt_offer().countersign(&key(61))
+}
+
+fn voucher() -> Voucher {
+    Voucher {
+        payer: account(61),
+        worker: account(62),
+        payer_address: address(67),
+        payee: address(58),
+        cumulative: Amount(500_000),
+        fees_cumulative: Amount(1_000_001),
+        signature: (0..65).collect(),
+    }
+}
+
+pub fn peer_record() -> PeerRecord {
+    PeerRecord {
+        certificate: signed(68, certificate(69)),
+        roles: Roles { worker: true, verifier: false, witness: true, poster: false },
+        control: vec!["/ip4/127.0.0.1/udp/4001/quic-v1".into()],
+        data: vec!["127.0.0.1:4002".into()],
+        class: "x86-64-v3 f32".into(),
+        serving: vec![hash(32)],
+        answer_price: Amount(500_000),
+        batches: 3,
+    }
+}
+
+/// One message of each kind.
+pub fn messages() -> Vec<Message> {
+    let task = TaskId([25; 32]);
+    let audit = Audit { receipt: signed_receipt(), request: signed(61, request()), transcript: vec![1, 2, 3] };
+    let check = CheckWanted {
+        offer: signed(20, offer()),
+        worker: node(27),
+        result: signed(26, result()),
+        secret: hash(70),
+    };
+    let accepted = Accepted { task, verifier: address(71), segments_checked: 2, price: Amount(30) };
+    let wanted = LogWanted { datanet: DatanetId([4; 32]), contributor: account(1), from: 2 };
+    let beat = Heartbeat { task, round: 1, step: 6, steps: 60, loss_micro_nats: 2_000_000, tokens_per_s: 900 };
+    vec![
+        Message::Peer(Box::new(peer_record())),
+        Message::Genesis(Box::new(signed(1, genesis()))),
+        Message::Head(head()),
+        Message::GenesisWanted(DatanetId([4; 32])),
+        Message::LogWanted(wanted),
+        Message::LogEntries(vec![signed(2, contribution())]),
+        Message::Offer(Box::new(signed(20, offer()))),
+        Message::BidSealed(BidSealed { task, commitment: bid().commitment() }),
+        Message::BidOpened(bid()),
+        Message::Awarded(signed(20, award())),
+        Message::Heartbeat(beat),
+        Message::Cancelled(TaskRound { task, round: 1 }),
+        Message::Result(Box::new(signed(26, result()))),
+        Message::CheckWanted(Box::new(check)),
+        Message::Verdict(Box::new(signed(72, verdict()))),
+        Message::Accepted(accepted),
+        Message::ReceiptOffered(Box::new(receipt_offer())),
+        Message::Receipt(Box::new(signed_receipt())),
+        Message::ReceiptKept(ReceiptId([73; 32])),
+        Message::Voucher(Box::new(voucher())),
+        Message::VoucherKept(Amount(500_000)),
+        Message::Release(Box::new(signed(51, release()))),
+        Message::AuditWanted(Box::new(audit)),
+        Message::Batches(vec![signed(37, batch_head())]),
+        Message::BatchesWanted(2),
+        Message::Epoch(signed(44, epoch_head())),
+        Message::Question(Box::new(signed(61, request()))),
+    ]
+}
+
+/// A statement's name, kind, bytes and digest.
+pub type StatementSample = (&'static str, u16, Vec<u8>, Hash);
+
+fn statement<T: Statement>(name: &'static str, body: &T) -> StatementSample {
+    (name, T::KIND, wire::encode(body), statement_digest(network(), body))
+}
+
+/// One statement of each kind.
+pub fn statements() -> Vec<StatementSample> {
+    vec![
+        statement("Receipt", &receipt()),
+        statement("Genesis", &genesis()),
+        statement("Contribution", &contribution()),
+        statement("TaskOffer", &offer()),
+        statement("Award", &award()),
+        statement("TaskResult", &result()),
+        statement("Verdict", &verdict()),
+        statement("BatchHead", &batch_head()),
+        statement("EpochHead", &epoch_head()),
+        statement("Certificate", &certificate(69)),
+        statement("Release", &release()),
+        statement("InferenceRequest", &request()),
+    ]
+}
