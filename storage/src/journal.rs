@@ -297,13 +297,14 @@ impl Iterator for Replay {
         if self.failed {
             return None;
         }
-        let read = fault::guard(|| self.range.next().transpose());
-        let entry = match read {
+        // The bytes are taken inside the guard: over a damaged page already that may fail an assertion.
+        let taken = fault::guard(|| {
+            let item = self.range.next().transpose()?;
+            Ok::<_, redb::StorageError>(item.map(|(sequence, stored)| (sequence.value(), stored.value().to_vec())))
+        });
+        let entry = match taken {
             Ok(None) => return None,
-            Ok(Some((sequence, stored))) => {
-                let sequence = sequence.value();
-                self.journal.open_entry(sequence, stored.value()).map(|bytes| (sequence, bytes))
-            }
+            Ok(Some((sequence, stored))) => self.journal.open_entry(sequence, &stored).map(|bytes| (sequence, bytes)),
             Err(cause) => Err(self.journal.fail(cause)),
         };
         self.failed = entry.is_err();
