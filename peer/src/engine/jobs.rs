@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tributary_compute::attribute::{self, Index};
 use tributary_compute::device;
-use tributary_compute::engine::{Engine, GenerateParams, Generation};
+use tributary_compute::engine::{Engine, GenerateParams, Generation, replay_finish};
 use tributary_compute::lora::Adapter;
 use tributary_compute::model::Base;
 use tributary_compute::proof::{self, ProofVerdict, fingerprint_root};
@@ -225,6 +225,9 @@ fn check(context: &JobContext, base: Hash, adapter: Hash, claim: &Claim) -> Resu
             proof::check_generation(&base, Some(&served.adapter), prompt, output, &fingerprints, &claim.params)
                 .map_err(text)?;
         match verdict {
+            ProofVerdict::Match if is_cut_short(&base, &claim.params, prompt.len(), output)? => {
+                done.fault = Some("the answer was cut short".into());
+            }
             ProofVerdict::Match => {
                 done.credits = credits(&base, &served, prompt, output)?;
                 let visible: Vec<u32> =
@@ -236,6 +239,12 @@ fn check(context: &JobContext, base: Hash, adapter: Hash, claim: &Claim) -> Resu
         }
     }
     Ok(done.into_done(count))
+}
+
+/// Whether the worker ended an answer that could have gone on.
+fn is_cut_short(base: &Base, params: &GenerateParams, prompt: usize, output: &[u32]) -> Result<bool, String> {
+    let (finish, at) = replay_finish(base, params, prompt, output).map_err(text)?;
+    Ok(finish.is_none() || at != output.len())
 }
 
 #[derive(Default)]
