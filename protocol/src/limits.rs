@@ -50,6 +50,8 @@ pub const AWARD_ROUNDS_MAX: u32 = 8;
 pub const BID_WINDOW_MS: u64 = 1_500;
 /// Milliseconds in which bids are opened after that.
 pub const REVEAL_WINDOW_MS: u64 = 1_500;
+/// Milliseconds an opened bid binds its worker after bidding closed; then the slot is free for other tasks.
+pub const BID_HOLDS_MS: u64 = 4_000;
 /// Milliseconds without a heartbeat after which a lease is lost.
 pub const LEASE_MS: u64 = 12_000;
 /// The least and the most milliseconds a worker may report life without one step of progress; between them, a
@@ -75,7 +77,7 @@ pub const ANNOUNCE_MS: u64 = 4_000;
 /// so that a network of any size carries about eight records a second.
 pub const ANNOUNCE_PEERS: usize = 32;
 /// Newcomers are greeted at once by about this many peers, whatever the network's size.
-pub const GREETINGS_MAX: usize = 32;
+pub const GREETINGS_MAX: usize = 16;
 /// Announcement intervals of silence after which a peer's record is not relied upon any more.
 pub const PEER_STALE_INTERVALS: u64 = 5;
 /// Milliseconds after which a silent peer's record is not relied upon any more, in a small network.

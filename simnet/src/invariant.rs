@@ -302,6 +302,7 @@ pub fn kind_of(fact: &Fact) -> &'static str {
         Fact::EpochChecked { .. } => "epoch_checked",
         Fact::BatchDue(_) => "batch_due",
         Fact::Witnessed(_) => "witnessed",
+        Fact::ResultRefuted(_) => "result_refuted",
         Fact::VerifierPayout { .. } => "verifier_payout",
     }
 }

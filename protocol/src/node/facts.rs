@@ -135,6 +135,8 @@ pub enum Fact {
         /// The verifier's address.
         to: crate::id::ChainAddress,
     },
+    /// A result of this node was refuted.
+    ResultRefuted(NodeId),
 }
 
 impl Node {
@@ -179,6 +181,7 @@ impl Node {
             Fact::EpochChecked { head, agrees } => self.batches.apply_checked(*head, agrees),
             Fact::BatchDue(receipt) => self.batches.apply_due(receipt),
             Fact::Witnessed(receipt) => self.receipts.apply_witnessed(receipt),
+            Fact::ResultRefuted(node) => self.requester.apply_refuted(node),
             Fact::VerifierPayout { key, to } => self.requester.apply_payout(key, to),
         }
     }

@@ -5,16 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use super::requester::{Phase, segments_checked, training_price};
+use super::requester::{Phase, Request, segments_checked, training_price};
 use super::{Event, Fact, Node, Out};
 use crate::envelope::Signed;
 use crate::id::{Hash, NodeId};
 use crate::limits::{
-    AWARD_ROUNDS_MAX, FETCH_RETRY_MS, LEASE_MS, REOFFER_MAX_MS, RETRY_MS, STALL_MAX_MS, STALL_MIN_MS, TICK_MS,
-    VERIFY_TIMEOUT_MS,
+    AWARD_ROUNDS_MAX, BID_HOLDS_MS, FETCH_RETRY_MS, LEASE_MS, REOFFER_MAX_MS, RETRY_MS, STALL_MAX_MS, STALL_MIN_MS,
+    TICK_MS, VERIFY_TIMEOUT_MS,
 };
 use crate::message::{Accepted, CheckWanted, Message};
-use crate::task::Award;
+use crate::task::{Award, Bid, TaskOffer};
 use crate::verification::rendezvous;
 
 /// How long a request waits for a verifier to appear before its result is accepted unchecked.
@@ -129,15 +129,7 @@ impl Node {
             let reason = format!("{AWARD_ROUNDS_MAX} workers in turn failed it");
             return self.fail_request(key, reason, out);
         }
-        let record = |node: &NodeId| self.requester.record_of(node);
-        let best = if request.command.segments_checked > 0 {
-            // Whose class no verifier here has comes last: nobody could check its work.
-            let classes = self.verifier_classes(now_ms);
-            let checked = |node: &NodeId| self.peers.get(node).is_some_and(|peer| classes.contains(&peer.record.class));
-            request.auction.best_by(&offer.body, record, |node| !checked(node)).cloned()
-        } else {
-            request.auction.best(&offer.body, record).cloned()
-        };
+        let best = self.best_bid(now_ms, request, &offer.body);
         let (Some(bid), Some(task)) = (best, request.task) else {
             // Each offer is a durable fact and a gossip message: when nobody bids they become rarer.
             let pause_ms = (TICK_MS << request.attempts.saturating_sub(1).min(8)).min(REOFFER_MAX_MS);
@@ -152,6 +144,23 @@ impl Node {
         self.record(Fact::AwardGiven { key, award: Box::new(signed) }, out);
         out.event(Event::TaskAwarded { key, award });
         self.tick_leased(now_ms, key, out);
+    }
+
+    /// The bid that wins now. Workers hold their bids only for a while: later ones are asked for anew, instead of
+    /// wearing out one after the other who have long taken something else.
+    fn best_bid(&self, now_ms: u64, request: &Request, offer: &TaskOffer) -> Option<Bid> {
+        if now_ms > offer.reveals_until_ms.saturating_add(BID_HOLDS_MS / 2) {
+            return None;
+        }
+        let checked = request.command.segments_checked > 0;
+        let classes = self.verifier_classes(now_ms);
+        let last = |node: &NodeId| {
+            // Who cheated before and whose work nobody here could check come after all others.
+            let class = self.peers.get(node).map(|peer| &peer.record.class);
+            let unchecked = checked && class.is_some_and(|class| !classes.contains(class));
+            self.requester.is_refuted(node) || unchecked
+        };
+        request.auction.best_by(offer, |node| self.requester.record_of(node), last).cloned()
     }
 
     fn verifier_classes(&self, now_ms: u64) -> BTreeSet<String> {

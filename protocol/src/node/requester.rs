@@ -94,6 +94,8 @@ pub(super) struct Requester {
     pub(super) requests: BTreeMap<Hash, Request>,
     tasks: BTreeMap<TaskId, Hash>,
     records: BTreeMap<NodeId, Record>,
+    /// Workers one of whose results was refuted: they get a task only when nobody else bids.
+    refuted: BTreeSet<NodeId>,
 }
 
 /// The price of a training whose worker asks `worker`: a twentieth more, which pays treasury and verifiers.
@@ -209,6 +211,14 @@ impl Requester {
                 self.records.entry(award.body.node).or_default().confirmed += 1;
             }
         }
+    }
+
+    pub(super) fn apply_refuted(&mut self, node: NodeId) {
+        self.refuted.insert(node);
+    }
+
+    pub(super) fn is_refuted(&self, node: &NodeId) -> bool {
+        self.refuted.contains(node)
     }
 
     pub(super) fn record_of(&self, node: &NodeId) -> Record {
@@ -401,6 +411,7 @@ impl Node {
             Outcome::Refuted(reason) => {
                 let reason = format!("the check failed: {reason}");
                 if let Some(worker) = worker {
+                    self.record(Fact::ResultRefuted(worker), out);
                     self.lapse(key, worker, reason, out);
                 }
             }

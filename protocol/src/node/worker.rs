@@ -10,7 +10,7 @@ use super::terms::TrainingTerms;
 use super::{Event, Fact, Node, Out, Output};
 use crate::envelope::{NetworkId, Signed};
 use crate::id::{Amount, Hash, NodeId, TaskId};
-use crate::limits::{ANNOUNCE_MS, HEARTBEAT_MS, RETRY_MS, SERVING_MAX, TASKS_MAX};
+use crate::limits::{ANNOUNCE_MS, BID_HOLDS_MS, HEARTBEAT_MS, RETRY_MS, SERVING_MAX, TASKS_MAX};
 use crate::message::{Accepted, BidSealed, Heartbeat, Message, Release, TaskRound};
 use crate::receipt::ReceiptOffer;
 use crate::task::{Award, Bid, TaskOffer, task_id};
@@ -238,7 +238,7 @@ impl Node {
     }
 
     fn tick_bids(&mut self, now_ms: u64, out: &mut Out) {
-        self.worker.bids.retain(|_, open| now_ms <= open.offer.body.reveals_until_ms + RETRY_MS * 2);
+        self.worker.bids.retain(|_, open| now_ms <= open.offer.body.reveals_until_ms + BID_HOLDS_MS);
         let mut messages = Vec::new();
         for open in self.worker.bids.values_mut() {
             let offer = &open.offer.body;

@@ -287,12 +287,8 @@ pub fn peer_record() -> PeerRecord {
 pub fn messages() -> Vec<Message> {
     let task = TaskId([25; 32]);
     let audit = Audit { receipt: signed_receipt(), request: signed(61, request()), transcript: vec![1, 2, 3] };
-    let check = CheckWanted {
-        offer: signed(20, offer()),
-        worker: node(27),
-        result: signed(26, result()),
-        secret: hash(70),
-    };
+    let check =
+        CheckWanted { offer: signed(20, offer()), worker: node(27), result: signed(26, result()), secret: hash(70) };
     let accepted = Accepted { task, verifier: address(71), segments_checked: 2, price: Amount(30) };
     let wanted = LogWanted { datanet: DatanetId([4; 32]), contributor: account(1), from: 2 };
     let beat = Heartbeat { task, round: 1, step: 6, steps: 60, loss_micro_nats: 2_000_000, tokens_per_s: 900 };

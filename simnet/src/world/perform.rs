@@ -340,6 +340,7 @@ impl World {
         let name = match event {
             Event::TaskAwarded { .. } => "tasks awarded",
             Event::TaskLapsed { reason, .. } if reason.starts_with("the check failed") => "tasks refuted",
+            Event::TaskLapsed { reason, .. } if reason.contains("know its bid") => "bids not kept",
             Event::TaskLapsed { .. } => "tasks lapsed",
             Event::TaskChecked { .. } => "tasks checked",
             Event::TaskDone { .. } => "tasks done",

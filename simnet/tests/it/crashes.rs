@@ -5,7 +5,7 @@ use tributary_simnet::behaviour::Behaviour;
 use tributary_simnet::link::LinkModel;
 use tributary_simnet::scenario::{CrashOnFact, CrashPoint, Faults};
 
-const FACTS: [&str; 26] = [
+const FACTS: [&str; 27] = [
     "genesis",
     "contribution",
     "shard_held",
@@ -32,6 +32,7 @@ const FACTS: [&str; 26] = [
     "batch_due",
     "witnessed",
     "verifier_payout",
+    "result_refuted",
 ];
 
 fn scenario(test: &str, point: CrashPoint, seed: u64) -> Scenario {
