@@ -18,15 +18,16 @@ fn vectors() -> String {
     let mut text = String::new();
     for message in samples::messages() {
         let (kind, body) = (message.kind(), message.to_body());
-        let name = Message::KINDS.iter().find(|(known, _)| *known == kind).unwrap().1;
+        let name = Message::KINDS.iter().find(|(known, _)| *known == kind).expect("a known kind").1;
         let envelope = seal(&samples::key(99), samples::network(), 5, samples::NOW_MS, kind, body.clone());
-        writeln!(text, "message {kind} {name} {}", hex::encode(body)).unwrap();
-        writeln!(text, "envelope {kind} {name} {}", hex::encode(envelope)).unwrap();
+        writeln!(text, "message {kind} {name} {}", hex::encode(body)).expect("strings take all");
+        writeln!(text, "envelope {kind} {name} {}", hex::encode(envelope)).expect("strings take all");
     }
     for (name, kind, body, digest) in samples::statements() {
-        writeln!(text, "statement {kind} {name} {} {digest}", hex::encode(body)).unwrap();
+        writeln!(text, "statement {kind} {name} {} {digest}", hex::encode(body)).expect("strings take all");
     }
-    writeln!(text, "receipt 0 SignedReceipt {}", hex::encode(wire::encode(&samples::signed_receipt()))).unwrap();
+    writeln!(text, "receipt 0 SignedReceipt {}", hex::encode(wire::encode(&samples::signed_receipt())))
+        .expect("strings take all");
     text
 }
 

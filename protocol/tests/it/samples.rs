@@ -239,7 +239,7 @@ fn receipt() -> Receipt {
         class: "x86-64-v3 f32".into(),
         attribution: AttributionNote { method: "loco-delta".into(), version: 1, index: hash(50) },
         commons: WHOLE - 950_000,
-        payments: economy::split(price, worker_part, policy, &to, &shares).unwrap(),
+        payments: economy::split(price, worker_part, policy, &to, &shares).expect("the example splits"),
         shares,
         price,
         worker_part,

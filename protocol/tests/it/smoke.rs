@@ -17,11 +17,11 @@ impl Draws {
     fn below(&mut self, limit: usize) -> usize {
         let mut word = [0; 4];
         self.0.fill(&mut word);
-        usize::try_from(u32::from_le_bytes(word)).unwrap() % limit.max(1)
+        usize::try_from(u32::from_le_bytes(word)).expect("32 bits fit") % limit.max(1)
     }
 
     fn byte(&mut self) -> u8 {
-        u8::try_from(self.below(256)).unwrap()
+        u8::try_from(self.below(256)).expect("below 256")
     }
 }
 

@@ -39,11 +39,8 @@ fn scenario(test: &str, point: CrashPoint, seed: u64) -> Scenario {
     let mut scenario = Scenario::small(test, seed)
         .with_behaviours(&[(Behaviour::LyingTrainer, 1)])
         .with_link(LinkModel { loss_ppm: 20_000, ..LinkModel::bad() }, 60_000);
-    let on_fact = |(place, fact): (usize, &&str)| CrashOnFact {
-        fact: (*fact).to_owned(),
-        point,
-        nth: u32::try_from(place % 2).unwrap(),
-    };
+    let on_fact =
+        |(place, fact): (usize, &&str)| CrashOnFact { fact: (*fact).to_owned(), point, nth: u32::from(place % 2 == 1) };
     scenario.faults = Faults {
         crashes_on_fact: FACTS.iter().enumerate().map(on_fact).collect(),
         downtime_ms: (500, 6_000),

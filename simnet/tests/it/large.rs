@@ -11,8 +11,16 @@ fn check(report: &Report) {
     assert!(report.count("answers confirmed") >= 5, "{report}");
 }
 
+fn live(test: &str, seed: u64) {
+    check(&super::run_clean(test, Scenario::large("two hundred peers", seed)));
+}
+
 #[test]
 fn two_hundred_peers_live_through_everything() {
-    let test = "large::two_hundred_peers_live_through_everything";
-    check(&super::run_clean(test, Scenario::large("two hundred peers", 1)));
+    live("large::two_hundred_peers_live_through_everything", 1);
+}
+
+#[test]
+fn two_hundred_peers_do_so_from_another_seed() {
+    live("large::two_hundred_peers_do_so_from_another_seed", 77);
 }
