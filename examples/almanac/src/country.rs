@@ -190,10 +190,8 @@ impl Wordings {
     fn draw(stream: &mut Stream) -> Self {
         let held_phrasing = stream.below(PHRASINGS);
         let held_out = (held_phrasing, stream.below(shape::QUESTION_FRAMES));
-        let frames = (0..shape::QUESTION_FRAMES).filter(|frame| *frame != shape::CONTAINED_FRAME).collect();
-        let questions = spread(held_phrasing, frames, 2 * QUESTIONS_PER_FACT, stream);
-        let frames = (0..shape::STATEMENT_FRAMES).collect();
-        let statements = spread(held_phrasing, frames, 2 * STATEMENTS_PER_FACT, stream);
+        let questions = spread(held_phrasing, shape::QUESTION_FRAMES, 2 * QUESTIONS_PER_FACT, stream);
+        let statements = spread(held_phrasing, shape::STATEMENT_FRAMES, 2 * STATEMENTS_PER_FACT, stream);
         Self { held_out, questions, statements }
     }
 
@@ -215,9 +213,10 @@ impl Wordings {
 /// `count` different (phrasing, frame) pairs that leave out one phrasing. Phrasings come round in turn, so that the
 /// records of a fact use as many of them as they can; only the last of a round may stand in the bare frame, since
 /// the same words in a frame and without one would be near duplicates.
-fn spread(left_out: usize, mut frames: Vec<usize>, count: usize, stream: &mut Stream) -> Vec<(usize, usize)> {
+fn spread(left_out: usize, frames: usize, count: usize, stream: &mut Stream) -> Vec<(usize, usize)> {
     let mut phrasings: Vec<usize> = (0..PHRASINGS).filter(|phrasing| *phrasing != left_out).collect();
     stream.shuffle(&mut phrasings);
+    let mut frames: Vec<usize> = (0..frames).collect();
     stream.shuffle(&mut frames);
     frames.truncate(count);
     if let Some(bare) = frames.iter().position(|frame| *frame == shape::BARE_FRAME) {

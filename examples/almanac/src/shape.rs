@@ -18,7 +18,7 @@ const DIRECT: [&str; 7] = [
 
 const INDIRECT: [&str; 9] = [
     "Do you know {q}?",
-    "Can you tell me {q}?",
+    "Could anyone explain {q}?",
     "Tell me {q}.",
     "I would like to know {q}.",
     "Please say {q}.",
@@ -80,8 +80,6 @@ const NOISE: [(&str, &str); 32] = [
 
 /// The frame, of questions and of statements, that adds no word.
 pub(crate) const BARE_FRAME: usize = 0;
-/// The question frame "Tell me", whose words another one contains: records leave it to held-out questions.
-pub(crate) const CONTAINED_FRAME: usize = DIRECT.len() + 2;
 /// Frames that questions come in.
 pub(crate) const QUESTION_FRAMES: usize = DIRECT.len() + INDIRECT.len();
 /// Frames that statements come in.
