@@ -167,7 +167,6 @@ fn signature(text: &str) -> Signature {
     smallest
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the shift leaves 32 bits")]
 const fn high_half(value: u64) -> u32 {
     (value >> 32) as u32
 }

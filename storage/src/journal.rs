@@ -15,7 +15,7 @@ mod batch;
 mod fault;
 
 pub use batch::Batch;
-use fault::Cause;
+use fault::{Cause, Guarded};
 
 /// Bytes of one entry: signed envelopes have at most 64 KiB, bundles of them more.
 pub const MAX_ENTRY_BYTES: usize = 1024 * 1024;
@@ -90,6 +90,9 @@ pub enum JournalError {
     },
 }
 
+/// A key of an index and its value.
+pub type KeyValue = (Vec<u8>, Vec<u8>);
+
 /// An open journal; clones share it. Calls block on the disk: from async code use `spawn_blocking`.
 #[derive(Debug, Clone)]
 pub struct Journal {
@@ -98,7 +101,7 @@ pub struct Journal {
 
 #[derive(Debug)]
 struct Shared {
-    database: Database,
+    database: Guarded,
     path: PathBuf,
     reserve_bytes: u64,
 }
@@ -136,7 +139,9 @@ impl Journal {
     ) -> Result<Self, JournalError> {
         let fail = |cause| fault::error(path, 0, reserve_bytes, cause);
         let database = fault::guard(|| open(Database::builder().set_cache_size(CACHE_BYTES))).map_err(fail)?;
-        let journal = Self { shared: Arc::new(Shared { database, path: path.to_owned(), reserve_bytes }) };
+        let journal = Self {
+            shared: Arc::new(Shared { database: Guarded::new(database), path: path.to_owned(), reserve_bytes }),
+        };
         // Makes both tables, so that reading never meets a journal without them.
         journal.write(0, |_| Ok(()))?;
         Ok(journal)
@@ -253,12 +258,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn index_scan(
-        &self,
-        index: &str,
-        prefix: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
+    pub fn index_scan(&self, index: &str, prefix: &[u8], limit: usize) -> Result<Vec<KeyValue>, JournalError> {
         self.read(|transaction| {
             let table = transaction.open_table(INDEX)?;
             let mut found = Vec::new();

@@ -224,7 +224,7 @@ fn deliver(peer: &mut CardDocument, made: &[(AccountId, Vec<u8>)]) {
         let mut missing = |(author, bytes): &(AccountId, Vec<u8>)| {
             matches!(peer.apply(author, bytes), Err(CardError::Missing { .. }))
         };
-        waiting = waiting.into_iter().rev().filter(|change| missing(*change)).collect();
+        waiting = waiting.into_iter().rev().filter(|change| missing(change)).collect();
         assert!(waiting.len() < before);
     }
 }

@@ -3,10 +3,11 @@
 //! Invariant: every error names the file, and a full disk, a locked file and a damaged file are told apart.
 
 use std::io;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use redb::{CommitError, DatabaseError, StorageError, TableError, TransactionError};
+use redb::{CommitError, Database, DatabaseError, StorageError, TableError, TransactionError};
 
 use super::JournalError;
 use crate::disk::{self, DiskFull};
@@ -82,6 +83,38 @@ pub(super) fn guard<T, E: Into<Cause>>(step: impl FnOnce() -> Result<T, E>) -> R
     match catch_unwind(AssertUnwindSafe(step)) {
         Ok(done) => done.map_err(Into::into),
         Err(_) => Err(Cause::Corrupt("the database's own checks failed".to_owned())),
+    }
+}
+
+/// A database that is closed within [`guard`]: everything acknowledged is on the disk before, so what closing finds
+/// wrong with a damaged file is only worth a line in the log.
+#[derive(Debug)]
+pub(super) struct Guarded(Option<Database>);
+
+impl Guarded {
+    pub(super) fn new(database: Database) -> Self {
+        Self(Some(database))
+    }
+}
+
+impl Deref for Guarded {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0.as_ref().expect("invariant: it is taken only when dropped")
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        let close = || {
+            drop(database);
+            Ok::<(), Cause>(())
+        };
+        if let Err(cause) = guard(close) {
+            tracing::error!(?cause, "the journal did not close cleanly");
+        }
     }
 }
 
