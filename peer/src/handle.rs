@@ -53,7 +53,9 @@ impl NodeHandle {
     /// # Errors
     /// [`Stopped`] when the node's task has ended.
     pub async fn command(&self, command: Command) -> Result<(), Stopped> {
-        self.input(Input::Command(Box::new(command))).await
+        self.input(Input::Command(Box::new(command))).await?;
+        // Inputs are taken in order: when a look succeeds, what the command accepted is durable.
+        self.view(|_| ()).await
     }
 
     /// Looks at the node.

@@ -127,7 +127,13 @@ impl Home {
     /// # Errors
     /// When it cannot be made.
     pub fn open(root: &Path) -> Result<Self, HomeError> {
-        std::fs::create_dir_all(root).map_err(|source| HomeError::Io { path: root.to_owned(), source })?;
+        let failed = |source| HomeError::Io { path: root.to_owned(), source };
+        std::fs::create_dir_all(root).map_err(failed)?;
+        #[cfg(unix)]
+        {
+            let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            std::fs::set_permissions(root, private).map_err(failed)?;
+        }
         Ok(Self { root: root.to_owned() })
     }
 

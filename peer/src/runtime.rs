@@ -331,10 +331,8 @@ impl Runtime {
                     }
                 });
             }
-            Output::VerifyVoucher(voucher) => {
-                if settlement.verify_voucher(&voucher) {
-                    tokio::spawn(async move { handle.input(Input::VoucherVerified(voucher)).await });
-                }
+            Output::VerifyVoucher(voucher) if settlement.verify_voucher(&voucher) => {
+                tokio::spawn(async move { handle.input(Input::VoucherVerified(voucher)).await });
             }
             Output::PostEpoch(body) => self.post_epoch(*body),
             _ => {}

@@ -49,6 +49,9 @@ pub enum SettleError {
         /// What arrived.
         have: Amount,
     },
+    /// Somebody else's sums stand or wait on the chain under this number; they are not completed for them.
+    #[error("epoch {0} on the chain is not this node's: its sums are others")]
+    ForeignEpoch(u64),
     /// Sums that do not fit.
     #[error("amounts overflow")]
     Overflow,
@@ -184,10 +187,16 @@ impl Settlement {
     pub async fn post_epoch(&self, body: &EpochBody, receipts: &[SignedReceipt]) -> Result<(), SettleError> {
         let chain = self.chain().await?;
         let _turn = self.turn.lock().await;
-        if chain.latest().await?.number >= body.epoch {
-            return Ok(());
+        let own = earnings(body)?.root();
+        let latest = chain.latest().await?;
+        if latest.number >= body.epoch {
+            let stands = latest.number == body.epoch && latest.earnings_root == own;
+            return if stands { Ok(()) } else { Err(SettleError::ForeignEpoch(latest.number)) };
         }
         let batch = match chain.pending().await? {
+            Some(batch) if batch.epoch.earnings_root != own => {
+                return Err(SettleError::ForeignEpoch(batch.epoch.number));
+            }
             Some(batch) => batch,
             None => self.post(&chain, body, receipts).await?,
         };
@@ -216,6 +225,15 @@ impl Settlement {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Whether `body` is what stands on the chain as the newest final epoch.
+    ///
+    /// # Errors
+    /// When the chain is down.
+    pub async fn is_final(&self, body: &EpochBody) -> Result<bool, SettleError> {
+        let latest = self.chain().await?.latest().await?;
+        Ok(latest.number == body.epoch && latest.earnings_root == earnings(body)?.root())
     }
 
     /// What `address` may still claim by the newest epoch.

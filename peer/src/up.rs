@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tributary_protocol::envelope::NetworkId;
 use tributary_protocol::id::Amount;
@@ -25,8 +25,8 @@ use crate::engine::parent::EngineHandle;
 use crate::handle::NodeHandle;
 use crate::home::{self, ApiNotice, Home, Keys, NetworkNotice, Ticket};
 use crate::http::{self, ApiServer, ApiState};
-use crate::net::control::{Control, ControlConfig};
-use crate::net::data::{DataConfig, DataPlane};
+use crate::net::control::{Control, ControlConfig, ControlEvent};
+use crate::net::data::{AnswerStream, DataConfig, DataPlane};
 use crate::runs::Runs;
 use crate::runtime::{self, EVENT_QUEUE, Parts, Sources};
 use crate::settle::Settlement;
@@ -103,6 +103,16 @@ pub struct Running {
     failed: watch::Receiver<Option<String>>,
 }
 
+/// The sockets of a node and what comes out of them.
+struct Sockets {
+    store: IrohBlobs,
+    control: Control,
+    control_events: mpsc::Receiver<ControlEvent>,
+    data: DataPlane,
+    streams: mpsc::Receiver<AnswerStream>,
+    topic: String,
+}
+
 /// Starts a node.
 ///
 /// # Errors
@@ -113,21 +123,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     let keys = home.keys()?;
     let (network, bootstrap) = join(&home, &options, &keys)?;
     let (network, chain) = serve_chain(&home, &options, &keys, network).await?;
-    let store = IrohBlobs::open(&home.path("blobs")).await?;
-    let (control, control_events) = Control::start(ControlConfig {
-        node_seed: keys.node_seed,
-        listen: vec![SocketAddr::new(options.listen, options.port)],
-        bootstrap: if options.offline { Vec::new() } else { bootstrap },
-        network: network.name.clone(),
-        mdns: options.mdns && !options.offline,
-    })
-    .await?;
-    let topic = format!("tributary/1/{}", network.name);
-    control.subscribe(&topic).await?;
-    let free = SocketAddr::new(options.listen, 0);
-    let (data, streams) =
-        DataPlane::start(DataConfig { node_seed: keys.node_seed, bind: free, store: store.clone(), lane: Some(free) })
-            .await?;
+    let sockets = open_sockets(&home, &options, &keys, &network, bootstrap).await?;
     let facts = replay(&journal)?;
     tracing::info!(facts = facts.len(), "journal replayed");
     let node = Node::new(runtime::now_ms(), node_config(&options, &keys, &network)?, facts);
@@ -135,8 +131,8 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     let answers = Arc::new(Answers::default());
     let engine = EngineHandle::new(std::env::current_exe().context("this program's own path is unknown")?);
     let workshop = Arc::new(Workshop::new(
-        store.clone(),
-        data.clone(),
+        sockets.store.clone(),
+        sockets.data.clone(),
         engine,
         Arc::clone(&journal),
         handle.clone(),
@@ -144,26 +140,24 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
         Arc::new(Traffic::default()),
     ));
     let settlement = Arc::new(Settlement::new(network.chain.clone(), keys.chain, &home.path("transactions.redb")));
-    let (events, _) = broadcast::channel(EVENT_QUEUE);
-    let (failed, watching) = watch::channel(None);
     let runs = Arc::new(Runs::new(Arc::clone(&journal), Arc::clone(&workshop)));
+    let Sockets { control, control_events, data, streams, topic, .. } = sockets;
     let parts = Parts {
         node,
-        journal: Arc::clone(&journal),
+        journal,
         control: control.clone(),
         data: data.clone(),
         workshop: Arc::clone(&workshop),
-        answers: Arc::clone(&answers),
+        answers,
         settlement: Arc::clone(&settlement),
         handle: handle.clone(),
-        events: events.clone(),
+        events: broadcast::channel(EVENT_QUEUE).0,
         topic,
     };
-    let sources = Sources { requests, control: control_events, streams };
-    let node = tokio::spawn(runtime::run(parts, sources, failed));
-    handle
-        .input(Input::Listening { control: control.listen_addrs().await?, data: runtime::data_addresses(&data) })
-        .await?;
+    let (failed, watching) = watch::channel(None);
+    let node = tokio::spawn(runtime::run(parts, Sources { requests, control: control_events, streams }, failed));
+    let listening = control.listen_addrs().await?;
+    handle.input(Input::Listening { control: listening, data: runtime::data_addresses(&data) }).await?;
     let state = Arc::new(ApiState {
         home,
         network,
@@ -179,10 +173,46 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
         chain_url: chain.as_ref().map(RpcServer::url),
         stop: tokio_util::sync::CancellationToken::new(),
     });
-    let api = http::serve(Arc::clone(&state), options.api_port).await?;
+    announce(state, options.api_port, node, runs, chain, watching).await
+}
+
+/// Serves the API and tells programs of this user where it is.
+async fn announce(
+    state: Arc<ApiState>,
+    port: u16,
+    node: JoinHandle<()>,
+    runs: Arc<Runs>,
+    chain: Option<RpcServer>,
+    failed: watch::Receiver<Option<String>>,
+) -> anyhow::Result<Running> {
+    let api = http::serve(Arc::clone(&state), port).await?;
     let notice = api.notice().clone();
     state.home.save("api.json", &notice)?;
-    Ok(Running { notice, state, api, node, runs: tokio::spawn(runs.drive()), chain, failed: watching })
+    Ok(Running { notice, state, api, node, runs: tokio::spawn(runs.drive()), chain, failed })
+}
+
+async fn open_sockets(
+    home: &Home,
+    options: &UpOptions,
+    keys: &Keys,
+    network: &NetworkNotice,
+    bootstrap: Vec<String>,
+) -> anyhow::Result<Sockets> {
+    let store = IrohBlobs::open(&home.path("blobs")).await?;
+    let (control, control_events) = Control::start(ControlConfig {
+        node_seed: keys.node_seed,
+        listen: vec![SocketAddr::new(options.listen, options.port)],
+        bootstrap: if options.offline { Vec::new() } else { bootstrap },
+        network: network.name.clone(),
+        mdns: options.mdns && !options.offline,
+    })
+    .await?;
+    let topic = format!("tributary/1/{}", network.name);
+    control.subscribe(&topic).await?;
+    let free = SocketAddr::new(options.listen, 0);
+    let config = DataConfig { node_seed: keys.node_seed, bind: free, store: store.clone(), lane: Some(free) };
+    let (data, streams) = DataPlane::start(config).await?;
+    Ok(Sockets { store, control, control_events, data, streams, topic })
 }
 
 /// The network of the ticket, of this folder, or a new one; and the peers to begin with.

@@ -44,6 +44,10 @@ pub const RECIPE_MAX_BYTES: usize = 4096;
 pub const TASKS_MAX: usize = 4096;
 /// Bids kept for one task.
 pub const BIDS_MAX: usize = 64;
+/// How far ahead a task's deadline may lie, in milliseconds: a week.
+pub const DEADLINE_MAX_MS: u64 = 7 * 24 * 3_600 * 1_000;
+/// How long a worker waits for the data of a task it won, in milliseconds, before it gives the task back.
+pub const JOB_START_MAX_MS: u64 = 600_000;
 /// Times a task is offered again after its worker died before it is given up.
 pub const AWARD_ROUNDS_MAX: u32 = 8;
 /// Milliseconds in which sealed bids are taken.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::datanet::Head;
 use crate::envelope::{NetworkId, Signed, Statement};
 use crate::id::{AccountId, Amount, ChainAddress, Hash, NodeId, TaskId};
-use crate::limits::{BIDS_MAX, RECIPE_MAX_BYTES};
+use crate::limits::{BID_WINDOW_MS, BIDS_MAX, CLOCK_WINDOW_MS, DEADLINE_MAX_MS, RECIPE_MAX_BYTES, REVEAL_WINDOW_MS};
 
 /// What a fine-tune task trains.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -64,6 +64,17 @@ pub fn task_id(network: NetworkId, offer: &Signed<TaskOffer>) -> TaskId {
 }
 
 impl TaskOffer {
+    /// Whether its times are such that a worker may take part: bidding is open and ends soon, and the work is not
+    /// owed for ever.
+    #[must_use]
+    pub fn is_timely(&self, now_ms: u64) -> bool {
+        let until = |span_ms: u64| now_ms.saturating_add(CLOCK_WINDOW_MS).saturating_add(span_ms);
+        now_ms <= self.bids_until_ms
+            && self.bids_until_ms <= until(BID_WINDOW_MS)
+            && self.reveals_until_ms <= until(BID_WINDOW_MS + REVEAL_WINDOW_MS)
+            && self.deadline_ms <= until(DEADLINE_MAX_MS)
+    }
+
     /// Whether sizes and times make sense.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {

@@ -78,7 +78,17 @@ pub fn artifacts() -> Result<(), StepError> {
 
 /// Pretrains the demo's base.
 pub fn base() -> Result<(), StepError> {
-    let arguments =
-        ["run", "--release", "--locked", "-p", "tributary-examples", "--example", "pretrain_base", "--", "--out", "examples/base"];
+    let arguments = [
+        "run",
+        "--release",
+        "--locked",
+        "-p",
+        "tributary-examples",
+        "--example",
+        "pretrain_base",
+        "--",
+        "--out",
+        "examples/base",
+    ];
     run("cargo", &arguments, &[])
 }

@@ -106,7 +106,7 @@ pub fn run() -> io::Result<()> {
     let writer = std::thread::spawn(move || {
         let mut out = io::stdout().lock();
         while let Ok(reply) = waiting.recv() {
-            write_frame(&mut out, &wire::encode(&reply))?;
+            write_frame(&mut out, &bounded(reply))?;
         }
         Ok::<(), io::Error>(())
     });
@@ -136,6 +136,18 @@ fn limit_memory() {
     let limit = rustix::process::Rlimit { current: Some(bytes), maximum: Some(bytes) };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::As, limit) {
         tracing::debug!(%error, "the engine runs without a memory limit");
+    }
+}
+
+/// The frame of a reply; one that is too large becomes the failure of its job.
+fn bounded(reply: Reply) -> Vec<u8> {
+    let frame = wire::encode(&reply);
+    match reply.job() {
+        Some(job) if frame.len() > FRAME_MAX_BYTES => {
+            let reason = format!("a result of {} bytes is beyond the bound of {FRAME_MAX_BYTES}", frame.len());
+            wire::encode(&Reply::Failed { job, reason })
+        }
+        _ => frame,
     }
 }
 

@@ -24,6 +24,9 @@ pub enum EngineError {
     /// The process could not be started.
     #[error("the engine process cannot be started: {0}")]
     Spawn(std::io::Error),
+    /// The request is larger than the engine takes.
+    #[error("a request of {0} bytes is beyond the engine's bound of {FRAME_MAX_BYTES}")]
+    TooLarge(usize),
     /// The process is gone.
     #[error("the engine process is gone: {0}")]
     Gone(std::io::Error),
@@ -87,7 +90,8 @@ impl EngineHandle {
         if running.bases.contains(&id) {
             return Ok(());
         }
-        write(&mut running.input, &Ask::Base { id, bytes: bytes.to_vec() }).await.map_err(EngineError::Gone)?;
+        let frame = frame_of(&Ask::Base { id, bytes: bytes.to_vec() })?;
+        write(&mut running.input, &frame).await.map_err(EngineError::Gone)?;
         running.bases.push(id);
         Ok(())
     }
@@ -112,7 +116,8 @@ impl EngineHandle {
     async fn send(&self, ask: &Ask) -> Result<(), EngineError> {
         let mut guard = self.running.lock().await;
         let running = self.started(&mut guard).await?;
-        if let Err(error) = write(&mut running.input, ask).await {
+        let frame = frame_of(ask)?;
+        if let Err(error) = write(&mut running.input, &frame).await {
             *guard = None;
             return Err(EngineError::Gone(error));
         }
@@ -133,6 +138,7 @@ impl EngineHandle {
     fn spawn(&self) -> std::io::Result<Running> {
         let mut child = Command::new(&self.program)
             .arg("engine")
+            .env_remove("TRIBUTARY_PASSPHRASE")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -141,24 +147,35 @@ impl EngineHandle {
         let input = child.stdin.take().ok_or_else(|| std::io::Error::other("no standard input"))?;
         let output = child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
         self.pid.store(child.id().unwrap_or(0), std::sync::atomic::Ordering::Relaxed);
-        tokio::spawn(route(output, Arc::clone(&self.jobs), Arc::clone(&self.pid)));
+        tokio::spawn(route(output, Arc::clone(&self.jobs), Arc::clone(&self.pid), Arc::clone(&self.running)));
         Ok(Running { child, input, bases: Vec::new() })
     }
 }
 
-async fn write(input: &mut ChildStdin, ask: &Ask) -> std::io::Result<()> {
+/// The frame of a request; one that is too large is refused before anything is written.
+fn frame_of(ask: &Ask) -> Result<Vec<u8>, EngineError> {
     let frame = wire::encode(ask);
     if frame.len() > FRAME_MAX_BYTES {
-        return Err(std::io::Error::other(format!("a request of {} bytes is beyond the engine's bound", frame.len())));
+        return Err(EngineError::TooLarge(frame.len()));
     }
+    Ok(frame)
+}
+
+async fn write(input: &mut ChildStdin, frame: &[u8]) -> std::io::Result<()> {
     let length = u32::try_from(frame.len()).map_err(std::io::Error::other)?;
     input.write_all(&length.to_le_bytes()).await?;
-    input.write_all(&frame).await?;
+    input.write_all(frame).await?;
     input.flush().await
 }
 
 /// Passes replies to their jobs until the process ends, then fails what is open.
-async fn route(mut output: ChildStdout, jobs: Jobs, pid: Arc<std::sync::atomic::AtomicU32>) {
+async fn route(
+    mut output: ChildStdout,
+    jobs: Jobs,
+    pid: Arc<std::sync::atomic::AtomicU32>,
+    running: Arc<tokio::sync::Mutex<Option<Running>>>,
+) {
+    let own = pid.load(std::sync::atomic::Ordering::Relaxed);
     let reason = loop {
         match read(&mut output).await {
             Ok(Some(reply)) => deliver(&jobs, reply).await,
@@ -166,6 +183,11 @@ async fn route(mut output: ChildStdout, jobs: Jobs, pid: Arc<std::sync::atomic::
             Err(error) => break format!("the engine process failed: {error}"),
         }
     };
+    // Nobody reads this process any more: it must not live on, or jobs would wait for it for ever.
+    let mut guard = running.lock().await;
+    if guard.as_ref().is_some_and(|running| running.child.id().is_none_or(|id| id == own)) {
+        *guard = None;
+    }
     pid.store(0, std::sync::atomic::Ordering::Relaxed);
     let open = std::mem::take(&mut *locked(&jobs));
     for (job, sender) in open {

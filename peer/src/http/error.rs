@@ -93,7 +93,9 @@ impl From<SettleError> for ApiError {
                 Self::funds(error, "have OPEN sent to the address that tributary wallet show prints")
             }
             SettleError::NotFunded { .. } => Self::funds(error, "workers redeem their vouchers first"),
-            SettleError::Chain(_) | SettleError::Queue(_) | SettleError::Overflow => Self::internal(error),
+            SettleError::Chain(_) | SettleError::Queue(_) | SettleError::Overflow | SettleError::ForeignEpoch(_) => {
+                Self::internal(error)
+            }
         }
     }
 }

@@ -71,13 +71,20 @@ pub(super) async fn epochs(State(api): Api) -> Answer<Vec<Value>> {
     Ok(Json(epochs.await?))
 }
 
-/// The newest epoch this node found right, with its body.
+/// The epoch that stands on the chain and that this node found right, with its body.
 async fn newest_epoch(api: &ApiState) -> Result<Option<EpochBody>, ApiError> {
-    let newest = api.handle.view(|node| node.epochs().into_iter().rfind(|epoch| epoch.agrees)).await?;
-    let Some(epoch) = newest else { return Ok(None) };
-    let bytes = api.workshop.store.get(epoch.body).await.map_err(ApiError::internal)?;
+    let agreeing = |node: &Node| node.epochs().into_iter().rev().filter(|epoch| epoch.agrees).collect::<Vec<_>>();
     let limit = usize::try_from(BATCH_MAX_BYTES).unwrap_or(usize::MAX);
-    Ok(bytes.and_then(|bytes| wire::decode(&bytes, limit).ok()))
+    for epoch in api.handle.view(agreeing).await? {
+        let bytes = api.workshop.store.get(epoch.body).await.map_err(ApiError::internal)?;
+        let body: Option<EpochBody> = bytes.and_then(|bytes| wire::decode(&bytes, limit).ok());
+        if let Some(body) = body
+            && api.settlement.is_final(&body).await?
+        {
+            return Ok(Some(body));
+        }
+    }
+    Ok(None)
 }
 
 async fn vouchers(api: &ApiState) -> Result<Vec<Voucher>, ApiError> {

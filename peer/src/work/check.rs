@@ -24,7 +24,7 @@ fn number(index: usize) -> u32 {
 }
 
 /// A number of steps out of a recipe; recipes were checked by the engine before anything was trained.
-fn checkpoint_every(recipe: &str) -> Result<u32, JobError> {
+pub(super) fn checkpoint_every(recipe: &str) -> Result<u32, JobError> {
     let recipe: tributary_compute::train::Recipe = serde_json::from_str(recipe).map_err(|error| error.to_string())?;
     recipe.check().map_err(|error| error.to_string())?;
     Ok(recipe.checkpoint_every)

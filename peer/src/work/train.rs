@@ -8,7 +8,7 @@ use std::time::Instant;
 use tributary_protocol::datanet::Contribution;
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::Hash;
-use tributary_protocol::limits::REQUEST_MAX_BYTES;
+use tributary_protocol::limits::{CHECKPOINTS_MAX, REQUEST_MAX_BYTES};
 use tributary_protocol::message::Heartbeat;
 use tributary_protocol::node::{Input, JobOutcome, TrainedAdapter};
 use tributary_protocol::task::{Award, TaskOffer};
@@ -32,6 +32,10 @@ impl Workshop {
         entries: &[Signed<Contribution>],
     ) -> Result<JobOutcome, JobError> {
         let began = Instant::now();
+        let segments = offer.work.steps.div_ceil(super::check::checkpoint_every(&offer.work.recipe)?);
+        if usize::try_from(segments).unwrap_or(usize::MAX) >= CHECKPOINTS_MAX {
+            return Err(format!("the recipe makes {segments} checkpoints, at most {CHECKPOINTS_MAX} fit a result"));
+        }
         self.hold_base(offer.work.base, &[offer.node]).await?;
         let run = self.run_of(&offer.work, entries).await?;
         let mut noted = self.noted(job)?;

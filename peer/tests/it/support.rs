@@ -89,19 +89,6 @@ impl NodeProcess {
     pub fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
         block_on(self.client.post(path, body))
     }
-
-    /// Looks at `path` until `found` is satisfied.
-    pub fn until<T>(&self, path: &str, found: impl Fn(&Value) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let seen = self.get(path);
-            if let Some(found) = seen.as_ref().ok().and_then(&found) {
-                return found;
-            }
-            assert!(Instant::now() < deadline, "{path} showed {seen:?}; log: {}", self.log());
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
 }
 
 impl Drop for NodeProcess {

@@ -380,6 +380,9 @@ impl Node {
         if self.asker.answering.len() >= ANSWERS_AT_ONCE {
             return Err("busy: try another worker".into());
         }
+        if self.asker.answering.contains_key(&request.id(self.config.network)) {
+            return Err("this question is being answered already".into());
+        }
         self.receipts.check_exposure(&request.account)?;
         Ok((*request, release.clone()))
     }
@@ -431,10 +434,13 @@ fn fits(terms: &AnswerTerms<'_>, receipt: &Receipt, transcript: &AnswerTranscrip
         fingerprints: *fingerprints,
         credits: Vec::new(),
     };
-    let known = |account| terms.release.contributors.iter().any(|contributor| contributor.account == account);
+    let known = |share: &crate::attribution::Share| {
+        let mut contributors = terms.release.contributors.iter();
+        contributors.any(|contributor| contributor.account == share.account && contributor.payout == share.payout)
+    };
     let Ok(mut expected) = terms.receipt(&claimed, receipt.sequence, receipt.finished_ms) else { return false };
     expected.shares.clone_from(&receipt.shares);
     expected.commons = receipt.commons;
     expected.payments.clone_from(&receipt.payments);
-    expected == *receipt && receipt.shares.iter().all(|share| known(share.account)) && receipt.check_terms().is_ok()
+    expected == *receipt && receipt.shares.iter().all(known) && receipt.check_terms().is_ok()
 }

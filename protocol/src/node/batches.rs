@@ -244,9 +244,14 @@ impl Node {
             if head.body.node == self.id || known || wanted || !self.batches.has_room_for(&head.body) {
                 continue;
             }
-            let by_witness =
-                self.peers.get(&head.body.node).is_none_or(|peer| peer.record.certificate.account == head.account);
-            if !by_witness || head.body.body_bytes > BATCH_MAX_BYTES || head.verify(self.config.network).is_err() {
+            // Of a witness that is unknown yet the head comes again: its record says how many there are.
+            let Some(witness) = self.peers.get(&head.body.node) else { continue };
+            let by_witness = witness.record.roles.witness && witness.record.certificate.account == head.account;
+            if !by_witness
+                || head.body.count == 0
+                || head.body.body_bytes > BATCH_MAX_BYTES
+                || head.verify(self.config.network).is_err()
+            {
                 return self.blame(Some(from), "sent a batch head that does not hold".into(), out);
             }
             let blob = head.body.body;
@@ -315,6 +320,10 @@ impl Node {
             WantedHead::Epoch(head) => {
                 let from = head.body.node;
                 match wire::decode::<EpochBody>(bytes, limit).map_err(|error| error.to_string()) {
+                    Ok(body) if body.receipts.is_empty() => {
+                        self.batches.wanted.remove(&blob);
+                        self.blame(Some(from), "anchored an epoch of nothing".into(), out);
+                    }
                     Ok(body) => {
                         self.batches.wanted.remove(&blob);
                         if self.batches.unchecked.len() < EPOCHS_UNCHECKED_MAX {
@@ -339,7 +348,7 @@ impl Node {
             let mine = signed.receipt.worker == self.account || signed.receipt.payer == self.account;
             // A bad receipt is left out; the good ones of the batch count all the same.
             let room = mine || self.receipts.has_room();
-            if !known && room && signed.verify(self.config.network).is_ok() {
+            if !known && room && self.follows_rules(&signed) && signed.verify(self.config.network).is_ok() {
                 self.take_receipt(now_ms, id, signed, out);
             }
             if self.receipts.is_spreading(&id) {

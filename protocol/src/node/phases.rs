@@ -213,7 +213,7 @@ impl Node {
     /// Fresh verifiers that could check a result of `class`: those of another could only abstain.
     fn checkers(&self, now_ms: u64, worker: NodeId, class: &str) -> Vec<NodeId> {
         let mut nodes = self.peers.fresh(now_ms, |record| record.roles.verifier && record.class == class);
-        nodes.retain(|node| *node != worker);
+        nodes.retain(|node| self.is_independent(*node, worker));
         nodes
     }
 

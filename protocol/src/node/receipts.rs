@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Event, Fact, Node, Out, Output};
+use crate::economy::FeePolicy;
 use crate::id::{AccountId, Amount, ChainAddress, NodeId, ReceiptId, TaskId};
 use crate::limits::{
     EXPOSURE_ANSWERS_MAX, OUTBOX_MAX, RECEIPTS_MAX, REPEATS_PER_TICK, RETRY_MS, SEND_TRIES_MAX, WITNESS_QUORUM,
@@ -208,6 +209,15 @@ impl Node {
         }
     }
 
+    /// Whether the receipt divides its price by this network's policy and pays this network's treasury.
+    pub(super) fn follows_rules(&self, signed: &SignedReceipt) -> bool {
+        let policy = match signed.receipt.work {
+            Work::Training { .. } => FeePolicy::TRAINING,
+            Work::Inference { .. } => FeePolicy::INFERENCE,
+        };
+        signed.receipt.policy == policy && signed.receipt.to.treasury == self.config.treasury
+    }
+
     /// Makes a checked receipt durable; a worker's job it pays is over.
     pub(super) fn take_receipt(&mut self, now_ms: u64, id: ReceiptId, signed: SignedReceipt, out: &mut Out) {
         let task = signed.receipt.task;
@@ -245,6 +255,9 @@ impl Node {
         }
         if let Err(error) = signed.verify(self.config.network) {
             return self.blame(Some(from), error.to_string(), out);
+        }
+        if !self.follows_rules(&signed) {
+            return self.blame(Some(from), "sent a receipt that splits its price by other rules".into(), out);
         }
         let mine = signed.receipt.worker == self.account || signed.receipt.payer == self.account;
         if mine || (self.config.roles.witness && self.receipts.has_room()) {

@@ -221,6 +221,12 @@ impl Requester {
         self.refuted.contains(node)
     }
 
+    /// Whether this node had `adapter` trained.
+    pub(super) fn paid_for(&self, adapter: &Hash) -> bool {
+        let results = self.requests.values().filter_map(|request| request.result.as_ref());
+        results.into_iter().any(|result| result.body.adapter == *adapter)
+    }
+
     pub(super) fn record_of(&self, node: &NodeId) -> Record {
         self.records.get(node).copied().unwrap_or_default()
     }
@@ -466,10 +472,16 @@ impl Node {
         request.verifier_payout.unwrap_or(self.config.treasury)
     }
 
+    /// Whether `node` belongs to somebody else than `worker`: nobody checks its own account's work.
+    pub(super) fn is_independent(&self, node: NodeId, worker: NodeId) -> bool {
+        let account = |node: &NodeId| self.peers.get(node).map(|peer| peer.record.certificate.account);
+        node != worker && (account(&worker).is_none() || account(&node) != account(&worker))
+    }
+
     /// Nodes that have not been asked about `request` and could check it.
     pub(super) fn verifiers_for(&self, now_ms: u64, worker: NodeId, given_up: &BTreeSet<NodeId>) -> Vec<NodeId> {
         let mut nodes = self.peers.fresh(now_ms, |record| record.roles.verifier);
-        nodes.retain(|node| *node != worker && !given_up.contains(node));
+        nodes.retain(|node| self.is_independent(*node, worker) && !given_up.contains(node));
         nodes
     }
 

@@ -10,7 +10,7 @@ use super::terms::TrainingTerms;
 use super::{Event, Fact, Node, Out, Output};
 use crate::envelope::{NetworkId, Signed};
 use crate::id::{Amount, Hash, NodeId, TaskId};
-use crate::limits::{ANNOUNCE_MS, BID_HOLDS_MS, HEARTBEAT_MS, RETRY_MS, SERVING_MAX, TASKS_MAX};
+use crate::limits::{ANNOUNCE_MS, BID_HOLDS_MS, HEARTBEAT_MS, JOB_START_MAX_MS, RETRY_MS, SERVING_MAX, TASKS_MAX};
 use crate::message::{Accepted, BidSealed, Heartbeat, Message, Release, TaskRound};
 use crate::receipt::ReceiptOffer;
 use crate::task::{Award, Bid, TaskOffer, task_id};
@@ -28,6 +28,7 @@ pub(super) struct Job {
     pub(super) result: Option<Signed<TaskResult>>,
     pub(super) progress: Option<Heartbeat>,
     started: bool,
+    since_ms: u64,
     sent_ms: u64,
 }
 
@@ -47,7 +48,7 @@ const LOAD_RETRY_MS: u64 = 10_000;
 impl Worker {
     pub(super) fn apply_won(&mut self, offer: Signed<TaskOffer>, award: Award) {
         self.bids.remove(&award.task);
-        let job = Job { offer, result: None, progress: None, started: false, sent_ms: 0, award };
+        let job = Job { offer, result: None, progress: None, started: false, since_ms: 0, sent_ms: 0, award };
         self.jobs.insert(job.award.task, job);
     }
 
@@ -107,7 +108,9 @@ impl Node {
         let slots = usize::try_from(self.config.training_slots).unwrap_or(usize::MAX);
         let busy = self.worker.training() >= slots;
         let known = self.worker.bids.contains_key(&task) || self.worker.jobs.contains_key(&task);
-        if !self.config.roles.worker || busy || known || now_ms > offer.body.bids_until_ms {
+        let timely = offer.body.is_timely(now_ms);
+        let reachable = self.datanets.get(&offer.body.work.head.datanet).is_some();
+        if !self.config.roles.worker || busy || known || !timely || !reachable {
             return;
         }
         if offer.body.node != from || offer.verify(network).is_err() {
@@ -238,7 +241,7 @@ impl Node {
     }
 
     fn tick_bids(&mut self, now_ms: u64, out: &mut Out) {
-        self.worker.bids.retain(|_, open| now_ms <= open.offer.body.reveals_until_ms + BID_HOLDS_MS);
+        self.worker.bids.retain(|_, open| now_ms <= open.offer.body.reveals_until_ms.saturating_add(BID_HOLDS_MS));
         let mut messages = Vec::new();
         for open in self.worker.bids.values_mut() {
             let offer = &open.offer.body;
@@ -266,6 +269,13 @@ impl Node {
                 overdue.push(*task);
                 continue;
             }
+            if job.since_ms == 0 {
+                job.since_ms = now_ms;
+            }
+            if !job.started && job.result.is_none() && now_ms.saturating_sub(job.since_ms) > JOB_START_MAX_MS {
+                overdue.push(*task);
+                continue;
+            }
             if !job.started && job.result.is_none() && self.datanets.has_all(&job.offer.body.work.head) {
                 job.started = true;
                 let work = Work::Train { offer: Box::new(job.offer.clone()), award: job.award.clone() };
@@ -279,7 +289,7 @@ impl Node {
             self.send(now_ms, to, &message, out);
         }
         for task in overdue {
-            self.close_job(task, "its deadline passed unpaid", out);
+            self.close_job(task, "its deadline passed, or its data could not be had", out);
         }
         super::trim(&mut self.worker.jobs, TASKS_MAX, |job| job.result.is_none());
     }
@@ -301,6 +311,7 @@ impl Node {
 
     pub(super) fn publish_release(&mut self, now_ms: u64, release: Release, out: &mut Out) {
         let signed = Signed::new(self.config.network, &self.config.account_key, release);
+        self.worker.releases.remove(&signed.body.adapter);
         self.take_release(signed.clone(), out);
         self.publish(now_ms, Message::Release(Box::new(signed)), out);
     }
@@ -312,7 +323,9 @@ impl Node {
             }
             return;
         }
-        if verify_release(self.config.network, &release) {
+        // Whoever trained or checked an adapter knows it before its builder releases it; only who paid may.
+        let foreign = release.account != self.account && self.requester.paid_for(&release.body.adapter);
+        if !foreign && verify_release(self.config.network, &release) {
             self.take_release(release, out);
         } else {
             self.blame(Some(from), "sent a release with a bad signature".into(), out);
