@@ -29,7 +29,7 @@ const FEW_WORDS: usize = 8;
 /// Shingles of one record: the first ones stand for a very long text.
 const MAX_SHINGLES: usize = 8192;
 
-/// Records compared from one bucket: a flood of look-alikes must not make the work quadratic.
+/// Records compared from one bucket: a flood of near copies must not make the work quadratic.
 const MAX_BUCKET: usize = 32;
 
 /// The similarity from which two records are near duplicates, in thousandths.
@@ -262,7 +262,7 @@ mod tests {
     const GOLDEN: [u32; 3] = [100_964_513, 327_718_723, 80_565_541];
 
     #[test]
-    fn a_flood_of_look_alikes_stays_bounded() {
+    fn a_flood_of_near_copies_stays_bounded() {
         let mut index = NearIndex::new(1001);
         for number in 0..200 {
             index.insert(&record(&format!("{number}"), LONG));
