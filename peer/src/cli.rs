@@ -9,6 +9,7 @@ mod answer;
 mod ask;
 mod chain;
 mod data;
+mod down;
 mod failure;
 mod model;
 mod net;
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Start this node; keys are made on first use, nothing is asked.
     Up(Box<start::UpArgs>),
+    /// Stop the node of this folder, or all nodes of a demo's folder.
+    Down,
     /// Ask a released model; the answer streams, and its receipt names who made it possible.
     Ask(ask::AskArgs),
     /// Show this node: peers, work, models, chain.
@@ -145,6 +148,7 @@ mod tests {
             "demo --keep --peers 7 --json",
             "up --join tributary1ab --roles worker,poster --serve-chain 127.0.0.1:0",
             "ask question --model m --explain --check --max-price 0.5",
+            "down --data-dir folder",
             "status --json",
             "ps -q",
             "data new rivers --licence CC-BY-4.0",

@@ -53,6 +53,9 @@ pub enum DemoError {
         /// Why.
         reason: String,
     },
+    /// The user, or the system, ended the demo.
+    #[error("stopped before its end; the nodes have ended, what they had is in {}", .0.display())]
+    Stopped(PathBuf),
     /// What must hold of every demo does not.
     #[error("a check failed: {0}")]
     Check(String),
@@ -81,27 +84,43 @@ pub async fn run(options: DemoOptions) -> Result<Value, DemoError> {
     let folder = folder_of(&options)?;
     let roles = cluster::roles(options.peers);
     let contributors = roles.iter().filter(|role| **role == cluster::Role::Contributor).count();
-    let material = Material::prepare(&options, &folder, contributors)?;
+    let material = Material::prepare(&options, &folder, contributors).inspect_err(|_| {
+        // Only what is empty goes: a folder of the user's own stays unless nothing is in it.
+        let _ = std::fs::remove_dir(&folder);
+    })?;
     let screen = Screen::new(options.json);
     screen.say(&format!("{} nodes in {}", options.peers, folder.display()));
+    for line in material.own.iter().flat_map(material::OwnData::lines) {
+        screen.say(&line);
+    }
     let cluster = Cluster::new(&folder, &roles)?;
     let mut demo = Demo { cluster, material, screen, phases: Vec::new(), folder };
     let ended = tokio::select! {
         ended = demo.perform() => ended,
-        _ = tokio::signal::ctrl_c() => Err(DemoError::Usage("stopped".into())),
+        () = told_to_stop() => Err(DemoError::Stopped(demo.folder.clone())),
     };
-    if !(options.keep && ended.is_ok()) {
-        demo.cluster.stop().await;
-    }
+    demo.leave(&options, &ended).await;
     let report = ended?;
-    if options.keep {
-        demo.cluster.detach();
-    }
     if !options.json {
         print!("{}", report.to_text(options.keep));
     }
     report.check()?;
     Ok(report.to_json())
+}
+
+/// Returns when the user or the system ends the demo: the nodes must not outlive it.
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (interrupt, hangup, terminate) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::hangup()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut hangup), Ok(mut terminate)) = (interrupt, hangup, terminate) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 /// The folder of this demo: the user's, else a new one among the system's temporary folders.
@@ -128,6 +147,19 @@ struct Demo {
 }
 
 impl Demo {
+    /// Ends the nodes, or leaves them running if that was asked for; a whole demo in a folder of its own keeps its
+    /// receipts and no more.
+    async fn leave(&mut self, options: &DemoOptions, ended: &Result<Report, DemoError>) {
+        if options.keep && !matches!(ended, Err(DemoError::Stopped(_))) {
+            return self.cluster.detach();
+        }
+        self.screen.say("stopping the nodes");
+        self.cluster.stop().await;
+        if ended.is_ok() && options.dir.is_none() {
+            self.cluster.forget();
+        }
+    }
+
     async fn perform(&mut self) -> Result<Report, DemoError> {
         let timer = self.begin("start", "starting the nodes and their settlement chain").await;
         self.start().await?;

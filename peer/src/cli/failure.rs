@@ -16,6 +16,9 @@ pub(super) const FUNDS: u8 = 5;
 /// Something does not hold.
 pub(super) const VERIFICATION: u8 = 6;
 
+/// Ended by a signal, as shells say it.
+const INTERRUPTED: u8 = 130;
+
 /// Why a command failed, with its exit code and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
@@ -44,6 +47,7 @@ impl From<DemoError> for Failure {
     fn from(error: DemoError) -> Self {
         match &error {
             DemoError::Usage(_) => Self::usage(error, "see tributary demo --help"),
+            DemoError::Stopped(_) => Self::new(INTERRUPTED, error, "run it again when you like"),
             DemoError::Step { .. } => {
                 Self::new(UNREACHABLE, error, "the nodes' logs are in the demo's folder, node.log each")
             }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::failure::{FAILED, Failure};
 use super::output::{Context, Output, emit};
-use super::{Cli, Command, DemoArgs, answer, ask, chain, data, model, net, node, receipt, start, train, wallet};
+use super::{Cli, Command, DemoArgs, answer, ask, chain, data, down, model, net, node, receipt, start, train, wallet};
 use crate::client::Client;
 use crate::demo::{self, DemoOptions};
 use crate::engine;
@@ -62,6 +62,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
 async fn verb(context: &Context, command: Command) -> Result<Output, Failure> {
     match command {
         Command::Ask(args) => ask::run(context, args).await,
+        Command::Down => down::run(context).await,
         Command::Status => node::status(context).await,
         Command::Ps => node::ps(context).await,
         Command::Data(command) => data::run(context, command).await,

@@ -184,6 +184,14 @@ impl Cluster {
         }
     }
 
+    /// Removes the nodes' folders after they ended.
+    pub(super) fn forget(&self) {
+        for member in &self.members {
+            // What cannot be removed is among the system's temporary files.
+            let _ = std::fs::remove_dir_all(&member.folder);
+        }
+    }
+
     /// Lets the nodes run on after this program.
     pub(super) fn detach(&mut self) {
         self.kept.store(true, Ordering::Relaxed);
@@ -200,6 +208,8 @@ fn spawn(member: &Member, arguments: &[String]) -> std::io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::from(log))
+        // Ctrl-C in the terminal is the demo's to handle: it ends its nodes itself.
+        .process_group(0)
         .spawn()
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tributary_almanac::{Country, Owner};
 use tributary_compute::train::Recipe;
-use tributary_storage::ingest::{self, IngestLimits, RawRecord};
+use tributary_storage::ingest::{self, IngestError, IngestLimits, Ingested, RawRecord, Refusal};
 
 use super::{DemoError, DemoOptions};
 
@@ -32,6 +32,27 @@ pub(super) struct Material {
     pub(super) recipe: Recipe,
     /// Whether answers can be told right from wrong and whose they are.
     pub(super) is_almanac: bool,
+    /// What became of the lines of the user's own file.
+    pub(super) own: Option<OwnData>,
+}
+
+/// What became of the lines of a user's own file.
+#[derive(Debug, Clone, serde::Serialize)]
+pub(super) struct OwnData {
+    /// Records that could be read.
+    usable: usize,
+    /// Records that the contributors add.
+    used: usize,
+    /// Records kept back to ask about.
+    held_out: usize,
+    /// Records that repeat an earlier one.
+    duplicates: usize,
+    /// Lines that give no record.
+    refused: usize,
+    /// The first of them, with number and reason.
+    refusals: Vec<String>,
+    /// Why reading ended before the end, if it did.
+    stopped: Option<String>,
 }
 
 /// Questions asked of the almanac.
@@ -40,6 +61,8 @@ const QUESTIONS: usize = 40;
 const OWN_QUESTIONS: usize = 8;
 /// Records of a user's own file that take part: the demo shows the way, not a full training.
 const OWN_RECORDS: usize = 1_500;
+/// Refused lines that are shown one by one.
+const REFUSALS_SHOWN: usize = 10;
 /// Characters of a held-out text that are given as the prompt.
 const PROMPT_CHARS: usize = 120;
 
@@ -74,20 +97,20 @@ impl Material {
             questions: questions.collect(),
             recipe,
             is_almanac: true,
+            own: None,
         })
     }
 
     fn own(path: &Path, folder: &Path, contributors: usize) -> Result<Self, DemoError> {
-        let limits = IngestLimits { max_records: OWN_RECORDS + OWN_QUESTIONS, ..IngestLimits::default() };
-        let found = ingest::read_path(path, &limits).map_err(|error| DemoError::Usage(error.to_string()))?;
-        let mut records = found.records;
-        if records.len() < contributors + 1 {
-            let reason =
-                format!("{} has {} records; at least {} are needed", path.display(), records.len(), contributors + 1);
+        let mut found = ingest::read_path(path, &IngestLimits::default()).map_err(unusable)?;
+        let usable = found.records.len();
+        if usable < contributors + 1 {
+            let reason = format!("{} has {usable} records; at least {} are needed", path.display(), contributors + 1);
             return Err(DemoError::Usage(reason));
         }
-        let held_out = records.len() - OWN_QUESTIONS.min(records.len() - contributors);
-        let questions = records.split_off(held_out).iter().map(own_question).collect();
+        let mut records = evenly(std::mem::take(&mut found.records), OWN_RECORDS + OWN_QUESTIONS);
+        let held_out = OWN_QUESTIONS.min(records.len() - contributors);
+        let questions = records.split_off(records.len() - held_out).iter().map(own_question).collect();
         let mut texts = vec![String::new(); contributors];
         for (index, record) in records.iter().enumerate() {
             texts[index % contributors].push_str(&line(record).to_string());
@@ -101,8 +124,64 @@ impl Material {
         let name =
             path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
         let recipe = Recipe { steps: 60, batch: 8, max_len: 128, checkpoint_every: 20, ..Recipe::default() };
-        Ok(Self { title: name, licence: "LicenseRef-user".into(), files, questions, recipe, is_almanac: false })
+        let own = Some(OwnData::new(&found, usable, records.len(), held_out));
+        Ok(Self { title: name, licence: "LicenseRef-user".into(), files, questions, recipe, is_almanac: false, own })
     }
+}
+
+impl OwnData {
+    fn new(found: &Ingested, usable: usize, used: usize, held_out: usize) -> Self {
+        Self {
+            usable,
+            used,
+            held_out,
+            duplicates: found.duplicates,
+            refused: found.refused_total,
+            refusals: found.refused.iter().take(REFUSALS_SHOWN).map(refusal_line).collect(),
+            stopped: found.stopped.as_ref().map(ToString::to_string),
+        }
+    }
+
+    /// What a person should know about it before the demo begins.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.refusals.iter().map(|refusal| format!("  refused {refusal}")).collect();
+        let unnamed = self.refused - self.refusals.len();
+        if unnamed > 0 {
+            lines.push(format!("  refused {unnamed} more lines"));
+        }
+        lines.extend(self.stopped.clone().map(|reason| format!("  {reason}")));
+        let Self { usable, used, held_out, duplicates, .. } = self;
+        lines.push(format!("  of {usable} records {used} are shared, {held_out} are kept back as questions"));
+        if *duplicates > 0 {
+            lines.push(format!("  {duplicates} more repeat an earlier record"));
+        }
+        lines
+    }
+}
+
+fn refusal_line(refusal: &Refusal) -> String {
+    let name = refusal.file.file_name().unwrap_or_default().to_string_lossy();
+    format!("{name}:{}: {}", refusal.line, refusal.reason)
+}
+
+fn unusable(error: IngestError) -> DemoError {
+    let mut reason = error.to_string();
+    if let IngestError::NothingUsable { refused, .. } | IngestError::NoReadableFiles { refused, .. } = &error {
+        for refusal in refused.iter().take(REFUSALS_SHOWN) {
+            reason.push_str(&format!("\n  {}", refusal_line(refusal)));
+        }
+    }
+    DemoError::Usage(reason)
+}
+
+/// At most `most` of `records`, spread evenly over all of them, in their order.
+fn evenly(records: Vec<RawRecord>, most: usize) -> Vec<RawRecord> {
+    let all = records.len();
+    if all <= most {
+        return records;
+    }
+    let taken = |index: usize| (index + 1) * most / all > index * most / all;
+    records.into_iter().enumerate().filter(|(index, _)| taken(*index)).map(|(_, record)| record).collect()
 }
 
 fn own_question(record: &RawRecord) -> Question {

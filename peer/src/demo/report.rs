@@ -11,15 +11,20 @@ use tributary_protocol::attribution::WHOLE;
 use tributary_protocol::id::Amount;
 
 use super::cluster::Role;
+use super::material::OwnData;
 use super::screen::bytes_text;
 use super::steps::{Answered, Settled};
 use super::{Demo, DemoError, PhaseTime};
 use crate::receiptfile;
 
+/// Digits of a receipt's id that name its file: a path that fits a line.
+const RECEIPT_NAME_CHARS: usize = 8;
+
 /// What the demo found.
 pub struct Report {
     title: String,
     is_almanac: bool,
+    own: Option<OwnData>,
     answers: Vec<Answered>,
     contributors: Vec<(String, Value)>,
     run: Value,
@@ -72,6 +77,7 @@ impl Demo {
         Ok(Report {
             title: self.material.title.clone(),
             is_almanac: self.material.is_almanac,
+            own: self.material.own.clone(),
             answers,
             contributors,
             run,
@@ -96,7 +102,8 @@ impl Demo {
             let id = listed["id"].as_str().unwrap_or_default();
             let text = builder.client.get_text(&format!("/api/receipts/{id}")).await;
             let text = text.map_err(|error| DemoError::Step { step: "report", reason: error.to_string() })?;
-            let path = folder.join(format!("{id}.json"));
+            let path = folder.join(format!("{}.json", id.get(..RECEIPT_NAME_CHARS).unwrap_or(id)));
+            let path = if paths.contains(&path) { folder.join(format!("{id}.json")) } else { path };
             std::fs::write(&path, &text).map_err(failed)?;
             let (found, _) = receiptfile::verify(text.as_bytes())
                 .map_err(|error| DemoError::Check(format!("receipt {id}: {error}")))?;
@@ -182,6 +189,7 @@ impl Report {
         let questions: Vec<Value> = self.answers.iter().map(|answer| self.answer_json(answer)).collect();
         json!({
             "data": self.title,
+            "own_data": self.own,
             "datanet": self.datanet,
             "held_out": {
                 "questions": self.answers.len(),
@@ -262,7 +270,9 @@ impl Report {
     fn because(&self, answer: &Answered) -> String {
         let percent = |weight: u64| format!("{}.{} %", weight / 10_000, weight / 1_000 % 10);
         let mut parts: Vec<String> = Vec::new();
-        for share in answer.ask["shares"].as_array().into_iter().flatten() {
+        let mut shares = answer.ask["shares"].as_array().cloned().unwrap_or_default();
+        shares.sort_by_key(|share| std::cmp::Reverse(share["weight"].as_u64()));
+        for share in &shares {
             let name = self.contributors.iter().find(|(_, account)| *account == share["account"]);
             let name = name.map_or("unknown", |(name, _)| name.as_str());
             parts.push(format!("{name} {}", percent(share["weight"].as_u64().unwrap_or(0))));
@@ -309,7 +319,7 @@ impl Report {
             of("remaining").to_open()
         )?;
         let sum = of("claims").checked_add(of("remaining"));
-        let balance = if sum == Some(of("deposits")) { "balances to the last unit" } else { "DOES NOT BALANCE" };
+        let balance = if sum == Some(of("deposits")) { "exact" } else { "DOES NOT BALANCE" };
         writeln!(out, "  {} = {} + {} atto-OPEN: {balance}", of("deposits"), of("claims"), of("remaining"))
     }
 
@@ -329,8 +339,11 @@ impl Report {
         }
         if kept {
             let folder = self.folder.join("builder");
-            writeln!(out, "  tributary status --data-dir {}", folder.display())?;
-            writeln!(out, "  tributary ask \"…\" --model demo --explain --data-dir {}", folder.display())?;
+            let question = self.answers.first().map_or("…", |answer| answer.question.prompt.as_str());
+            writeln!(out, "  export TRIBUTARY_DATA_DIR={}", folder.display())?;
+            writeln!(out, "  tributary status")?;
+            writeln!(out, "  tributary ask \"{}\" --model demo --explain", line(question, 60))?;
+            writeln!(out, "  tributary down --data-dir {}      stops all nodes", self.folder.display())?;
         } else {
             writeln!(out, "  tributary demo --keep      leaves the nodes running, to ask them more")?;
         }

@@ -8,8 +8,14 @@ use serde_json::Value;
 
 /// The demo's standard error.
 pub(super) struct Screen {
-    bar: Mutex<Option<ProgressBar>>,
+    bar: Mutex<Option<Bar>>,
     live: bool,
+}
+
+/// One progress bar and what it is about; something else gets a new one, so that its time left is its own.
+struct Bar {
+    label: String,
+    drawn: ProgressBar,
 }
 
 /// Bytes for people.
@@ -21,29 +27,48 @@ pub(super) fn bytes_text(bytes: u64) -> String {
     }
 }
 
+impl Bar {
+    fn new(label: &str, all: u64) -> Self {
+        let drawn = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("  {prefix} {bar:20} {pos}/{len} · {wide_msg}") {
+            drawn.set_style(style);
+        }
+        drawn.set_prefix(label.to_owned());
+        Self { label: label.to_owned(), drawn }
+    }
+
+    /// Seconds left at the pace of the last steps, once there is a pace.
+    fn time_left(&self) -> String {
+        if self.drawn.position() == 0 {
+            return String::new();
+        }
+        format!(" · {} s left", self.drawn.eta().as_secs())
+    }
+}
+
 impl Screen {
     pub(super) fn new(json: bool) -> Self {
         Self { bar: Mutex::new(None), live: std::io::stderr().is_terminal() && !json }
     }
 
     pub(super) fn say(&self, line: &str) {
+        self.clear();
         eprintln!("{line}");
     }
 
     pub(super) fn phase(&self, name: &str, what: &str) {
-        eprintln!("▸ {name}: {what}");
+        self.say(&format!("▸ {name}: {what}"));
     }
 
     pub(super) fn phase_done(&self, name: &str, seconds: f64, bytes: u64) {
-        self.clear();
-        eprintln!("✓ {name} {seconds:.1} s, {} moved", bytes_text(bytes));
+        self.say(&format!("✓ {name} {seconds:.1} s, {} moved", bytes_text(bytes)));
     }
 
     fn clear(&self) {
         if let Ok(mut bar) = self.bar.lock()
             && let Some(bar) = bar.take()
         {
-            bar.finish_and_clear();
+            bar.drawn.finish_and_clear();
         }
     }
 
@@ -51,7 +76,10 @@ impl Screen {
     pub(super) fn task(&self, label: &str, task: &Value) {
         let of = |field: &str| task["progress"][field].as_u64().unwrap_or(0);
         let (step, steps) = (of("step"), of("steps"));
-        if !self.live || steps == 0 {
+        if task["phase"] == "checking" {
+            return self.progress(label, steps, steps.max(1), "another peer executes segments again");
+        }
+        if task["phase"] != "leased" || steps == 0 {
             return;
         }
         let nats = format!("{}.{:02}", of("loss_micro_nats") / 1_000_000, of("loss_micro_nats") / 10_000 % 100);
@@ -63,19 +91,16 @@ impl Screen {
         if !self.live {
             return;
         }
-        let Ok(mut bar) = self.bar.lock() else { return };
-        let bar = bar.get_or_insert_with(|| {
-            let style = ProgressStyle::with_template("  {prefix} {bar:24} {pos}/{len} · {msg} · {eta} left");
-            let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr());
-            if let Ok(style) = style {
-                bar.set_style(style);
-            }
-            bar
-        });
-        bar.set_length(all);
-        bar.set_prefix(label.to_owned());
-        bar.set_message(message.to_owned());
-        bar.set_position(done);
+        let Ok(mut held) = self.bar.lock() else { return };
+        let stale = |bar: &mut Bar| bar.label != label || bar.drawn.position() > done;
+        if let Some(old) = held.take_if(stale) {
+            old.drawn.finish_and_clear();
+        }
+        let bar = held.get_or_insert_with(|| Bar::new(label, all));
+        bar.drawn.set_length(all);
+        bar.drawn.set_position(done);
+        let left = if done < all { bar.time_left() } else { String::new() };
+        bar.drawn.set_message(format!("{message}{left}"));
     }
 
     /// Lets text appear as it is streamed.

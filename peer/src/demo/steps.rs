@@ -18,10 +18,12 @@ const BUDGET: Amount = Amount(200 * Amount::OPEN.0);
 const SEGMENTS: u16 = 2;
 /// Tokens of an answer.
 const ANSWER_TOKENS: u32 = 24;
-/// How long the network may take to agree on something small.
-const SOON: Duration = Duration::from_secs(90);
-/// How long all trainings of the run may take.
-const TRAINING: Duration = Duration::from_secs(900);
+/// How long a node may show nothing new before the demo gives up: a slow machine moves, a stuck one does not.
+const STALLED: Duration = Duration::from_secs(180);
+/// The longest the network may take to agree on something small, however much it moves meanwhile.
+const SOON: Duration = Duration::from_secs(900);
+/// The longest all trainings of the run may take; their deadline in the market is an hour too.
+const TRAINING: Duration = Duration::from_secs(3_600);
 
 /// One question with what base and network said.
 pub(super) struct Answered {
@@ -50,31 +52,50 @@ fn amount(value: &Value) -> Amount {
     value.as_str().and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-/// Looks at `member` until `ready` finds what it waits for.
+/// What the demo waits for, and where it would be seen.
+struct Wait<'a> {
+    step: &'static str,
+    what: &'a str,
+    member: &'a Member,
+    path: &'a str,
+    longest: Duration,
+}
+
+impl Wait<'_> {
+    /// Looks until `ready` finds what it waits for, for as long as something moves.
+    async fn until<T>(&self, ready: impl Fn(&Value) -> Option<T>) -> Result<T, DemoError> {
+        let began = Instant::now();
+        let (mut last, mut moved) = (Err(String::new()), began);
+        loop {
+            let seen = self.member.client.get(self.path).await.map_err(|error| error.to_string());
+            if let Ok(value) = &seen
+                && let Some(found) = ready(value)
+            {
+                return Ok(found);
+            }
+            if seen != last {
+                (last, moved) = (seen, Instant::now());
+            }
+            if moved.elapsed() > STALLED || began.elapsed() > self.longest {
+                let trouble = last.err().map(|error| format!(" ({error})")).unwrap_or_default();
+                let waited = began.elapsed().as_secs();
+                let reason = format!("{}: no {} after {waited} s{trouble}", self.member.name, self.what);
+                return Err(DemoError::Step { step: self.step, reason });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// Looks at `member` until `ready` finds something small that it waits for.
 async fn until<T>(
     step: &'static str,
     what: &str,
-    patience: Duration,
     member: &Member,
     path: &str,
     ready: impl Fn(&Value) -> Option<T>,
 ) -> Result<T, DemoError> {
-    let deadline = Instant::now() + patience;
-    loop {
-        let last = match member.client.get(path).await {
-            Ok(seen) => match ready(&seen) {
-                Some(found) => return Ok(found),
-                None => seen.to_string(),
-            },
-            Err(error) => error.to_string(),
-        };
-        if Instant::now() > deadline {
-            let last: String = last.chars().take(600).collect();
-            let reason = format!("{}: {what} did not happen within {} s: {last}", member.name, patience.as_secs());
-            return Err(DemoError::Step { step, reason });
-        }
-        tokio::time::sleep(POLL).await;
-    }
+    Wait { step, what, member, path, longest: SOON }.until(ready).await
 }
 
 impl Demo {
@@ -83,7 +104,7 @@ impl Demo {
         let others = self.cluster.members().len() - 1;
         for member in self.cluster.members() {
             let met = |peers: &Value| (count(peers) >= others).then_some(());
-            until("start", "meeting all peers", SOON, member, "/api/peers", met).await?;
+            until("start", "meeting of all peers", member, "/api/peers", met).await?;
         }
         Ok(())
     }
@@ -94,7 +115,7 @@ impl Demo {
         let id = self.create_datanet(contributors[0]).await?;
         let path = format!("/api/datanets/{id}");
         for (member, file) in contributors.iter().zip(&self.material.files) {
-            until("data", "hearing of the datanet", SOON, member, &path, |_| Some(())).await?;
+            until("data", "word of the datanet", member, &path, |_| Some(())).await?;
             let body = json!({"path": file});
             let added = member.post(&format!("{path}/records"), &body).await?;
             let bytes = added["bytes"].as_u64().unwrap_or(0);
@@ -107,7 +128,7 @@ impl Demo {
         };
         let mut head = None;
         for member in self.cluster.members() {
-            let seen = until("data", "holding the whole datanet", SOON, member, &path, heads).await?;
+            let seen = until("data", "whole datanet", member, &path, heads).await?;
             if head.get_or_insert_with(|| seen.clone()) != &seen {
                 return Err(DemoError::Check("two nodes with the same entries have different heads".into()));
             }
@@ -171,6 +192,7 @@ impl Demo {
 
     async fn watch_run(
         &self,
+        step: &'static str,
         key: &str,
         ended: impl Fn(&Value) -> bool,
         show: impl Fn(&Value),
@@ -180,22 +202,23 @@ impl Demo {
             show(run);
             (ended(run) || run["state"] == "failed").then(|| run.clone())
         };
-        let run = until("train", "the run's end", TRAINING, self.cluster.builder(), &path, look).await?;
+        let member = self.cluster.builder();
+        let run = Wait { step, what: "end of the run", member, path: &path, longest: TRAINING }.until(look).await?;
         if run["state"] == "failed" {
             let reason = run["reason"].as_str().unwrap_or("no reason is known").to_owned();
-            return Err(DemoError::Step { step: "train", reason });
+            return Err(DemoError::Step { step, reason });
         }
         Ok(run)
     }
 
     pub(super) async fn watch_main(&mut self, key: &str) -> Result<(), DemoError> {
         let show = |run: &Value| self.screen.task("training", &run["main"]);
-        let run = self.watch_run(key, |run| run["main"]["phase"] == "done", show).await?;
+        let run = self.watch_run("train", key, |run| run["main"]["phase"] == "done", show).await?;
         let main = &run["main"];
         let worker = self.name_of(&main["worker"]["node"]).await;
         let checked = count(&main["verdict"]["checked"]);
         self.screen.say(&format!(
-            "  {worker} won with {} bids, trained {} steps; {checked} of {} segments were executed again: {}",
+            "  {worker} won ({} bids), trained {} steps; {checked} of {} segments redone: {}",
             main["bids"][0],
             main["result"]["steps"],
             main["result"]["checkpoints"].as_u64().unwrap_or(1) - 1,
@@ -206,18 +229,22 @@ impl Demo {
 
     pub(super) async fn watch_leave_outs(&mut self, key: &str) -> Result<Value, DemoError> {
         let show = |run: &Value| {
-            let running = run["leave_out"].as_array().into_iter().flatten();
-            if let Some(task) = running.into_iter().find(|task| task["phase"] == "leased") {
-                self.screen.task("leave-out", task);
+            let open = |task: &&Value| task["phase"] != "done";
+            let tasks = run["leave_out"].as_array().map_or(&[][..], Vec::as_slice);
+            let working = |task: &&Value| task["phase"] == "leased" || task["phase"] == "checking";
+            let shown = tasks.iter().find(working).or_else(|| tasks.iter().find(open));
+            let done = tasks.iter().filter(|task| !open(task)).count();
+            if let Some(task) = shown {
+                self.screen.task(&format!("leave-out {} of {}", done + 1, tasks.len()), task);
             }
         };
-        let run = self.watch_run(key, |run| run["state"] == "done", show).await?;
+        let run = self.watch_run("attribute", key, |run| run["state"] == "done", show).await?;
         let workers = self.cluster.having(Role::Worker).len() + 1;
         let served = |list: &Value| {
             let served = list[0]["served_by"].as_u64()?;
             (usize::try_from(served).ok()? >= workers).then_some(())
         };
-        until("attribute", "workers serving the adapter", SOON, self.cluster.builder(), "/api/releases", served)
+        until("attribute", "word that the workers serve the adapter", self.cluster.builder(), "/api/releases", served)
             .await?;
         Ok(run)
     }
@@ -253,8 +280,7 @@ impl Demo {
         for (answer, _) in &mut answers {
             let path = format!("/api/asks/{}", answer["key"].as_str().unwrap_or_default());
             let checked = |ask: &Value| (!ask["verdict"].is_null()).then(|| ask["verdict"].clone());
-            answer["verdict"] =
-                until("answer", "the check of an answer", SOON, self.cluster.builder(), &path, checked).await?;
+            answer["verdict"] = until("answer", "check of an answer", self.cluster.builder(), &path, checked).await?;
         }
         Ok(answers)
     }
@@ -268,7 +294,7 @@ impl Demo {
             "prompt": question.prompt,
             "max_tokens": ANSWER_TOKENS,
             "check": true,
-            "timeout_s": SOON.as_secs(),
+            "timeout_s": STALLED.as_secs(),
         });
         loop {
             let since = Instant::now();
@@ -287,10 +313,16 @@ impl Demo {
                 }
             };
             match self.cluster.builder().client.ask(&body, &mut on_line).await {
-                Ok(done) => return Ok((done, first_text_ms.unwrap_or(0))),
+                Ok(done) => {
+                    if shown {
+                        self.screen.stream("\n");
+                    }
+                    return Ok((done, first_text_ms.unwrap_or(0)));
+                }
                 Err(error) if Instant::now() > deadline => {
                     return Err(DemoError::Step { step: "answer", reason: error.to_string() });
                 }
+                Err(error) if error.exit_code() == 2 => return Err(DemoError::Usage(error.to_string())),
                 Err(_) => tokio::time::sleep(POLL).await,
             }
         }
@@ -302,7 +334,7 @@ impl Demo {
         let receipts = count(&builder.get("/api/receipts").await?);
         let keeper = self.cluster.keeper();
         let all_here = |list: &Value| (count(list) >= receipts).then_some(());
-        until("settle", "the receipts reaching the poster", SOON, keeper, "/api/receipts", all_here).await?;
+        until("settle", "arrival of all receipts at the poster", keeper, "/api/receipts", all_here).await?;
         self.redeem_all().await?;
         keeper.post("/api/epochs/close", &json!({})).await?;
         let agreed = |list: &Value| {
@@ -312,7 +344,7 @@ impl Demo {
         };
         let mut epochs = Value::Null;
         for member in self.cluster.members() {
-            epochs = until("settle", "agreeing with the anchored epoch", SOON, member, "/api/epochs", agreed).await?;
+            epochs = until("settle", "agreement with the anchored epoch", member, "/api/epochs", agreed).await?;
         }
         for member in self.cluster.members() {
             member.post("/api/wallet/claim", &json!({})).await?;
@@ -342,7 +374,7 @@ impl Demo {
                 let mut vouchers = wallet["vouchers"].as_array()?.iter();
                 vouchers.any(|voucher| amount(&voucher["cumulative"]) >= part).then_some(())
             };
-            until("settle", "the voucher's arrival", SOON, member, "/api/wallet", covered).await?;
+            until("settle", "voucher of the builder", member, "/api/wallet", covered).await?;
             member.post("/api/wallet/redeem", &json!({})).await?;
         }
         Ok(())
