@@ -50,13 +50,14 @@ fn running(folder: &Path) -> Vec<PathBuf> {
 /// Ends the node; whether there was one: a node that was killed leaves its notice behind.
 async fn stop(folder: &Path) -> Result<bool, Failure> {
     let client = Client::new(folder);
+    let process = client.notice().map_err(Failure::from)?.pid;
     match client.post("/api/shutdown", &Value::Null).await {
         Ok(_) => {}
         Err(ClientError::NodeDown { .. }) => return Ok(false),
         Err(error) => return Err(error.into()),
     }
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !matches!(client.get("/api/status").await, Err(ClientError::NodeDown { .. })) || client.notice().is_ok() {
+    while client.notice().is_ok() || lives(process) {
         if tokio::time::Instant::now() > deadline {
             let message = format!("the node of {} has not ended after {} s", folder.display(), PATIENCE.as_secs());
             return Err(Failure::new(FAILED, message, "its process can be ended with kill; it loses nothing"));
@@ -64,6 +65,12 @@ async fn stop(folder: &Path) -> Result<bool, Failure> {
         tokio::time::sleep(POLL).await;
     }
     Ok(true)
+}
+
+/// Whether the process still runs.
+fn lives(process: u32) -> bool {
+    let process = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw);
+    process.is_some_and(|process| rustix::process::test_kill_process(process).is_ok())
 }
 
 #[cfg(test)]
