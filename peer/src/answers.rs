@@ -1,7 +1,7 @@
 //! Answer streams: questions and answers between asker and worker, token by token, on the data plane.
 //!
-//! Frames begin with a tag: [`TEXT`] a piece of the answer, [`TRANSCRIPT`] a part of tokens and fingerprints,
-//! [`OFFER`] the envelope with the worker's receipt offer, [`REFUSAL`] a reason. The asker's first and only frame
+//! Frames begin with a tag: `TEXT` a piece of the answer, `TRANSCRIPT` a part of tokens and fingerprints,
+//! `OFFER` the envelope with the worker's receipt offer, `REFUSAL` a reason. The asker's first and only frame
 //! is the envelope of the question.
 //!
 //! Invariant: an answer counts only when its stream ended with an offer; everything received is bounded.
