@@ -117,3 +117,71 @@ fn killing_nodes_at_random_moments_still_ends_in_a_correct_report() {
     let document = check(status, folder.path());
     println!("seed {seed}: {kills} kills, {} restarts", document["restarts"]);
 }
+
+/// A file nobody here would call clean: good rows, rows without an answer, a row that is no JSON.
+fn own_file(folder: &Path) -> std::path::PathBuf {
+    let path = folder.join("own.jsonl");
+    let mut text = String::new();
+    for number in 0..60 {
+        let row =
+            serde_json::json!({"question": format!("What is {number} and one?"), "answer": format!("{}", number + 1)});
+        text.push_str(&format!("{row}\n"));
+    }
+    text.push_str("{\"question\": \n{\"colour\": \"red\"}\n");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn a_demo_on_the_users_own_file_says_what_it_used_and_refused() {
+    let folder = folder();
+    let dir = folder.path().join("demo");
+    let mut command = tributary();
+    command.args(["demo", "--json", "--data"]).arg(own_file(folder.path())).arg("--dir").arg(&dir);
+    let done = command.output().unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}", stderr(&done));
+    assert!(stderr(&done).contains("own.jsonl:61: "), "{}", stderr(&done));
+    let document: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let own = &document["own_data"];
+    assert_eq!([&own["usable"], &own["used"], &own["held_out"], &own["refused"]], [60, 52, 8, 2], "{own}");
+    assert_eq!(document["held_out"]["questions"], 8);
+    assert_eq!(document["attribution"]["sums_exact"], true);
+    assert_eq!(document["attribution"]["right_contributor"], Value::Null, "nobody knows whose facts these are");
+    assert_eq!(document["verification"]["inference_checked"], 8);
+    let settlement = &document["settlement"];
+    assert_eq!(amount(&settlement["claims"]) + amount(&settlement["remaining"]), amount(&settlement["deposits"]));
+}
+
+#[test]
+fn a_demo_without_usable_data_leaves_nothing_behind() {
+    let folder = folder();
+    let (file, dir) = (folder.path().join("empty.jsonl"), folder.path().join("demo"));
+    std::fs::write(&file, "not json\n").unwrap();
+    let done = tributary().args(["demo", "--data"]).arg(&file).arg("--dir").arg(&dir).output().unwrap();
+    assert_eq!(done.status.code(), Some(2), "{}", stderr(&done));
+    assert!(stderr(&done).contains("empty.jsonl:1: "), "{}", stderr(&done));
+    assert!(!dir.exists());
+}
+
+fn lives(pid: u32) -> bool {
+    std::process::Command::new("kill").args(["-0", &pid.to_string()]).output().unwrap().status.success()
+}
+
+#[test]
+fn an_interrupted_demo_ends_its_nodes() {
+    let folder = folder();
+    let dir = folder.path().join("demo");
+    let mut demo = begin(folder.path());
+    let began = Instant::now();
+    let pid = loop {
+        assert!(began.elapsed() < DEMO_PATIENCE, "no node starts");
+        match pid_of(&dir.join("builder")) {
+            Some(pid) => break pid,
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+    };
+    let killed = std::process::Command::new("kill").args(["-INT", &demo.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    assert!(!lives(pid), "a node outlived its demo");
+}
