@@ -25,6 +25,8 @@ pub const MAX_CONCURRENT_REQUESTS: usize = 32;
 pub const MAX_CONNECTIONS: usize = 4 * MAX_CONCURRENT_REQUESTS;
 /// Seconds to receive a request's body: half a megabyte over a slow line, and no more for a caller who dribbles.
 pub const BODY_TIMEOUT_S: u64 = 30;
+/// Seconds that requests under way have to end when the server stops; each is one transaction at most.
+pub const STOP_TIMEOUT_S: u64 = 1;
 /// Blocks one `eth_getLogs` may span.
 pub const MAX_LOG_BLOCKS: u64 = 10_000;
 /// Logs one `eth_getLogs` may return.

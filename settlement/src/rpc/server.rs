@@ -23,7 +23,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use super::{BODY_TIMEOUT_S, MAX_BODY_BYTES, MAX_CONCURRENT_REQUESTS, MAX_CONNECTIONS, RpcError, answer_body, reply};
+use super::{
+    BODY_TIMEOUT_S, MAX_BODY_BYTES, MAX_CONCURRENT_REQUESTS, MAX_CONNECTIONS, RpcError, STOP_TIMEOUT_S, answer_body,
+    reply,
+};
 use crate::evm::EmbeddedChain;
 
 /// Why the chain is not served.
@@ -63,11 +66,13 @@ impl RpcServer {
         format!("http://{}", self.address)
     }
 
-    /// Stops taking requests and waits for those begun.
+    /// Stops taking requests and waits for those begun, but not for a caller who leaves one half sent.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        if let Err(error) = (&mut self.task).await {
-            tracing::warn!(%error, "the chain's server ended badly");
+        match tokio::time::timeout(Duration::from_secs(STOP_TIMEOUT_S), &mut self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the chain's server ended badly"),
+            Err(_) => self.task.abort(),
         }
     }
 }
