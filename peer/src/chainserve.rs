@@ -12,24 +12,32 @@ use tributary_settlement::queue::Queue;
 use tributary_settlement::rpc::{self, RpcServer};
 
 use crate::home::Home;
+use crate::net::reach;
 use crate::settle::ChainNotice;
 
 /// Where the deployment is noted.
 const DEPLOYMENT: &str = "deployment.json";
 
-/// Opens the chain in the node's folder, makes the contracts on first use, and serves it.
+/// Opens the chain in the node's folder, makes the contracts on first use, and serves it: on loopback only, unless it is
+/// `open` to other machines. The notice names an address that they reach.
 ///
 /// # Errors
 /// When the folder, the port or the chain is in the way.
-pub async fn serve(home: &Home, key: [u8; 32], address: SocketAddr) -> anyhow::Result<(RpcServer, ChainNotice)> {
+pub async fn serve(
+    home: &Home,
+    key: [u8; 32],
+    address: SocketAddr,
+    open: bool,
+) -> anyhow::Result<(RpcServer, ChainNotice)> {
     let folder = home.path("chain");
     let embedded = EmbeddedChain::open(&folder)?;
     let deployment = match home.load(DEPLOYMENT)? {
         Some(known) => known,
         None => deploy(home, &embedded, key, &folder).await?,
     };
-    let server = rpc::serve(embedded, address).await?;
-    let notice = ChainNotice { url: server.url(), deployment };
+    let server = if open { rpc::serve_open(embedded, address).await? } else { rpc::serve(embedded, address).await? };
+    let reached = reach::published(server.address()).first().copied().unwrap_or(server.address());
+    let notice = ChainNotice { url: format!("http://{reached}"), deployment };
     Ok((server, notice))
 }
 

@@ -11,6 +11,7 @@ mod chain;
 mod data;
 mod down;
 mod failure;
+mod log;
 mod model;
 mod net;
 mod node;
@@ -147,6 +148,8 @@ mod tests {
         for line in [
             "demo --keep --peers 7 --json",
             "up --join tributary1ab --roles worker,poster --serve-chain 127.0.0.1:0",
+            "up --serve-chain --listen 192.0.2.7",
+            "up --listen 0.0.0.0 --serve-chain 8545",
             "ask question --model m --explain --check --max-price 0.5",
             "down --data-dir folder",
             "status --json",
@@ -197,6 +200,7 @@ mod tests {
             "data new rivers",
             "status --json --quiet",
             "up --roles king",
+            "up --serve-chain somewhere",
         ] {
             assert!(parse(&format!("tributary {line}")).is_err(), "{line}");
         }

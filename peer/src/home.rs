@@ -3,6 +3,8 @@
 //! Invariant: secrets lie encrypted in the vault; every file is written whole or not at all; one process uses a
 //! folder at a time (the journal's lock).
 
+use std::collections::BTreeMap;
+use std::env::VarError;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,15 @@ pub enum HomeError {
     /// The system gives no randomness.
     #[error("the system gives no random bytes: {0}")]
     Randomness(getrandom::Error),
+    /// The keys are sealed with a passphrase that was not given.
+    #[error("the keys in {} open with a passphrase, and none is given", folder.display())]
+    PassphraseMissing {
+        /// Where the keys are.
+        folder: PathBuf,
+    },
+    /// The passphrase in the environment is no text.
+    #[error("the passphrase in TRIBUTARY_PASSPHRASE is no UTF-8 text")]
+    PassphraseNotText,
     /// A chain key that is no key.
     #[error("the chain key is not usable: {0}")]
     ChainKey(String),
@@ -122,6 +133,12 @@ impl Ticket {
 }
 
 impl Home {
+    /// The folder at `root` as it is, if it is there at all: to look before anything is written.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
     /// The folder at `root`, made if need be and closed to others.
     ///
     /// # Errors
@@ -149,29 +166,50 @@ impl Home {
         &self.root
     }
 
+    /// Whether any key was made here.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        let vault = self.vault();
+        SecretKind::ALL.into_iter().any(|kind| vault.contains(kind))
+    }
+
+    fn vault(&self) -> Vault {
+        Vault::at(&self.path("keys"))
+    }
+
     /// Unlocks the keys, made on first use. The passphrase is `TRIBUTARY_PASSPHRASE`, else a random key file beside
     /// the vault that only this user can read.
     ///
     /// # Errors
-    /// When a key is damaged or the passphrase is wrong.
+    /// When a key is damaged or the passphrase is wrong; then nothing was written.
     pub fn keys(&self) -> Result<Keys, HomeError> {
-        let vault = Vault::at(&self.path("keys"));
+        let vault = self.vault();
         let passphrase = self.passphrase()?;
-        let load = |kind| vault.load_or_create(kind, &passphrase);
-        let account = load(SecretKind::AccountSeed)?;
+        // Those that are there prove the passphrase before a missing one is sealed with it.
+        let (there, missing): (Vec<_>, Vec<_>) = SecretKind::ALL.into_iter().partition(|kind| vault.contains(*kind));
+        let mut secrets = BTreeMap::new();
+        for kind in there.into_iter().chain(missing) {
+            secrets.insert(kind, vault.load_or_create(kind, &passphrase)?);
+        }
+        let secret = |kind| secrets.get(&kind).map(|secret| *secret.expose()).unwrap_or_default();
         Ok(Keys {
-            node_seed: *load(SecretKind::NodeSeed)?.expose(),
-            account: SigningKey::from_bytes(account.expose()),
-            chain: *load(SecretKind::ChainKey)?.expose(),
+            node_seed: secret(SecretKind::NodeSeed),
+            account: SigningKey::from_bytes(&secret(SecretKind::AccountSeed)),
+            chain: secret(SecretKind::ChainKey),
         })
     }
 
     fn passphrase(&self) -> Result<Passphrase, HomeError> {
-        if let Ok(text) = std::env::var("TRIBUTARY_PASSPHRASE") {
-            return Ok(Passphrase::text(&text));
+        match std::env::var("TRIBUTARY_PASSPHRASE") {
+            Ok(text) => return Ok(Passphrase::text(&text)),
+            Err(VarError::NotUnicode(_)) => return Err(HomeError::PassphraseNotText),
+            Err(VarError::NotPresent) => {}
         }
         let path = self.path("unlock.key");
         if !path.exists() {
+            if self.has_keys() {
+                return Err(HomeError::PassphraseMissing { folder: self.path("keys") });
+            }
             let mut bytes = [0; 32];
             getrandom::fill(&mut bytes).map_err(HomeError::Randomness)?;
             self.write_private("unlock.key", hex::encode(bytes).as_bytes())?;
@@ -193,7 +231,9 @@ impl Home {
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(&beside).map_err(failed)?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-        std::fs::rename(&beside, &path).map_err(failed)
+        std::fs::rename(&beside, &path).map_err(failed)?;
+        // The new name lies in the folder, which has to reach the disk as well.
+        std::fs::File::open(&self.root).and_then(|folder| folder.sync_all()).map_err(failed)
     }
 
     /// Writes a value as JSON.

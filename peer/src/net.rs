@@ -10,6 +10,8 @@ pub mod data;
 pub mod identity;
 mod lane;
 pub mod limits;
+pub mod ports;
+pub mod reach;
 
 use std::net::SocketAddr;
 

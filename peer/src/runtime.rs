@@ -298,11 +298,11 @@ impl Runtime {
         if let Err(error) = self.parts.control.add_peer_addr(peer, control).await {
             tracing::debug!(peer = %peer.short(), %error, "an address is not usable");
         }
-        let (iroh, lane) = parse_data_addresses(data);
+        let (iroh, lanes) = parse_data_addresses(data);
         if let Err(error) = self.parts.data.add_peer_addr(peer, &iroh) {
             tracing::debug!(peer = %peer.short(), %error, "an address is not usable");
         }
-        self.parts.data.add_lane_addr(peer, lane);
+        self.parts.data.add_lane_addrs(peer, &lanes);
     }
 
     fn start(&self, job: Hash, work: Work) {
@@ -374,11 +374,10 @@ impl Runtime {
 #[must_use]
 pub fn data_addresses(data: &DataPlane) -> Vec<String> {
     let iroh = data.local_addrs().into_iter().map(|addr| format!("iroh:{addr}"));
-    iroh.chain(data.lane_addr().map(|addr| format!("lane:{addr}"))).collect()
+    iroh.chain(data.lane_addrs().into_iter().map(|addr| format!("lane:{addr}"))).collect()
 }
 
-fn parse_data_addresses(texts: &[String]) -> (Vec<SocketAddr>, Option<SocketAddr>) {
-    let iroh = texts.iter().filter_map(|text| text.strip_prefix("iroh:")?.parse().ok()).collect();
-    let lane = texts.iter().find_map(|text| text.strip_prefix("lane:")?.parse().ok());
-    (iroh, lane)
+fn parse_data_addresses(texts: &[String]) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+    let of = |kind: &str| texts.iter().filter_map(|text| text.strip_prefix(kind)?.parse().ok()).collect();
+    (of("iroh:"), of("lane:"))
 }

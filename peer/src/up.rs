@@ -3,12 +3,20 @@
 //! Invariant: when [`start`] returns, everything the node had accepted before is in force again and its API
 //! answers; when [`Running::stop`] returns, all stores are closed.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod chain;
+mod entry;
+mod ground;
+mod ports;
+mod signals;
+mod sockets;
+
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tributary_protocol::envelope::NetworkId;
 use tributary_protocol::id::Amount;
@@ -16,17 +24,18 @@ use tributary_protocol::message::Roles;
 use tributary_protocol::node::{Fact, Input, Node, NodeConfig};
 use tributary_protocol::wire;
 use tributary_settlement::rpc::RpcServer;
-use tributary_storage::blobs::IrohBlobs;
 use tributary_storage::journal::Journal;
 
+pub use self::chain::ServeChain;
+use self::ground::Ground;
+pub use self::signals::Signals;
+use self::sockets::Sockets;
 use crate::answers::Answers;
-use crate::chainserve;
 use crate::engine::parent::EngineHandle;
 use crate::handle::NodeHandle;
-use crate::home::{self, ApiNotice, Home, Keys, NetworkNotice, Ticket};
+use crate::home::{self, ApiNotice, Keys, NetworkNotice};
 use crate::http::{self, ApiServer, ApiState};
-use crate::net::control::{Control, ControlConfig, ControlEvent};
-use crate::net::data::{AnswerStream, DataConfig, DataPlane};
+use crate::net::limits::MEET_TIMEOUT;
 use crate::runs::Runs;
 use crate::runtime::{self, EVENT_QUEUE, Parts, Sources};
 use crate::settle::Settlement;
@@ -40,7 +49,7 @@ pub struct UpOptions {
     pub data_dir: PathBuf,
     /// The address its network sockets bind to.
     pub listen: IpAddr,
-    /// The control plane's port; zero chooses one.
+    /// The control plane's port; zero keeps the one it had, or chooses one.
     pub port: u16,
     /// The HTTP API's port on loopback; zero chooses one.
     pub api_port: u16,
@@ -50,8 +59,8 @@ pub struct UpOptions {
     pub network: String,
     /// What it does for others.
     pub roles: Roles,
-    /// Serve a settlement chain on this loopback address.
-    pub serve_chain: Option<SocketAddr>,
+    /// Serve a settlement chain.
+    pub serve_chain: Option<ServeChain>,
     /// Take part without reaching out: no bootstrap, no mDNS.
     pub offline: bool,
     /// Find peers on the local network.
@@ -91,26 +100,28 @@ const ANSWER_PRICE: Amount = Amount(Amount::OPEN.0 / 100);
 /// What a laptop needs for a thousand steps of the demo's recipe, until it was measured here.
 const TRAINING_MS_PER_KILOSTEP: u64 = 100_000;
 
+/// Time for each part of a node to stop; what does not is cut off, as a kill would, which every store bears.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Pause between two looks for a first peer.
+const LOOK: Duration = Duration::from_millis(250);
+
+async fn within(what: &str, stopping: impl Future<Output = ()>) {
+    if tokio::time::timeout(STOP_TIMEOUT, stopping).await.is_err() {
+        tracing::warn!(what, "cut off, since it did not stop in time");
+    }
+}
+
 /// A node that runs.
 pub struct Running {
     /// Where its API is.
     pub notice: ApiNotice,
+    /// What people should hear about this start.
+    pub notes: Vec<String>,
     state: Arc<ApiState>,
     api: ApiServer,
-    node: JoinHandle<()>,
+    begun: Begun,
     runs: JoinHandle<()>,
-    chain: Option<RpcServer>,
-    failed: watch::Receiver<Option<String>>,
-}
-
-/// The sockets of a node and what comes out of them.
-struct Sockets {
-    store: IrohBlobs,
-    control: Control,
-    control_events: mpsc::Receiver<ControlEvent>,
-    data: DataPlane,
-    streams: mpsc::Receiver<AnswerStream>,
-    topic: String,
 }
 
 /// Starts a node.
@@ -118,12 +129,8 @@ struct Sockets {
 /// # Errors
 /// Says what of folder, keys, ports or ticket is in the way.
 pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
-    let home = Home::open(&options.data_dir)?;
-    let journal = Arc::new(Journal::open(&home.path("journal.redb"))?);
-    let keys = home.keys()?;
-    let (network, bootstrap) = join(&home, &options, &keys)?;
-    let (network, chain) = serve_chain(&home, &options, &keys, network).await?;
-    let sockets = open_sockets(&home, &options, &keys, &network, bootstrap).await?;
+    let Ground { home, keys, journal, network, bootstrap, mut kept, chain } = Ground::prepare(&options).await?;
+    let sockets = sockets::open(&home, &options, &keys, &network, bootstrap, &mut kept).await?;
     let facts = replay(&journal)?;
     tracing::info!(facts = facts.len(), "journal replayed");
     let node = Node::new(runtime::now_ms(), node_config(&options, &keys, &network)?, facts);
@@ -141,7 +148,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     ));
     let settlement = Arc::new(Settlement::new(network.chain.clone(), keys.chain, &home.path("transactions.redb")));
     let runs = Arc::new(Runs::new(Arc::clone(&journal), Arc::clone(&workshop)));
-    let Sockets { control, control_events, data, streams, topic, .. } = sockets;
+    let Sockets { control, control_events, data, streams, topic, keeper, knows_peers, .. } = sockets;
     let parts = Parts {
         node,
         journal,
@@ -160,6 +167,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     handle.input(Input::Listening { control: listening, data: runtime::data_addresses(&data) }).await?;
     let state = Arc::new(ApiState {
         home,
+        chain_url: chain.as_ref().and(network.chain.as_ref()).map(|notice| notice.url.clone()),
         network,
         handle,
         workshop,
@@ -170,85 +178,34 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
         account_key: keys.account,
         chain_key: keys.chain,
         started_ms: runtime::now_ms(),
-        chain_url: chain.as_ref().map(RpcServer::url),
         stop: tokio_util::sync::CancellationToken::new(),
     });
-    announce(state, options.api_port, node, runs, chain, watching).await
+    let begun = Begun { node, keeper, chain, failed: watching, knows_peers };
+    announce(state, options.api_port, begun, runs, kept.notes).await
+}
+
+/// What of a node runs before its API does.
+struct Begun {
+    node: JoinHandle<()>,
+    keeper: Option<JoinHandle<()>>,
+    chain: Option<RpcServer>,
+    failed: watch::Receiver<Option<String>>,
+    /// Whether it has anybody to look for.
+    knows_peers: bool,
 }
 
 /// Serves the API and tells programs of this user where it is.
 async fn announce(
     state: Arc<ApiState>,
     port: u16,
-    node: JoinHandle<()>,
+    begun: Begun,
     runs: Arc<Runs>,
-    chain: Option<RpcServer>,
-    failed: watch::Receiver<Option<String>>,
+    notes: Vec<String>,
 ) -> anyhow::Result<Running> {
     let api = http::serve(Arc::clone(&state), port).await?;
     let notice = api.notice().clone();
     state.home.save("api.json", &notice)?;
-    Ok(Running { notice, state, api, node, runs: tokio::spawn(runs.drive()), chain, failed })
-}
-
-async fn open_sockets(
-    home: &Home,
-    options: &UpOptions,
-    keys: &Keys,
-    network: &NetworkNotice,
-    bootstrap: Vec<String>,
-) -> anyhow::Result<Sockets> {
-    let store = IrohBlobs::open(&home.path("blobs")).await?;
-    let (control, control_events) = Control::start(ControlConfig {
-        node_seed: keys.node_seed,
-        listen: vec![SocketAddr::new(options.listen, options.port)],
-        bootstrap: if options.offline { Vec::new() } else { bootstrap },
-        network: network.name.clone(),
-        mdns: options.mdns && !options.offline,
-    })
-    .await?;
-    let topic = format!("tributary/1/{}", network.name);
-    control.subscribe(&topic).await?;
-    let free = SocketAddr::new(options.listen, 0);
-    let config = DataConfig { node_seed: keys.node_seed, bind: free, store: store.clone(), lane: Some(free) };
-    let (data, streams) = DataPlane::start(config).await?;
-    Ok(Sockets { store, control, control_events, data, streams, topic })
-}
-
-/// The network of the ticket, of this folder, or a new one; and the peers to begin with.
-fn join(home: &Home, options: &UpOptions, keys: &Keys) -> anyhow::Result<(NetworkNotice, Vec<String>)> {
-    if let Some(text) = &options.join {
-        let ticket = Ticket::from_text(text).map_err(|reason| anyhow::anyhow!(Usage(reason)))?;
-        let known: Option<NetworkNotice> = home.load("network.json")?;
-        if let Some(known) =
-            known.filter(|known| (&known.name, known.treasury) != (&ticket.network.name, ticket.network.treasury))
-        {
-            let reason = format!("this folder belongs to network {}; use another --data-dir", known.name);
-            return Err(anyhow::anyhow!(Usage(reason)));
-        }
-        home.save("network.json", &ticket.network)?;
-        home.save("bootstrap.json", &ticket.bootstrap)?;
-    }
-    let network = home.network(&options.network, &keys.chain)?;
-    Ok((network, home.load("bootstrap.json")?.unwrap_or_default()))
-}
-
-/// What the user gave is wrong.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Usage(pub String);
-
-async fn serve_chain(
-    home: &Home,
-    options: &UpOptions,
-    keys: &Keys,
-    mut network: NetworkNotice,
-) -> anyhow::Result<(NetworkNotice, Option<RpcServer>)> {
-    let Some(address) = options.serve_chain else { return Ok((network, None)) };
-    let (server, notice) = chainserve::serve(home, keys.chain, address).await?;
-    network.chain = Some(notice);
-    home.save("network.json", &network)?;
-    Ok((network, Some(server)))
+    Ok(Running { notice, notes, state, api, begun, runs: tokio::spawn(runs.drive()) })
 }
 
 fn replay(journal: &Journal) -> anyhow::Result<Vec<Fact>> {
@@ -278,6 +235,21 @@ fn node_config(options: &UpOptions, keys: &Keys, network: &NetworkNotice) -> any
     })
 }
 
+/// What the user gave is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Usage {
+    reason: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl Usage {
+    fn new(reason: impl Into<String>, hint: &str) -> Self {
+        Self { reason: reason.into(), hint: hint.to_owned() }
+    }
+}
+
 /// The id of a network: its name and its treasury, so that two networks of one name stay apart.
 #[must_use]
 pub fn network_id(network: &NetworkNotice) -> NetworkId {
@@ -285,20 +257,36 @@ pub fn network_id(network: &NetworkNotice) -> NetworkId {
 }
 
 impl Running {
-    /// Waits until the user or the API asks for the end, or the node fails by itself.
+    /// The network's settlement chain, and whether this node serves it.
+    #[must_use]
+    pub fn chain(&self) -> Option<(String, bool)> {
+        let notice = self.state.network.chain.as_ref()?;
+        Some((notice.url.clone(), self.state.chain_url.is_some()))
+    }
+
+    /// Waits until the API asks for the end, or the node fails by itself.
     ///
     /// # Errors
     /// Why the node had to stop.
-    pub async fn wait(&mut self) -> anyhow::Result<()> {
-        let asked = self.state.stop.clone();
+    pub async fn wait(&self) -> anyhow::Result<()> {
+        let (asked, mut failed) = (self.state.stop.clone(), self.begun.failed.clone());
         tokio::select! {
             () = asked.cancelled() => Ok(()),
-            signal = shutdown_signal() => signal,
-            changed = self.failed.wait_for(Option::is_some) => {
+            changed = failed.wait_for(Option::is_some) => {
                 let reason = changed.ok().and_then(|reason| reason.clone());
                 Err(anyhow::anyhow!(reason.unwrap_or_else(|| "the node ended".into())))
             }
         }
+    }
+
+    /// Whether no peer answers for a while although this node knows some.
+    pub async fn stays_alone(&self) -> bool {
+        let meeting = async {
+            while self.state.control.peers().await.is_ok_and(|peers| peers.is_empty()) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        self.begun.knows_peers && tokio::time::timeout(MEET_TIMEOUT, meeting).await.is_err()
     }
 
     /// Stops everything in the order of dependence.
@@ -308,30 +296,33 @@ impl Running {
     pub async fn stop(self) -> anyhow::Result<()> {
         let _ = std::fs::remove_file(self.state.home.path("api.json"));
         self.runs.abort();
-        self.api.stop().await;
-        self.state.handle.stop().await;
-        let _ = self.node.await;
-        self.state.workshop.engine.shutdown().await;
-        self.state.control.shutdown().await;
-        self.state.data.shutdown().await;
-        if let Some(chain) = self.chain {
-            chain.stop().await;
+        let Begun { node, keeper, chain, .. } = self.begun;
+        within("the API", self.api.stop()).await;
+        within("the node", async {
+            self.state.handle.stop().await;
+            // It has said that it ends.
+            let _ = node.await;
+        })
+        .await;
+        within("the engine", self.state.workshop.engine.shutdown()).await;
+        let control = within("the control plane", async {
+            self.state.control.shutdown().await;
+            if let Some(keeper) = keeper {
+                // The last change is written when it ends.
+                let _ = keeper.await;
+            }
+        });
+        let data = within("the data plane", self.state.data.shutdown());
+        let chain = within("the chain", async {
+            if let Some(chain) = chain {
+                chain.stop().await;
+            }
+        });
+        tokio::join!(control, data, chain);
+        let store = self.state.workshop.store.clone();
+        match tokio::time::timeout(STOP_TIMEOUT, store.shutdown()).await {
+            Ok(closed) => Ok(closed?),
+            Err(_) => Err(anyhow::anyhow!("the store of blobs did not close in time")),
         }
-        self.state.workshop.store.clone().shutdown().await?;
-        Ok(())
     }
-}
-
-async fn shutdown_signal() -> anyhow::Result<()> {
-    #[cfg(unix)]
-    {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        tokio::select! {
-            done = tokio::signal::ctrl_c() => done?,
-            _ = terminate.recv() => {}
-        }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await?;
-    Ok(())
 }

@@ -5,7 +5,11 @@
 mod it {
     mod cli;
     mod demo;
+    mod entry;
+    mod heal;
+    mod listening;
     mod net;
     mod nodes;
+    mod stopping;
     mod support;
 }

@@ -10,6 +10,7 @@ use super::output::{Context, Output, emit};
 use super::{amount, start, text};
 use crate::chainserve;
 use crate::home::Home;
+use crate::up::Signals;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ChainCommand {
@@ -49,7 +50,7 @@ async fn status(context: &Context) -> Result<Output, Failure> {
         }
         _ => {
             let note = "this network has no settlement chain: amounts stand in receipts, nothing is paid";
-            let next = "tributary up --serve-chain 127.0.0.1:8545";
+            let next = "tributary up --serve-chain 8545";
             Ok(Output::new(json!({"chain": chain}), Vec::new(), String::new()).note(note).next(next))
         }
     }
@@ -81,7 +82,7 @@ async fn serve(context: &Context, address: SocketAddr, network: &str) -> anyhow:
     let home = Home::open(&context.data_dir)?;
     let keys = home.keys()?;
     let known = home.network(network, &keys.chain)?;
-    let (server, notice) = chainserve::serve(&home, keys.chain, address).await?;
+    let (server, notice) = chainserve::serve(&home, keys.chain, address, false).await?;
     let document = json!({"url": notice.url, "deployment": notice.deployment});
     let mut noted = known;
     noted.chain = Some(notice);
@@ -89,9 +90,10 @@ async fn serve(context: &Context, address: SocketAddr, network: &str) -> anyhow:
     let line = if context.json { format!("{document}\n") } else { format!("{}\n", server.url()) };
     emit(&line).map_err(|failure| anyhow::anyhow!(failure.message))?;
     context.say("✓ serves until interrupted; invitations to this network name this chain");
-    let ended = start::interrupted().await;
+    Signals::watch()?.next().await;
+    context.say("stopping");
     server.stop().await;
-    ended
+    Ok(())
 }
 
 #[cfg(test)]

@@ -75,12 +75,14 @@ fn reach(ticket: &str) -> Vec<&'static str> {
         notes.push("! the ticket works on this machine only: for others, run tributary up --listen ADDRESS");
     }
     if ticket.network.chain.is_some_and(|chain| chain.url.contains("://127.") || chain.url.contains("://[::1]")) {
-        notes.push("! the settlement chain is served to this machine only: others need a tunnel to its address");
+        notes.push("! the settlement chain is served to this machine only: for others, serve it with tributary up --listen ADDRESS --serve-chain");
     }
     notes
 }
 
 async fn join(context: &Context, ticket: &str) -> Result<Output, Failure> {
+    let hint = "get a ticket with tributary net invite on a node of the network, and copy it as a whole";
+    Ticket::from_text(ticket).map_err(|reason| Failure::usage(reason, hint))?;
     let joined = match context.client.post("/api/net/join", &json!({"ticket": ticket})).await {
         Ok(joined) => joined,
         Err(error @ ClientError::NodeDown { .. }) => {
@@ -89,7 +91,7 @@ async fn join(context: &Context, ticket: &str) -> Result<Output, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
-    let note = format!("✓ dialled {} of the ticket", text::counted(text::number(&joined["peers"]), "peer"));
+    let note = format!("✓ met {} of the ticket", text::counted(text::number(&joined["peers"]), "peer"));
     Ok(Output::new(joined, Vec::new(), String::new()).note(note).next("tributary net ls"))
 }
 

@@ -2,16 +2,22 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::failure::{FAILED, Failure};
 use super::output::{Context, Output, emit};
-use super::{Cli, Command, DemoArgs, answer, ask, chain, data, down, model, net, node, receipt, start, train, wallet};
+use super::{
+    Cli, Command, DemoArgs, answer, ask, chain, data, down, log, model, net, node, receipt, start, train, wallet,
+};
 use crate::client::Client;
 use crate::demo::{self, DemoOptions};
 use crate::engine;
 use crate::up;
+
+/// Time for work in the background to end after the command has.
+const CUT_OFF: Duration = Duration::from_secs(1);
 
 pub(super) fn main(cli: Cli) -> ExitCode {
     let json = cli.json;
@@ -51,7 +57,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Engine => engine::child::run().map_err(|error| Failure::new(FAILED, error, "")),
         Command::Demo(args) => on_runtime(demo(&context, args)),
         Command::Up(args) => {
-            start::logging(context.quiet);
+            log::start(&context.data_dir);
             on_runtime(start::run(&context, *args))
         }
         command => on_runtime(async { verb(&context, command).await?.print(&context) }),
@@ -79,7 +85,11 @@ async fn verb(context: &Context, command: Command) -> Result<Output, Failure> {
 
 fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|error| Failure::new(FAILED, error, "the system gives no threads"))?.block_on(work)
+    let runtime = runtime.map_err(|error| Failure::new(FAILED, error, "the system gives no threads"))?;
+    let ended = runtime.block_on(work);
+    // What still computes is cut off: nothing waits for it any more.
+    runtime.shutdown_timeout(CUT_OFF);
+    ended
 }
 
 async fn demo(context: &Context, args: DemoArgs) -> Result<(), Failure> {

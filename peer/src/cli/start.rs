@@ -1,15 +1,15 @@
 //! `tributary up`: runs this node in the foreground.
 
-use std::io::IsTerminal;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use tributary_protocol::message::Roles;
 
-use super::failure::{FAILED, Failure, USAGE};
+use super::failure::{FAILED, Failure};
+use super::log::LOG_FILE;
 use super::output::{Context, emit};
-use crate::up::{self, UpOptions, Usage};
+use crate::up::{self, Running, ServeChain, Signals, UpOptions, Usage};
 
 /// What a node does for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -32,10 +32,10 @@ pub(crate) struct UpArgs {
     /// The name of the network to begin when none was joined.
     #[arg(long, default_value = "tributary")]
     network: String,
-    /// The address to listen on for peers; only this machine by default.
+    /// The address to listen on for peers, 0.0.0.0 for all of this machine; only this machine reaches it by default.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     listen: IpAddr,
-    /// The port for peers; any free one by default.
+    /// The port for peers; by default the one it had before, and a free one at first.
     #[arg(long, default_value_t = 0)]
     port: u16,
     /// The port of the HTTP API on loopback; any free one by default.
@@ -44,9 +44,10 @@ pub(crate) struct UpArgs {
     /// What this node does for others.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [RoleArg::Worker, RoleArg::Verifier, RoleArg::Witness])]
     roles: Vec<RoleArg>,
-    /// Serve a settlement chain of this network on this loopback address, for example 127.0.0.1:8545.
-    #[arg(long, value_name = "ADDRESS")]
-    serve_chain: Option<SocketAddr>,
+    /// Serve a settlement chain of this network where --listen says, on this port or the one it had before. An address
+    /// with a port instead names another place, which must be as open as --listen.
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "0")]
+    serve_chain: Option<ServeChain>,
     /// Do not reach out to known peers.
     #[arg(long)]
     offline: bool,
@@ -58,11 +59,42 @@ pub(crate) struct UpArgs {
     audit_ppm: u32,
 }
 
+/// What is said when a node is asked to end.
+const STOPPING: &str = "stopping; what was accepted is kept";
+
 pub(super) async fn run(context: &Context, args: UpArgs) -> Result<(), Failure> {
     context.no_preview("up")?;
     let folder = context.data_dir.display().to_string();
-    let mut running = up::start(options(context, args)).await.map_err(failure)?;
-    let notice = running.notice.clone();
+    let mut signals = Signals::watch().map_err(|error| failure(error.into()))?;
+    let running = tokio::select! {
+        running = up::start(options(context, args)) => running.map_err(failure)?,
+        () = signals.next() => {
+            context.say(STOPPING);
+            return Ok(());
+        }
+    };
+    announce(context, &running, &folder)?;
+    let ended = tokio::select! {
+        ended = running.wait() => ended,
+        () = signals.next() => Ok(()),
+        never = warn_if_alone(context, &running) => never,
+    };
+    context.say(STOPPING);
+    let stopped = running.stop().await;
+    ended.and(stopped).map_err(failure)
+}
+
+/// Says so when nobody answers, and nothing more.
+async fn warn_if_alone(context: &Context, running: &Running) -> anyhow::Result<()> {
+    if running.stays_alone().await {
+        context.say("! no peer that this node knows answers yet; it keeps trying");
+    }
+    std::future::pending().await
+}
+
+/// Says that the node is up, where, and what people should know about it.
+fn announce(context: &Context, running: &Running, folder: &str) -> Result<(), Failure> {
+    let notice = &running.notice;
     if context.json {
         emit(&format!("{}\n", json!({"node": notice.node, "api": notice.address, "data_dir": folder})))?;
     } else if context.quiet {
@@ -70,10 +102,15 @@ pub(super) async fn run(context: &Context, args: UpArgs) -> Result<(), Failure> 
     }
     context.say(&format!("✓ node {} on {folder}", notice.node.chars().take(10).collect::<String>()));
     context.say(&format!("✓ API on http://{} (this machine only)", notice.address));
+    if let Some((url, true)) = running.chain() {
+        context.say(&format!("✓ settlement chain on {url}"));
+    }
+    for note in &running.notes {
+        context.say(note);
+    }
+    context.say(&format!("  log: {folder}/{LOG_FILE}"));
     context.say("  next: tributary status, or tributary net invite for a second machine");
-    let ended = running.wait().await;
-    let stopped = running.stop().await;
-    ended.and(stopped).map_err(failure)
+    Ok(())
 }
 
 fn options(context: &Context, args: UpArgs) -> UpOptions {
@@ -101,10 +138,12 @@ fn options(context: &Context, args: UpArgs) -> UpOptions {
 
 /// Why a node or a chain could not start or had to stop.
 pub(super) fn failure(error: anyhow::Error) -> Failure {
-    let code = if error.downcast_ref::<Usage>().is_some() { USAGE } else { FAILED };
+    if let Some(usage) = error.downcast_ref::<Usage>() {
+        return Failure::usage(usage, &usage.hint);
+    }
     let text = format!("{error:#}");
     let hint = hint(&text.to_lowercase());
-    Failure::new(code, text, hint)
+    Failure::new(FAILED, text, hint)
 }
 
 /// The errors come from many crates; their words are what they have in common.
@@ -118,38 +157,11 @@ fn hint(text: &str) -> &'static str {
         "set TRIBUTARY_PASSPHRASE, or put back the unlock.key that belongs to these keys"
     } else if says(&["disk is full", "no space", "storage full"]) {
         "free some disk space; nothing accepted was lost"
-    } else if says(&["ticket"]) {
-        "get a ticket with tributary net invite on a node of the network, and copy it as a whole"
     } else if says(&["permission denied"]) {
         "choose a --data-dir that this user can write"
     } else {
-        "see the command's --help, and the lines above"
+        "see the command's --help, and node.log in the node's folder"
     }
-}
-
-/// Waits for an interrupt or a request to end.
-pub(super) async fn interrupted() -> anyhow::Result<()> {
-    #[cfg(unix)]
-    {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        tokio::select! {
-            done = tokio::signal::ctrl_c() => done?,
-            _ = terminate.recv() => {}
-        }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await?;
-    Ok(())
-}
-
-/// Lines of the log go to standard error; colours only where a person sees them and wants them.
-pub(super) fn logging(quiet: bool) {
-    let default = if quiet { "tributary_peer=info,warn" } else { "tributary_peer=info,error" };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
-    let wants_none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let colours = std::io::stderr().is_terminal() && !wants_none;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    log.with_ansi(colours).with_target(false).init();
 }
 
 #[cfg(test)]
@@ -157,8 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_user_gave_is_usage_and_the_rest_is_not() {
-        assert_eq!(failure(anyhow::anyhow!(Usage("the ticket is cut short".into()))).code, USAGE);
+    fn every_failure_to_start_says_what_to_do() {
         let taken = failure(anyhow::anyhow!("port in use: 127.0.0.1:80"));
         assert_eq!(taken.code, FAILED);
         assert!(taken.hint.contains("--port"));

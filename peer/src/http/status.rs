@@ -4,10 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tributary_protocol::id::NodeId;
 use tributary_protocol::node::{Node, PeerView};
 
 use super::{Answer, Api, ApiError, ApiState};
 use crate::home::Ticket;
+use crate::net::NetError;
 use crate::runtime::now_ms;
 
 pub(super) async fn status(State(api): Api) -> Answer<Value> {
@@ -95,7 +97,7 @@ pub(super) async fn peers(State(api): Api) -> Answer<Vec<Value>> {
     let peers = api
         .handle
         .view(move |node| {
-            let show = |(id, peer): (&tributary_protocol::id::NodeId, &PeerView)| {
+            let show = |(id, peer): (&NodeId, &PeerView)| {
                 json!({
                     "node": id,
                     "account": peer.record.certificate.account,
@@ -140,11 +142,23 @@ pub(super) async fn join(State(api): Api, Json(join): Json<Join>) -> Answer<Valu
             "join another network from a new folder: tributary up --data-dir DIR --join TICKET",
         ));
     }
-    for address in &ticket.bootstrap {
-        api.control.dial(address).await.map_err(|error| ApiError::unreachable(error, hint))?;
+    let met = api.control.meet(&ticket.bootstrap).await.map_err(|error| ApiError::usage(error, hint))?;
+    let peers: Vec<_> = met.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(node, _)| *node).collect();
+    if peers.is_empty() {
+        return Err(nobody(met));
     }
     api.home.save("bootstrap.json", &ticket.bootstrap).map_err(ApiError::internal)?;
-    Ok(Json(json!({"peers": ticket.bootstrap.len()})))
+    Ok(Json(json!({"peers": peers.len(), "nodes": peers})))
+}
+
+/// Why no peer of a ticket was met.
+fn nobody(met: Vec<(NodeId, Result<(), NetError>)>) -> ApiError {
+    let failures = met.into_iter().filter_map(|(_, outcome)| Some(outcome.err()?.to_string())).collect::<Vec<_>>();
+    if failures.is_empty() {
+        return ApiError::usage("the ticket names no peer but this node", "use it on another machine");
+    }
+    let hint = "see that a node of the ticket runs and that this machine reaches its address, and try again";
+    ApiError::unreachable(format!("no peer of the ticket was met: {}", failures.join("; ")), hint)
 }
 
 pub(super) async fn shutdown(State(api): Api) -> Answer<Value> {

@@ -14,6 +14,8 @@ mod bucket;
 mod codec;
 mod direct;
 mod driver;
+mod known;
+mod meeting;
 mod outbox;
 mod redial;
 mod waiting;
@@ -24,9 +26,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use bytes::Bytes;
 use libp2p::gossipsub::{MessageAcceptance, MessageId};
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tributary_protocol::id::{Hash, NodeId};
 
+pub use self::behaviour::is_network_name;
+pub use self::known::KnownPeer;
+pub use self::meeting::{check_bootstrap, ip_of_address};
 use super::limits::{COMMAND_QUEUE, DIRECT_MAX_BYTES, GOSSIP_MAX_BYTES};
 use super::{NetError, identity};
 
@@ -39,6 +44,8 @@ pub struct ControlConfig {
     pub listen: Vec<SocketAddr>,
     /// Multiaddresses with `/p2p/…` of peers to find the network by; they are dialled again whenever they drop.
     pub bootstrap: Vec<String>,
+    /// Peers that an earlier run knew ([`Control::known`]); they are dialled as well, ever more rarely.
+    pub known: Vec<KnownPeer>,
     /// The network's name, 1 to 64 of `a-z 0-9 -`: only nodes with the same name talk to each other.
     pub network: String,
     /// Whether to announce and find peers on the local network.
@@ -53,6 +60,7 @@ impl ControlConfig {
             node_seed,
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
             bootstrap: Vec::new(),
+            known: Vec::new(),
             network: network.to_owned(),
             mdns: false,
         }
@@ -66,6 +74,7 @@ impl fmt::Debug for ControlConfig {
             .field("node", &identity::node_id(&self.node_seed))
             .field("listen", &self.listen)
             .field("bootstrap", &self.bootstrap)
+            .field("known", &self.known.len())
             .field("network", &self.network)
             .field("mdns", &self.mdns)
             .finish()
@@ -148,6 +157,7 @@ enum Command {
     Judge { gossip: GossipId, acceptance: MessageAcceptance },
     Send { to: PeerId, node: NodeId, bytes: Bytes, reply: oneshot::Sender<Result<SendId, NetError>> },
     Dial { address: Multiaddr, reply: oneshot::Sender<Result<(), NetError>> },
+    Meet { peer: PeerId, addresses: Vec<Multiaddr>, reply: oneshot::Sender<Result<(), String>> },
     AddPeer { peer: PeerId, addresses: Vec<Multiaddr> },
     Peers { reply: oneshot::Sender<Vec<NodeId>> },
     ListenAddrs { reply: oneshot::Sender<Vec<String>> },
@@ -162,6 +172,7 @@ enum Command {
 pub struct Control {
     node: NodeId,
     commands: mpsc::Sender<Command>,
+    known: watch::Receiver<Vec<KnownPeer>>,
 }
 
 impl fmt::Debug for Control {
@@ -179,8 +190,8 @@ impl Control {
     pub async fn start(config: ControlConfig) -> Result<(Self, mpsc::Receiver<ControlEvent>), NetError> {
         let node = identity::node_id(&config.node_seed);
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
-        let events = driver::start(config, inbox).await?;
-        Ok((Self { node, commands }, events))
+        let (events, known) = driver::start(config, inbox).await?;
+        Ok((Self { node, commands, known }, events))
     }
 
     /// This node.
@@ -260,6 +271,13 @@ impl Control {
         self.ask(|reply| Command::Dial { address, reply }).await?
     }
 
+    /// The peers this node has been connected to, as they change: to be kept for [`ControlConfig::known`] of the
+    /// next start.
+    #[must_use]
+    pub fn known(&self) -> watch::Receiver<Vec<KnownPeer>> {
+        self.known.clone()
+    }
+
     /// Remembers where a peer listens, for later sends.
     ///
     /// # Errors
@@ -278,7 +296,8 @@ impl Control {
         self.ask(|reply| Command::Peers { reply }).await
     }
 
-    /// Where others reach this node: multiaddresses with `/p2p/…`, QUIC first, usable as bootstrap addresses.
+    /// Where others reach this node: multiaddresses with `/p2p/…`, QUIC first, usable as bootstrap addresses. Loopback
+    /// is among them only when the node listens nowhere else.
     ///
     /// # Errors
     /// [`NetError::Closed`].

@@ -35,9 +35,10 @@ use self::connections::Connections;
 use self::gate::Gate;
 use super::lane::Lane;
 use super::limits::{
-    ANSWER_QUEUE, DATA_PEERS, DATA_STREAM_WINDOW_BYTES, DATA_STREAMS, PEER_ADDRESSES, QUIC_IDLE, QUIC_KEEP_ALIVE,
+    ANSWER_QUEUE, DATA_ADDRESSES, DATA_PEERS, DATA_STREAM_WINDOW_BYTES, DATA_STREAMS, LANE_ADDRESSES, PEER_ADDRESSES,
+    QUIC_IDLE, QUIC_KEEP_ALIVE,
 };
-use super::{NetError, identity, probe_udp};
+use super::{NetError, identity, probe_udp, reach};
 
 /// Peers that are not served, watched by everything that serves.
 pub(crate) type Bans = watch::Receiver<BTreeSet<NodeId>>;
@@ -70,7 +71,7 @@ impl fmt::Debug for DataConfig {
 #[derive(Debug, Default)]
 struct Book {
     /// Fast-lane addresses.
-    lanes: BTreeMap<NodeId, SocketAddr>,
+    lanes: BTreeMap<NodeId, Vec<SocketAddr>>,
     /// Everybody in the book, oldest first.
     known: VecDeque<NodeId>,
 }
@@ -143,19 +144,22 @@ impl DataPlane {
     /// Where other peers' iroh endpoints reach this one.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        let endpoint = self.shared.router.endpoint();
-        let bound = endpoint.bound_sockets();
-        if bound.iter().any(|addr| addr.ip().is_unspecified()) {
-            return endpoint.addr().ip_addrs().copied().take(PEER_ADDRESSES).collect();
-        }
-        bound
+        let bound = self.shared.router.endpoint().bound_sockets();
+        bound.into_iter().flat_map(reach::published).take(DATA_ADDRESSES).collect()
     }
 
-    /// Where other peers' fast lanes reach this one. Bound to all interfaces, it is the unspecified address with the
-    /// port to use.
+    /// Where other peers' fast lanes reach this one; nowhere if it has none.
     #[must_use]
-    pub fn lane_addr(&self) -> Option<SocketAddr> {
-        self.shared.lane.as_ref().map(Lane::addr)
+    pub fn lane_addrs(&self) -> Vec<SocketAddr> {
+        let bound = self.shared.lane.iter().map(Lane::addr);
+        bound.flat_map(reach::published).take(LANE_ADDRESSES).collect()
+    }
+
+    /// The ports of the iroh endpoint and of the fast lane.
+    #[must_use]
+    pub fn ports(&self) -> (Option<u16>, Option<u16>) {
+        let bound = self.shared.router.endpoint().bound_sockets();
+        (bound.first().map(SocketAddr::port), self.shared.lane.as_ref().map(|lane| lane.addr().port()))
     }
 
     /// Replaces what is known about where `node` is. Connections to its former addresses are dropped.
@@ -178,13 +182,17 @@ impl DataPlane {
         Ok(())
     }
 
-    /// Remembers the fast lane of `node`; `None` if it has none any more.
-    pub fn add_lane_addr(&self, node: NodeId, addr: Option<SocketAddr>) {
+    /// Replaces what is known about the fast lane of `node`; nowhere if it has none any more. An unspecified address is
+    /// left out: dialled, it would lead to this machine.
+    pub fn add_lane_addrs(&self, node: NodeId, addrs: &[SocketAddr]) {
         self.remember(node);
+        let usable = addrs.iter().filter(|addr| !addr.ip().is_unspecified());
+        let usable: Vec<_> = usable.copied().take(LANE_ADDRESSES).collect();
         let mut book = self.book();
-        match addr {
-            Some(addr) => book.lanes.insert(node, addr),
-            None => book.lanes.remove(&node),
+        if usable.is_empty() {
+            book.lanes.remove(&node)
+        } else {
+            book.lanes.insert(node, usable)
         };
     }
 

@@ -13,7 +13,7 @@ mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt};
@@ -106,6 +106,7 @@ impl Lane {
         Ok(Self { endpoint, addr, identity, transport, store, connections: Mutex::default(), server })
     }
 
+    /// The address it is bound to.
     pub(crate) const fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -140,14 +141,6 @@ fn transport() -> Result<TransportConfig, NetError> {
         .keep_alive_interval(Some(QUIC_KEEP_ALIVE))
         .mtu_discovery_config(Some(mtu));
     Ok(transport)
-}
-
-/// Where to dial a lane that reported the unspecified address: on this machine.
-fn dialable(addr: SocketAddr) -> SocketAddr {
-    match addr {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, v4.port())),
-        addr => addr,
-    }
 }
 
 #[cfg(test)]

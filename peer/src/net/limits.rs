@@ -74,6 +74,20 @@ pub const PEER_ADDRESSES: usize = 16;
 pub const REDIAL_FIRST: Duration = Duration::from_millis(250);
 /// Longest pause between two attempts.
 pub const REDIAL_LAST: Duration = Duration::from_secs(15);
+/// The same for a peer that is only remembered: one that is gone for good costs a dial every five minutes, and one
+/// that comes back dials us at once.
+pub const REDIAL_KNOWN_LAST: Duration = Duration::from_secs(300);
+/// Peers remembered over restarts: ten times what a restarted node needs to find the others through the DHT, in a file
+/// of a few kilobytes.
+pub const KNOWN_PEERS: usize = 64;
+/// Addresses remembered of each: QUIC and TCP on four interfaces.
+pub const KNOWN_ADDRESSES: usize = 8;
+/// How often the peers that are connected are noted as seen, so that a kill makes nobody look long gone.
+pub const KNOWN_REFRESH: Duration = Duration::from_secs(600);
+/// Time for a peer to answer that a user wants to meet: a handshake over a poor line, with one address of two dead.
+pub const MEET_TIMEOUT: Duration = Duration::from_secs(12);
+/// Draws of a free port before giving up: with half of them taken, one in 2⁶⁴ starts fails.
+pub const PORT_DRAWS: usize = 64;
 /// Bootstrap addresses a node keeps dialling.
 pub const BOOTSTRAP_MAX: usize = 64;
 /// Time for all listeners to report their addresses at the start.
@@ -98,6 +112,8 @@ pub const DATA_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const FETCH_PROGRESS: Duration = Duration::from_secs(5);
 /// Providers asked for one blob before giving up.
 pub const FETCH_PROVIDERS: usize = 16;
+/// Addresses published for one node's data endpoint: with those of its lane they fit the sixteen of a peer record.
+pub const DATA_ADDRESSES: usize = 8;
 /// Peers whose data addresses are remembered.
 pub const DATA_PEERS: usize = 4096;
 /// Bytes of one frame of an answer stream: a prompt fits, a token is far smaller.
@@ -117,5 +133,7 @@ pub const LANE_MAX_BYTES: u64 = 16 << 30;
 pub const LANE_OUTLINES: usize = 64;
 /// Connections the fast lane serves at once.
 pub const LANE_CONNECTIONS: usize = 128;
+/// Addresses of one node's lane that are published and tried at once: it is for peers that are near.
+pub const LANE_ADDRESSES: usize = 4;
 /// Largest UDP payload tried on the fast lane: 4,000 was fastest on loopback, 8,952 slower (measured).
 pub const LANE_MTU_BYTES: u16 = 4000;

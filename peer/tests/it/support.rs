@@ -1,7 +1,7 @@
 //! Real node processes for tests, each in a folder of its own, and patience with a deadline.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -39,9 +39,15 @@ pub struct NodeProcess {
 impl NodeProcess {
     /// Starts a node on `folder` with further arguments of `up` and waits until its API answers.
     pub fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let mut all: Vec<String> = vec!["up".into(), "--quiet".into(), "--data-dir".into()];
-        all.push(folder.display().to_string());
-        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        Self::start_as(folder, up(folder, &["--quiet"], arguments))
+    }
+
+    /// The same, and it says what it has to say to people.
+    pub fn start_loud(folder: &Path, arguments: &[&str]) -> Self {
+        Self::start_as(folder, up(folder, &[], arguments))
+    }
+
+    fn start_as(folder: &Path, all: Vec<String>) -> Self {
         let child = Self::spawn(folder, &all);
         let mut node = Self { folder: folder.to_owned(), client: Client::new(folder), arguments: all, child };
         node.wait_until_ready();
@@ -50,7 +56,7 @@ impl NodeProcess {
 
     fn spawn(folder: &Path, arguments: &[String]) -> Child {
         std::fs::create_dir_all(folder).unwrap();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("node.log")).unwrap();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("stderr")).unwrap();
         tributary().args(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 
@@ -66,7 +72,7 @@ impl NodeProcess {
     }
 
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.join("node.log")).unwrap_or_default()
+        std::fs::read_to_string(self.folder.join("node.log")).unwrap_or_default() + &self.said()
     }
 
     /// Kills the node as a power cut would.
@@ -74,6 +80,30 @@ impl NodeProcess {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let _ = std::fs::remove_file(self.folder.join("api.json"));
+    }
+
+    /// Starts it again with these arguments of `up`.
+    pub fn restart_with(&mut self, arguments: &[&str]) {
+        self.arguments = up(&self.folder, &["--quiet"], arguments);
+        self.restart();
+    }
+
+    /// The same, and it says what it has to say to people.
+    pub fn restart_loud(&mut self, arguments: &[&str]) {
+        self.arguments = up(&self.folder, &[], arguments);
+        self.restart();
+    }
+
+    /// What it wrote on standard error, in all its lives.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.folder.join("stderr")).unwrap_or_default()
+    }
+
+    /// Sends it a signal and waits for its end.
+    pub fn signal(&mut self, name: &str) -> ExitStatus {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        self.child.wait().unwrap()
     }
 
     /// Starts it again as it was.
@@ -95,6 +125,22 @@ impl Drop for NodeProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The command line of a node on `folder`.
+fn up(folder: &Path, flags: &[&str], arguments: &[&str]) -> Vec<String> {
+    let folder = folder.to_str().unwrap();
+    let parts = [&["up", "--data-dir", folder], flags, arguments].concat();
+    parts.into_iter().map(str::to_owned).collect()
+}
+
+/// Looks again and again until `look` says yes.
+pub fn eventually(what: &str, mut look: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !look() {
+        assert!(Instant::now() < deadline, "{what} in time");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

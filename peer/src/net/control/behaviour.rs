@@ -63,11 +63,17 @@ pub(super) fn message_id(topic: &str, data: &[u8]) -> MessageId {
     MessageId::new(hasher.finalize().as_bytes())
 }
 
+/// Whether a network may have this name: 1 to 64 of `a-z 0-9 -`.
+#[must_use]
+pub fn is_network_name(name: &str) -> bool {
+    let valid = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    !name.is_empty() && name.len() <= NETWORK_NAME_BYTES && name.bytes().all(valid)
+}
+
 /// A swarm with QUIC and TCP transports that doesn't listen yet.
 pub(super) fn swarm(config: &ControlConfig, keypair: identity::Keypair) -> Result<Swarm<Behaviour>, NetError> {
-    let valid = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     let network = config.network.as_str();
-    if network.is_empty() || network.len() > NETWORK_NAME_BYTES || !network.bytes().all(valid) {
+    if !is_network_name(network) {
         return Err(NetError::Setup { reason: format!("network name {network:?} is not 1 to 64 of a-z 0-9 -") });
     }
     let builder = SwarmBuilder::with_existing_identity(keypair)

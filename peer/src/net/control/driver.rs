@@ -7,6 +7,8 @@ mod commands;
 mod discovery;
 mod events;
 
+pub(super) use self::events::ip_of;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -14,16 +16,17 @@ use std::time::Instant;
 use futures::StreamExt;
 use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, kad};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tributary_protocol::id::NodeId;
 
 use super::behaviour::{self, Behaviour};
 use super::bucket::Bucket;
 use super::direct::Direct;
+use super::known::{Known, KnownPeer};
 use super::outbox::Outbox;
 use super::redial::Redial;
 use super::waiting::WaitingGossip;
@@ -36,6 +39,8 @@ struct Connected {
     node: NodeId,
     /// The address its first connection comes from or goes to.
     ip: Option<IpAddr>,
+    /// That address, if we dialled it: it leads there for certain.
+    dialled: Option<Multiaddr>,
     /// What identify told first: program, version and number of its run.
     agent: Option<String>,
 }
@@ -55,7 +60,14 @@ pub(super) struct Driver {
     direct: Direct,
     waiting: WaitingGossip,
     redial: Redial,
+    known: Known,
+    known_changed: watch::Sender<Vec<KnownPeer>>,
+    known_refreshed: Instant,
     network: String,
+    /// The addresses that the user named to listen on.
+    named: BTreeSet<IpAddr>,
+    /// Connections being made that somebody waits for.
+    meeting: BTreeMap<ConnectionId, oneshot::Sender<Result<(), String>>>,
     connected: BTreeMap<PeerId, Connected>,
     /// Kept across reconnects, or reconnecting would refill them.
     buckets: BTreeMap<PeerId, Bucket>,
@@ -71,11 +83,17 @@ pub(super) struct Driver {
 pub(super) async fn start(
     config: ControlConfig,
     commands: mpsc::Receiver<Command>,
-) -> Result<mpsc::Receiver<ControlEvent>, NetError> {
+) -> Result<(mpsc::Receiver<ControlEvent>, watch::Receiver<Vec<KnownPeer>>), NetError> {
     let keypair = identity::keypair(&config.node_seed)?;
     let own = keypair.public().to_peer_id();
-    let redial = Redial::new(&config.bootstrap, own, Instant::now())?;
+    let now = Instant::now();
+    let mut redial = Redial::new(&config.bootstrap, own, now)?;
     let swarm = behaviour::swarm(&config, keypair)?;
+    let known = Known::new(config.known, identity::node_id(&config.node_seed));
+    for (peer, addresses) in known.dialable() {
+        redial.remember(peer, addresses, now);
+    }
+    let (known_changed, watching) = watch::channel(known.list());
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
     let mut driver = Driver {
         swarm,
@@ -83,7 +101,12 @@ pub(super) async fn start(
         direct: Direct::default(),
         waiting: WaitingGossip::default(),
         redial,
+        known,
+        known_changed,
+        known_refreshed: now,
         network: config.network,
+        named: config.listen.iter().map(SocketAddr::ip).collect(),
+        meeting: BTreeMap::new(),
         connected: BTreeMap::new(),
         buckets: BTreeMap::new(),
         resting: BTreeMap::new(),
@@ -93,7 +116,7 @@ pub(super) async fn start(
     };
     driver.listen(&config.listen).await?;
     tokio::spawn(driver.run(commands));
-    Ok(events)
+    Ok((events, watching))
 }
 
 impl Driver {
@@ -149,6 +172,7 @@ impl Driver {
 
     /// Says goodbye on all connections, so that the others need no timeout to notice.
     async fn close(mut self) {
+        self.refresh_known();
         let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
             // An error means that it is disconnected already.

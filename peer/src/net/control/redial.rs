@@ -1,7 +1,7 @@
-//! When to dial which bootstrap peer again.
+//! When to dial which bootstrap or remembered peer again.
 //!
 //! Invariant: a connected peer is never due; a peer that stays away is tried with a pause that doubles up to its limit
-//! and starts small again once it was there.
+//! and starts small again once it was there. Each peer is there once, with all its addresses.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +9,20 @@ use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 
 use crate::net::NetError;
-use crate::net::limits::{BOOTSTRAP_MAX, REDIAL_FIRST, REDIAL_LAST};
+use crate::net::limits::{BOOTSTRAP_MAX, REDIAL_FIRST, REDIAL_KNOWN_LAST, REDIAL_LAST};
 
 #[derive(Debug)]
 struct Entry {
     peer: PeerId,
-    address: Multiaddr,
+    addresses: Vec<Multiaddr>,
     pause: Duration,
+    /// The longest pause.
+    last: Duration,
     /// When to dial next; `None` while connected.
     due: Option<Instant>,
 }
 
-/// The bootstrap peers and their next attempts.
+/// The peers and their next attempts.
 #[derive(Debug)]
 pub(super) struct Redial {
     entries: Vec<Entry>,
@@ -29,24 +31,41 @@ pub(super) struct Redial {
 impl Redial {
     /// From multiaddresses with `/p2p/…`; our own is left out, so that all nodes can share one list.
     pub(super) fn new(addresses: &[String], own: PeerId, now: Instant) -> Result<Self, NetError> {
-        let mut entries = Vec::new();
+        let mut redial = Self { entries: Vec::new() };
         for text in addresses.iter().take(BOOTSTRAP_MAX) {
             let (peer, address) = parse(text)?;
             if peer != own {
-                entries.push(Entry { peer, address, pause: REDIAL_FIRST, due: Some(now) });
+                redial.add(peer, vec![address], REDIAL_LAST, now);
             }
         }
-        Ok(Self { entries })
+        Ok(redial)
+    }
+
+    /// Adds a peer that an earlier run knew.
+    pub(super) fn remember(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, now: Instant) {
+        self.add(peer, addresses, REDIAL_KNOWN_LAST, now);
+    }
+
+    fn add(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, last: Duration, now: Instant) {
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.peer == peer) else {
+            self.entries.push(Entry { peer, addresses, pause: REDIAL_FIRST, last, due: Some(now) });
+            return;
+        };
+        for address in addresses {
+            if !entry.addresses.contains(&address) {
+                entry.addresses.push(address);
+            }
+        }
     }
 
     /// Those to dial now. Each returned one is due again after its pause, unless it connects before.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<(PeerId, Multiaddr)> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(PeerId, Vec<Multiaddr>)> {
         let mut dials = Vec::new();
         for entry in &mut self.entries {
             if entry.due.is_some_and(|due| due <= now) {
-                dials.push((entry.peer, entry.address.clone()));
+                dials.push((entry.peer, entry.addresses.clone()));
                 entry.due = Some(now + entry.pause);
-                entry.pause = (entry.pause * 2).min(REDIAL_LAST);
+                entry.pause = (entry.pause * 2).min(entry.last);
             }
         }
         dials
@@ -105,6 +124,24 @@ mod tests {
             assert_eq!(redial.due(now).len(), 1);
             pause = (pause * 2).min(REDIAL_LAST);
         }
+    }
+
+    #[test]
+    fn a_remembered_peer_is_tried_ever_more_rarely_and_one_of_a_ticket_as_often_as_before() {
+        let mut now = Instant::now();
+        let (peer, mut redial) = redial(now);
+        let other: libp2p::Multiaddr = "/ip4/127.0.0.1/tcp/5".parse().unwrap();
+        redial.remember(peer, vec![other.clone()], now);
+        redial.remember(PeerId::random(), vec![other], now);
+        assert_eq!(redial.due(now).iter().map(|(_, addresses)| addresses.len()).collect::<Vec<_>>(), [2, 1]);
+        let mut dials = [0; 2];
+        for _ in 0..3600 {
+            now += Duration::from_secs(1);
+            for (dialled, _) in redial.due(now) {
+                dials[usize::from(dialled != peer)] += 1;
+            }
+        }
+        assert!(dials[0] > 200 && (10..30).contains(&dials[1]), "{dials:?}");
     }
 
     #[test]

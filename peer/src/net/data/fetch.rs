@@ -122,7 +122,7 @@ impl DataPlane {
         }
         let mut faults = Vec::new();
         for &node in providers.iter().filter(|node| **node != self.shared.node).take(FETCH_PROVIDERS) {
-            match self.shared.fetch_from(hash, node, self.lane_of(node), max_bytes).await {
+            match self.shared.fetch_from(hash, node, &self.lanes_of(node), max_bytes).await {
                 Ok(size) => return self.shared.keep(hash, size, max_bytes).await,
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Provider(fault)) => {
@@ -134,8 +134,8 @@ impl DataPlane {
         Err(FetchError::Exhausted { hash, faults })
     }
 
-    fn lane_of(&self, node: NodeId) -> Option<SocketAddr> {
-        self.book().lanes.get(&node).copied()
+    fn lanes_of(&self, node: NodeId) -> Vec<SocketAddr> {
+        self.book().lanes.get(&node).cloned().unwrap_or_default()
     }
 }
 
@@ -173,11 +173,11 @@ impl Shared {
         &self,
         hash: Hash,
         node: NodeId,
-        lane_addr: Option<SocketAddr>,
+        lane_addrs: &[SocketAddr],
         max_bytes: u64,
     ) -> Result<u64, Failure> {
-        if let (Some(lane), Some(addr)) = (&self.lane, lane_addr) {
-            match lane.fetch(hash, node, addr, max_bytes).await {
+        if let (Some(lane), [_, ..]) = (&self.lane, lane_addrs) {
+            match lane.fetch(hash, node, lane_addrs, max_bytes).await {
                 Ok(size) => return Ok(size),
                 Err(failure @ (Failure::Final(_) | Failure::Provider(ProviderFault::Corrupt))) => return Err(failure),
                 Err(Failure::Provider(fault)) => tracing::debug!(provider = %node.short(), %fault, "fast lane"),

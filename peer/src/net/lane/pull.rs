@@ -16,7 +16,7 @@ use tributary_protocol::id::{Hash, NodeId};
 use tributary_storage::blobs::BlobError;
 
 use super::outline::Outline;
-use super::{Lane, Request, STATUS_MISSING, STATUS_OK, dialable};
+use super::{Lane, Request, STATUS_MISSING, STATUS_OK};
 use crate::net::NetError;
 use crate::net::data::{Failure, FetchError, ProviderFault, iroh_hash};
 use crate::net::limits::{DATA_CONNECTIONS, FETCH_PROGRESS, LANE_RANGE_BYTES, LANE_RANGES};
@@ -29,15 +29,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const FORGOTTEN: VarInt = VarInt::from_u32(3);
 
 impl Lane {
-    /// Fetches a whole blob from the lane at `addr`, which must prove to be `node`, into the store; its size in bytes.
+    /// Fetches a whole blob from the lane at one of `addrs`, which must prove to be `node`, into the store; its size in
+    /// bytes.
     pub(crate) async fn fetch(
         &self,
         hash: Hash,
         node: NodeId,
-        addr: SocketAddr,
+        addrs: &[SocketAddr],
         max_bytes: u64,
     ) -> Result<u64, Failure> {
-        let connection = self.connection(node, dialable(addr)).await?;
+        let connection = self.connection(node, addrs).await?;
         let done = self.fetch_on(&connection, hash, max_bytes).await;
         if matches!(done, Err(Failure::Provider(ProviderFault::Stalled | ProviderFault::Corrupt))) {
             self.connections().remove(&node);
@@ -97,19 +98,20 @@ impl Lane {
         Failure::Final(FetchError::Store(BlobError::Io { path, source }))
     }
 
-    async fn connection(&self, node: NodeId, addr: SocketAddr) -> Result<Connection, Failure> {
-        let usable = |kept: &&(SocketAddr, Connection)| kept.0 == addr && kept.1.close_reason().is_none();
+    /// The kept connection, or the first that stands of those to all addresses.
+    async fn connection(&self, node: NodeId, addrs: &[SocketAddr]) -> Result<Connection, Failure> {
+        let usable = |kept: &&(SocketAddr, Connection)| addrs.contains(&kept.0) && kept.1.close_reason().is_none();
         if let Some((_, connection)) = self.connections().get(&node).filter(usable) {
             return Ok(connection.clone());
         }
         let unreachable = |reason: String| Failure::Provider(ProviderFault::Unreachable { reason });
-        let config = self.client_config(node).map_err(|error| unreachable(error.to_string()))?;
-        let connecting =
-            self.endpoint.connect_with(config, addr, SERVER_NAME).map_err(|error| unreachable(error.to_string()))?;
-        let connection = timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .map_err(|_| unreachable("no answer in time".to_owned()))?
-            .map_err(|error| unreachable(error.to_string()))?;
+        let attempts: Vec<_> = addrs.iter().map(|addr| Box::pin(self.connect(node, *addr))).collect();
+        if attempts.is_empty() {
+            return Err(unreachable("no address is known".to_owned()));
+        }
+        let first = timeout(CONNECT_TIMEOUT, futures::future::select_ok(attempts)).await;
+        let first = first.map_err(|_| unreachable("no answer in time".to_owned()))?.map_err(unreachable)?;
+        let ((addr, connection), _) = first;
         let mut connections = self.connections();
         connections.retain(|_, (_, connection)| connection.close_reason().is_none());
         if connections.len() >= DATA_CONNECTIONS {
@@ -117,6 +119,12 @@ impl Lane {
         }
         connections.insert(node, (addr, connection.clone()));
         Ok(connection)
+    }
+
+    async fn connect(&self, node: NodeId, addr: SocketAddr) -> Result<(SocketAddr, Connection), String> {
+        let config = self.client_config(node).map_err(|error| error.to_string())?;
+        let connecting = self.endpoint.connect_with(config, addr, SERVER_NAME).map_err(|error| error.to_string())?;
+        Ok((addr, connecting.await.map_err(|error| error.to_string())?))
     }
 
     fn client_config(&self, node: NodeId) -> Result<quinn::ClientConfig, NetError> {
@@ -267,7 +275,7 @@ mod tests {
             (Malice::Silence, ProviderFault::Stalled),
         ] {
             let addr = hostile(malice, blob.clone());
-            let failure = lane.fetch(hash, node_id(&SERVER_SEED), addr, 1 << 30).await.unwrap_err();
+            let failure = lane.fetch(hash, node_id(&SERVER_SEED), &[addr], 1 << 30).await.unwrap_err();
             assert!(matches!(failure, Failure::Provider(found) if found == fault));
             assert!(!store.has(hash).await.unwrap());
         }

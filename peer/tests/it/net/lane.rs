@@ -11,7 +11,7 @@ use super::eventually;
 #[tokio::test(flavor = "multi_thread")]
 async fn blobs_of_every_shape_come_by_the_lane_alone() {
     let (seeker, provider) = (Plane::start(1, Some(ANY_PORT)).await, Plane::start(2, Some(ANY_PORT)).await);
-    seeker.plane.add_lane_addr(provider.node(), provider.plane.lane_addr());
+    seeker.plane.add_lane_addrs(provider.node(), &provider.plane.lane_addrs());
     for size in [0, 1, 1 << 20, (1 << 20) + 1, (11 << 20) + 12_345] {
         let bytes = blob(size);
         let hash = provider.store.put(bytes.clone()).await.unwrap();
@@ -28,7 +28,7 @@ async fn a_lane_that_belongs_to_another_key_or_to_nobody_is_passed_over_for_iroh
     let impostor = Plane::start(5, Some(ANY_PORT)).await;
     let hash = provider.store.put(blob(2 << 20)).await.unwrap();
     impostor.store.put(blob(2 << 20)).await.unwrap();
-    seeker.plane.add_lane_addr(provider.node(), impostor.plane.lane_addr());
+    seeker.plane.add_lane_addrs(provider.node(), &impostor.plane.lane_addrs());
     let error = seeker.plane.fetch(hash, &[provider.node()], 4 << 20).await.unwrap_err();
     let FetchError::Exhausted { faults, .. } = error else { panic!("{error}") };
     assert!(matches!(faults[0].1, ProviderFault::Unreachable { .. }), "{faults:?}");
@@ -39,7 +39,7 @@ async fn a_lane_that_belongs_to_another_key_or_to_nobody_is_passed_over_for_iroh
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lane_keeps_the_bounds_and_the_bans_of_the_plane() {
     let (seeker, provider) = (Plane::start(6, Some(ANY_PORT)).await, Plane::start(7, Some(ANY_PORT)).await);
-    seeker.plane.add_lane_addr(provider.node(), provider.plane.lane_addr());
+    seeker.plane.add_lane_addrs(provider.node(), &provider.plane.lane_addrs());
     let hash = provider.store.put(blob(3 << 20)).await.unwrap();
     seeker.plane.fetch(hash, &[provider.node()], (3 << 20) - 1).await.unwrap_err();
     seeker.knows(&provider);
@@ -56,7 +56,7 @@ async fn the_lane_keeps_the_bounds_and_the_bans_of_the_plane() {
 async fn a_lane_without_the_blob_says_so_and_the_next_provider_is_asked() {
     let (seeker, without) = (Plane::start(8, Some(ANY_PORT)).await, Plane::start(9, Some(ANY_PORT)).await);
     let with = Plane::start(10, None).await;
-    seeker.plane.add_lane_addr(without.node(), without.plane.lane_addr());
+    seeker.plane.add_lane_addrs(without.node(), &without.plane.lane_addrs());
     seeker.knows(&without);
     seeker.knows(&with);
     let hash = with.store.put(blob(5000)).await.unwrap();

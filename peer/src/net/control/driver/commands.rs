@@ -16,9 +16,11 @@ use tributary_protocol::id::{Hash, NodeId};
 
 use super::super::behaviour::{message_id, topic_score};
 use super::super::{Command, ControlEvent, GossipId, SendFailure, SendId};
+use super::events::ip_of;
 use super::{Driver, Query};
-use crate::net::NetError;
 use crate::net::limits::{BANNED_MAX, GOSSIP_TOPICS, PEER_ADDRESSES, QUERIES_MAX};
+use crate::net::reach::is_outward;
+use crate::net::{NetError, identity};
 
 impl Driver {
     pub(super) fn on_command(&mut self, command: Command) {
@@ -34,6 +36,7 @@ impl Driver {
             }
             Command::Send { to, node, bytes, reply } => answer(reply, self.send(to, node, bytes, now)),
             Command::Dial { address, reply } => answer(reply, self.dial(address)),
+            Command::Meet { peer, addresses, reply } => self.meet(peer, addresses, reply),
             Command::AddPeer { peer, addresses } => {
                 for address in addresses.into_iter().take(PEER_ADDRESSES) {
                     self.swarm.add_peer_address(peer, address);
@@ -112,12 +115,35 @@ impl Driver {
         }
     }
 
-    /// QUIC addresses first: they are the better ones to hand out.
+    /// Dials a peer for somebody who waits for the outcome.
+    fn meet(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, reply: oneshot::Sender<Result<(), String>>) {
+        if self.connected.contains_key(&peer) {
+            return answer(reply, Ok(()));
+        }
+        if self.banned.contains(&peer) {
+            return answer(reply, Err("it is banned here".to_owned()));
+        }
+        let options = DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(addresses).build();
+        let connection = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => {
+                self.meeting.insert(connection, reply);
+            }
+            Err(error) => answer(reply, Err(error.to_string())),
+        }
+    }
+
+    /// QUIC addresses first: they are the better ones to hand out. What does not lead here from another machine is
+    /// left out, unless nothing else is there.
     fn listen_addrs(&self) -> Vec<String> {
         let own = *self.swarm.local_peer_id();
+        let leads_here = |address: &&Multiaddr| ip_of(address).is_some_and(is_outward);
+        let is_open = self.listening.iter().any(|address| leads_here(&address));
+        let shown = self.listening.iter().filter(|address| !is_open || leads_here(address));
         let (quic, other): (Vec<_>, Vec<_>) =
-            self.listening.iter().partition(|address| address.iter().any(|part| part == Protocol::QuicV1));
-        quic.into_iter().chain(other).map(|address| address.clone().with(Protocol::P2p(own)).to_string()).collect()
+            shown.partition(|address| address.iter().any(|part| part == Protocol::QuicV1));
+        let shown = quic.into_iter().chain(other).take(PEER_ADDRESSES);
+        shown.map(|address| address.clone().with(Protocol::P2p(own)).to_string()).collect()
     }
 
     fn ban(&mut self, peer: PeerId) {
@@ -130,6 +156,10 @@ impl Driver {
             self.unban(&oldest);
         }
         self.banned.push_back(peer);
+        if let Some(node) = identity::node_of(&peer) {
+            self.known.forget(node);
+            self.publish_known();
+        }
         self.give_up_all(&peer, SendFailure::Banned);
         let behaviour = self.swarm.behaviour_mut();
         behaviour.banned.block_peer(peer);

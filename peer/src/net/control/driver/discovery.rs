@@ -4,19 +4,22 @@
 //! address from afar), at most sixteen of them; nothing that others want stored in the DHT is stored unless it is the
 //! sender's own announcement.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use libp2p::kad::store::RecordStore;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId, identify, kad, mdns};
+use tributary_protocol::id::NodeId;
 
 use super::super::behaviour::protocol_version;
 use super::commands::answer;
 use super::events::ip_of;
 use super::{Driver, Query};
 use crate::net::identity;
-use crate::net::limits::{PEER_ADDRESSES, PEERS_WANTED, PROVIDERS_MAX, QUERIES_MAX};
+use crate::net::limits::{KNOWN_REFRESH, PEER_ADDRESSES, PEERS_WANTED, PROVIDERS_MAX, QUERIES_MAX};
+use crate::runtime::now_ms;
 
 /// A peer of the DHT that could not be reached is left alone this long.
 const REST: Duration = Duration::from_secs(10);
@@ -24,8 +27,12 @@ const REST: Duration = Duration::from_secs(10);
 impl Driver {
     /// What is done by the clock.
     pub(super) fn on_upkeep(&mut self, now: Instant) {
-        for (peer, address) in self.redial.due(now) {
-            self.dial_peer(peer, vec![address]);
+        for (peer, addresses) in self.redial.due(now) {
+            self.dial_peer(peer, addresses);
+        }
+        if now.saturating_duration_since(self.known_refreshed) >= KNOWN_REFRESH {
+            self.known_refreshed = now;
+            self.refresh_known();
         }
         for peer in self.direct.ready(now) {
             self.pump(peer, now);
@@ -140,11 +147,41 @@ impl Driver {
             return;
         }
         let Some(seen) = connected.ip else { return };
+        let (node, dialled) = (connected.node, connected.dialled.clone());
         let usable = info.listen_addrs.into_iter().filter(|address| meant_for_us(address, seen));
-        for address in usable.take(PEER_ADDRESSES) {
+        let usable: Vec<Multiaddr> = usable.take(PEER_ADDRESSES).collect();
+        for address in &usable {
             self.swarm.behaviour_mut().kad.add_address(&peer_id, address.clone());
-            self.swarm.add_peer_address(peer_id, address);
+            self.swarm.add_peer_address(peer_id, address.clone());
         }
+        self.get_to_know(node, dialled.into_iter().chain(usable).collect());
+    }
+
+    /// Remembers a peer of this network for the next start.
+    fn get_to_know(&mut self, node: NodeId, addresses: Vec<Multiaddr>) {
+        let connected: BTreeSet<NodeId> = self.connected.values().map(|connected| connected.node).collect();
+        if self.known.note(node, &addresses, |node| connected.contains(&node), now_ms()) {
+            self.publish_known();
+        }
+    }
+
+    /// Notes the connected peers as seen now.
+    pub(super) fn refresh_known(&mut self) {
+        let now = now_ms();
+        for connected in self.connected.values() {
+            self.known.seen(connected.node, now);
+        }
+        self.publish_known();
+    }
+
+    /// Shows the list to whoever keeps it, if it differs from what was shown.
+    pub(super) fn publish_known(&mut self) {
+        let list = self.known.list();
+        self.known_changed.send_if_modified(|shown| {
+            let differs = *shown != list;
+            *shown = list;
+            differs
+        });
     }
 
     pub(super) fn on_mdns(&mut self, event: mdns::Event) {

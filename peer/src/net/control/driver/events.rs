@@ -10,7 +10,7 @@ use libp2p::core::ConnectedPoint;
 use libp2p::gossipsub::{self, MessageAcceptance, MessageId};
 use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{self, OutboundFailure, OutboundRequestId};
-use libp2p::swarm::SwarmEvent;
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId};
 
 use super::super::behaviour::BehaviourEvent;
@@ -18,9 +18,11 @@ use super::super::bucket::Bucket;
 use super::super::codec::Acknowledged;
 use super::super::direct::Outcome;
 use super::super::{ControlEvent, GossipId, SendFailure};
+use super::commands::answer;
 use super::{Connected, Driver};
 use crate::net::identity;
 use crate::net::limits::GOSSIP_MAX_BYTES;
+use crate::runtime::now_ms;
 
 type DirectEvent = request_response::Event<bytes::Bytes, Acknowledged>;
 
@@ -28,21 +30,32 @@ impl Driver {
     pub(super) fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => self.on_connected(peer_id, &endpoint),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.met(connection_id, Ok(()));
+                self.on_connected(peer_id, &endpoint);
+            }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => self.on_disconnected(&peer_id),
             SwarmEvent::NewListenAddr { address, .. } => self.on_listening(address),
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.listening.remove(&address);
                 self.swarm.remove_external_address(&address);
             }
-            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+            SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
                 tracing::debug!(?peer_id, %error, "dial failed");
+                self.met(connection_id, Err(reason_of(&error)));
             }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "listener"),
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
                 tracing::warn!(?addresses, %error, "listener closed");
             }
             _ => {}
+        }
+    }
+
+    /// Tells whoever waits for this connection how it ended.
+    fn met(&mut self, connection: ConnectionId, outcome: Result<(), String>) {
+        if let Some(reply) = self.meeting.remove(&connection) {
+            answer(reply, outcome);
         }
     }
 
@@ -68,7 +81,11 @@ impl Driver {
             return;
         }
         let ip = ip_of(endpoint.get_remote_address());
-        self.connected.insert(peer, Connected { node, ip, agent: None });
+        let dialled = match endpoint {
+            ConnectedPoint::Dialer { address, .. } => Some(without_name(address)),
+            ConnectedPoint::Listener { .. } => None,
+        };
+        self.connected.insert(peer, Connected { node, ip, dialled, agent: None });
         self.buckets.entry(peer).or_insert_with(|| Bucket::new(now));
         self.redial.connected(&peer);
         self.resting.remove(&peer);
@@ -80,13 +97,16 @@ impl Driver {
     fn on_disconnected(&mut self, peer: &PeerId) {
         self.redial.disconnected(peer, Instant::now());
         if let Some(connected) = self.connected.remove(peer) {
+            self.known.seen(connected.node, now_ms());
+            self.publish_known();
             self.outbox.push(ControlEvent::PeerDisconnected(connected.node));
         }
     }
 
-    /// On loopback there is nobody to tell whether an address is reachable: it is, for all who share the machine.
+    /// On loopback there is nobody to tell whether an address is reachable: it is, for all who share the machine. An
+    /// address that the user named is meant to be reached; for those of an unspecified one, others are asked.
     fn on_listening(&mut self, address: Multiaddr) {
-        if ip_of(&address).is_some_and(|ip| ip.is_loopback()) {
+        if ip_of(&address).is_some_and(|ip| ip.is_loopback() || self.named.contains(&ip)) {
             self.swarm.add_external_address(address.clone());
         }
         let named = address.clone().with(Protocol::P2p(*self.swarm.local_peer_id()));
@@ -192,8 +212,23 @@ impl Driver {
     }
 }
 
+/// What a failed dial means to a person.
+fn reason_of(error: &DialError) -> String {
+    match error {
+        DialError::WrongPeerId { .. } => "another node answers there".to_owned(),
+        DialError::Denied { .. } => "this node takes no more connections".to_owned(),
+        DialError::Transport(_) => "nothing answers at its addresses".to_owned(),
+        error => error.to_string(),
+    }
+}
+
+/// A multiaddress without `/p2p/…`.
+fn without_name(address: &Multiaddr) -> Multiaddr {
+    address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
+}
+
 /// The address family and host of a multiaddress.
-pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+pub(in crate::net::control) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
         Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
