@@ -155,13 +155,6 @@ impl DataPlane {
         bound.flat_map(reach::published).take(LANE_ADDRESSES).collect()
     }
 
-    /// The ports of the iroh endpoint and of the fast lane.
-    #[must_use]
-    pub fn ports(&self) -> (Option<u16>, Option<u16>) {
-        let bound = self.shared.router.endpoint().bound_sockets();
-        (bound.first().map(SocketAddr::port), self.shared.lane.as_ref().map(|lane| lane.addr().port()))
-    }
-
     /// Replaces what is known about where `node` is. Connections to its former addresses are dropped.
     ///
     /// # Errors

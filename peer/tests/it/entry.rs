@@ -33,6 +33,9 @@ fn joining_a_node_that_does_not_answer_fails_in_time_and_succeeds_once_it_does()
     eventually("they met", || !is_alone(&node));
     away.kill();
     node.kill();
+    node.restart_loud(&["--join", &ticket]);
+    eventually("it says that nobody answers", || node.said().contains("! no peer that this node knows answers yet"));
+    node.kill();
     // Nobody that is remembered is to be looked for.
     node.restart_with(&["--offline"]);
     let began = Instant::now();
