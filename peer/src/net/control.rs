@@ -157,7 +157,7 @@ enum Command {
     Judge { gossip: GossipId, acceptance: MessageAcceptance },
     Send { to: PeerId, node: NodeId, bytes: Bytes, reply: oneshot::Sender<Result<SendId, NetError>> },
     Dial { address: Multiaddr, reply: oneshot::Sender<Result<(), NetError>> },
-    Meet { peer: PeerId, addresses: Vec<Multiaddr>, reply: oneshot::Sender<Result<(), String>> },
+    Meet { peer: PeerId, address: Multiaddr, reply: oneshot::Sender<Result<(), String>> },
     AddPeer { peer: PeerId, addresses: Vec<Multiaddr> },
     Peers { reply: oneshot::Sender<Vec<NodeId>> },
     ListenAddrs { reply: oneshot::Sender<Vec<String>> },

@@ -35,12 +35,23 @@ impl Control {
     }
 
     async fn reach(&self, node: NodeId, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<(), NetError> {
-        let asking = self.ask(|reply| Command::Meet { peer, addresses, reply });
-        let outcome = match tokio::time::timeout(MEET_TIMEOUT, asking).await {
+        let outcome = match tokio::time::timeout(MEET_TIMEOUT, self.try_each(peer, addresses)).await {
             Ok(outcome) => outcome?,
             Err(_) => Err(format!("no answer within {} s", MEET_TIMEOUT.as_secs())),
         };
         outcome.map_err(|reason| NetError::Unreachable { node, reason })
+    }
+
+    /// One address after the other: a slow one beside a good one would leave a second connection that dies.
+    async fn try_each(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<Result<(), String>, NetError> {
+        let mut outcome = Err("no address is known".to_owned());
+        for address in addresses {
+            outcome = self.ask(|reply| Command::Meet { peer, address, reply }).await?;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        Ok(outcome)
     }
 }
 

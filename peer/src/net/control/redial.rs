@@ -1,8 +1,10 @@
 //! When to dial which bootstrap or remembered peer again.
 //!
 //! Invariant: a connected peer is never due; a peer that stays away is tried with a pause that doubles up to its limit
-//! and starts small again once it was there. Each peer is there once, with all its addresses.
+//! and starts small again once it was there. Each peer is there once, and its addresses take
+//! turns: dialled at once, a slow one would leave a second connection that dies after gossip has greeted on it.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use libp2p::multiaddr::Protocol;
@@ -14,7 +16,8 @@ use crate::net::limits::{BOOTSTRAP_MAX, REDIAL_FIRST, REDIAL_KNOWN_LAST, REDIAL_
 #[derive(Debug)]
 struct Entry {
     peer: PeerId,
-    addresses: Vec<Multiaddr>,
+    /// The next to dial is the first.
+    addresses: VecDeque<Multiaddr>,
     pause: Duration,
     /// The longest pause.
     last: Duration,
@@ -48,22 +51,26 @@ impl Redial {
 
     fn add(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, last: Duration, now: Instant) {
         let Some(entry) = self.entries.iter_mut().find(|entry| entry.peer == peer) else {
+            let addresses = addresses.into();
             self.entries.push(Entry { peer, addresses, pause: REDIAL_FIRST, last, due: Some(now) });
             return;
         };
         for address in addresses {
             if !entry.addresses.contains(&address) {
-                entry.addresses.push(address);
+                entry.addresses.push_back(address);
             }
         }
     }
 
     /// Those to dial now. Each returned one is due again after its pause, unless it connects before.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<(PeerId, Vec<Multiaddr>)> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(PeerId, Multiaddr)> {
         let mut dials = Vec::new();
         for entry in &mut self.entries {
             if entry.due.is_some_and(|due| due <= now) {
-                dials.push((entry.peer, entry.addresses.clone()));
+                if let Some(address) = entry.addresses.pop_front() {
+                    entry.addresses.push_back(address.clone());
+                    dials.push((entry.peer, address));
+                }
                 entry.due = Some(now + entry.pause);
                 entry.pause = (entry.pause * 2).min(entry.last);
             }
@@ -132,8 +139,11 @@ mod tests {
         let (peer, mut redial) = redial(now);
         let other: libp2p::Multiaddr = "/ip4/127.0.0.1/tcp/5".parse().unwrap();
         redial.remember(peer, vec![other.clone()], now);
-        redial.remember(PeerId::random(), vec![other], now);
-        assert_eq!(redial.due(now).iter().map(|(_, addresses)| addresses.len()).collect::<Vec<_>>(), [2, 1]);
+        redial.remember(PeerId::random(), vec![other.clone()], now);
+        assert_eq!(redial.due(now).len(), 2, "each peer once");
+        let again = redial.due(now + REDIAL_FIRST);
+        assert_eq!(again[0], (peer, other), "its addresses take turns");
+        now += REDIAL_FIRST;
         let mut dials = [0; 2];
         for _ in 0..3600 {
             now += Duration::from_secs(1);

@@ -36,7 +36,7 @@ impl Driver {
             }
             Command::Send { to, node, bytes, reply } => answer(reply, self.send(to, node, bytes, now)),
             Command::Dial { address, reply } => answer(reply, self.dial(address)),
-            Command::Meet { peer, addresses, reply } => self.meet(peer, addresses, reply),
+            Command::Meet { peer, address, reply } => self.meet(peer, address, reply),
             Command::AddPeer { peer, addresses } => {
                 for address in addresses.into_iter().take(PEER_ADDRESSES) {
                     self.swarm.add_peer_address(peer, address);
@@ -116,14 +116,14 @@ impl Driver {
     }
 
     /// Dials a peer for somebody who waits for the outcome.
-    fn meet(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, reply: oneshot::Sender<Result<(), String>>) {
+    fn meet(&mut self, peer: PeerId, address: Multiaddr, reply: oneshot::Sender<Result<(), String>>) {
         if self.connected.contains_key(&peer) {
             return answer(reply, Ok(()));
         }
         if self.banned.contains(&peer) {
             return answer(reply, Err("it is banned here".to_owned()));
         }
-        let options = DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(addresses).build();
+        let options = DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(vec![address]).build();
         let connection = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => {

@@ -27,8 +27,8 @@ const REST: Duration = Duration::from_secs(10);
 impl Driver {
     /// What is done by the clock.
     pub(super) fn on_upkeep(&mut self, now: Instant) {
-        for (peer, addresses) in self.redial.due(now) {
-            self.dial_peer(peer, addresses);
+        for (peer, address) in self.redial.due(now) {
+            self.dial_peer(peer, vec![address]);
         }
         if now.saturating_duration_since(self.known_refreshed) >= KNOWN_REFRESH {
             self.known_refreshed = now;
