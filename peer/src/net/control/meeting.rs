@@ -55,7 +55,7 @@ impl Control {
     }
 }
 
-/// Whether all of these are multiaddresses with `/p2p/…`, as [`ControlConfig::bootstrap`] wants them.
+/// Whether all of these are multiaddresses with `/p2p/…`, as [`super::ControlConfig::bootstrap`] wants them.
 ///
 /// # Errors
 /// [`NetError::BadAddress`] with the first that is none.
