@@ -78,7 +78,7 @@ impl Sink {
 
 /// Where they come from.
 enum Source {
-    Peer(AnswerStream),
+    Peer(Box<AnswerStream>),
     Here(mpsc::Receiver<Vec<u8>>),
 }
 
@@ -262,7 +262,7 @@ impl Answers {
         traffic.sent(question.len());
         let mut stream = data.open_answer(worker).await.map_err(|error| error.to_string())?;
         stream.send(question).await.map_err(|error| error.to_string())?;
-        self.take(key, Source::Peer(stream), |bytes| traffic.received(bytes)).await
+        self.take(key, Source::Peer(Box::new(stream)), |bytes| traffic.received(bytes)).await
     }
 
     async fn ask_here(

@@ -5,6 +5,8 @@ use tributary_protocol::limits::LICENCE_MAX_BYTES;
 
 /// What people write most often for records.
 const EXAMPLES: &str = "for example CC0-1.0, CC-BY-4.0, CC-BY-SA-4.0, ODbL-1.0 or MIT";
+/// Letters below which anything begins alike.
+const LETTERS_MIN: usize = 3;
 /// Identifiers that are suggested at most.
 const SUGGESTIONS_MAX: usize = 3;
 
@@ -42,16 +44,21 @@ fn suggestion(given: &str, wrong: &str) -> String {
     {
         return format!("write {meant}");
     }
-    let key = letters(wrong);
-    let close = |name: &str| !key.is_empty() && letters(name).starts_with(&key);
-    let known = spdx::identifiers::LICENSES.iter().map(|licence| licence.name).filter(|name| close(name));
-    // The newest version of a family stands last in the list.
-    let known: Vec<&str> = known.collect();
-    let shown: Vec<&str> = known.iter().rev().take(SUGGESTIONS_MAX).copied().collect();
-    if shown.is_empty() {
-        return format!("see https://spdx.org/licenses, {EXAMPLES}");
+    let found = [given, wrong].into_iter().map(alike).find(|found| !found.is_empty());
+    match found {
+        Some(found) => format!("perhaps {}", found.join(", ")),
+        None => format!("see https://spdx.org/licenses, {EXAMPLES}"),
     }
-    format!("perhaps {}", shown.join(", "))
+}
+
+/// Identifiers that begin as `text` sounds, the newest of a family first.
+fn alike(text: &str) -> Vec<&'static str> {
+    let key = letters(text);
+    if key.len() < LETTERS_MIN {
+        return Vec::new();
+    }
+    let names = spdx::identifiers::LICENSES.iter().rev().map(|licence| licence.name);
+    names.filter(|name| letters(name).starts_with(&key)).take(SUGGESTIONS_MAX).collect()
 }
 
 /// Letters and digits in lower case: what people keep when they write a name as it sounds.

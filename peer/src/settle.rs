@@ -23,6 +23,8 @@ use tributary_settlement::chain::{
 };
 use tributary_settlement::queue::{Queue, QueueError};
 
+use crate::home::Keys;
+
 /// Where the chain is and which contracts are in use; part of an invitation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainNotice {
@@ -99,14 +101,13 @@ fn earnings(body: &EpochBody) -> Result<EpochTree, SettleError> {
 }
 
 impl Settlement {
-    /// The chain of `notice`, used with `key` for the account of `account_key`; `queue` is the file of transactions
-    /// under way.
+    /// The chain of `notice`, used with these keys; `queue` is the file of transactions under way.
     #[must_use]
-    pub fn new(notice: Option<ChainNotice>, key: [u8; 32], account_key: SigningKey, queue: &Path) -> Self {
+    pub fn new(notice: Option<ChainNotice>, keys: &Keys, queue: &Path) -> Self {
         Self {
             notice,
-            key,
-            account_key,
+            key: keys.chain,
+            account_key: keys.account.clone(),
             bound: AtomicBool::new(false),
             queue: queue.to_owned(),
             chain: tokio::sync::Mutex::default(),

@@ -140,12 +140,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
         Arc::clone(&answers),
         Arc::new(Traffic::default()),
     ));
-    let settlement = Arc::new(Settlement::new(
-        network.chain.clone(),
-        keys.chain,
-        keys.account.clone(),
-        &home.path("transactions.redb"),
-    ));
+    let settlement = Arc::new(Settlement::new(network.chain.clone(), &keys, &home.path("transactions.redb")));
     let runs = Arc::new(Runs::new(Arc::clone(&journal), Arc::clone(&workshop)));
     let Sockets { control, control_events, data, streams, topic, .. } = sockets;
     let parts = Parts {

@@ -5,6 +5,7 @@
 mod it {
     mod cli;
     mod demo;
+    mod market;
     mod net;
     mod nodes;
     mod support;

@@ -334,7 +334,8 @@ impl Node {
         if let (Some(offer), Phase::Auction) = (&request.offer, &request.phase) {
             // A late or repeated bid is the bidder's loss; nothing follows from it here.
             let _ = request.auction.commit(now_ms, &offer.body, from, bid.commitment);
-            request.declines.remove(&from);
+            // Who was unable before may well be so again: its word stays until somebody has the task.
+            request.declines.retain(|node, reason| *node != from || matches!(reason, DeclineReason::Unable { .. }));
         }
     }
 
