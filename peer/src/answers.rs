@@ -48,7 +48,7 @@ const STREAMS_MAX: usize = 256;
 pub enum Piece {
     /// More text.
     Text(String),
-    /// The worker failed; the text so far is void and another worker is asked.
+    /// The worker failed; the text so far is void and another worker is asked. Without words when it refused for good.
     Retry(String),
 }
 
@@ -241,9 +241,9 @@ impl Answers {
             let input = match taken {
                 Ok((offer, transcript)) => Input::AnswerArrived { key, offer, transcript: Box::new(transcript) },
                 Err(refusal) => {
-                    if !refusal.kind.is_final() {
-                        answers.tell(key, Piece::Retry(refusal.reason.clone()));
-                    }
+                    // What is final ends the question or leads to another worker; there is nothing to say of it yet.
+                    let reason = if refusal.kind.is_final() { String::new() } else { refusal.reason.clone() };
+                    answers.tell(key, Piece::Retry(reason));
                     Input::AnswerFailed { key, refusal }
                 }
             };

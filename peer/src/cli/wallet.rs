@@ -162,7 +162,11 @@ async fn claim(context: &Context, wallet: &Value) -> Result<Output, Failure> {
         return Ok(end);
     }
     let done = context.client.post("/api/wallet/claim", &json!({})).await?;
-    let shown = text::fields(&[("claimed", open(text::amount(&done["claimed"])))]);
+    let mut pairs = vec![("claimed", open(text::amount(&done["claimed"])))];
+    if text::amount(&done["redeemed"]) > Amount::ZERO {
+        pairs.push(("redeemed", open(text::amount(&done["redeemed"]))));
+    }
+    let shown = text::fields(&pairs);
     let reason = done["reason"].as_str().map(text::line);
     let mut output = Output::new(done, Vec::new(), shown).next("tributary wallet show");
     output.notes.extend(reason);

@@ -70,6 +70,8 @@ fn one_node_by_hand_trains_answers_itself_anchors_and_pays() {
     let shown = on(&node, &["train", "show", "letters"]);
     assert!(stderr(&shown).contains("1 training unchecked"), "{}", stderr(&shown));
 
+    let ticket = node.get("/api/net/invite").unwrap()["ticket"].as_str().unwrap().to_owned();
+    let poor = NodeProcess::start(&folder.path().join("poor"), &["--join", &ticket, "--roles", "witness"]);
     let served = |releases: &Value| releases[0]["served_here"].as_bool().filter(|here| *here);
     until("the loading", &node, "/api/releases", served);
     let answer = document(&node, &["ask", "Letter 3?", "--model", "letters", "--max-tokens", "4", "--explain"]);
@@ -78,7 +80,14 @@ fn one_node_by_hand_trains_answers_itself_anchors_and_pays() {
     let weights: u64 = answer["shares"].as_array().unwrap().iter().map(|share| share["weight"].as_u64().unwrap()).sum();
     assert_eq!(weights + answer["commons"].as_u64().unwrap(), 1_000_000);
     refused_at_once(&node);
+    let served = |releases: &Value| releases[0]["served_by"].as_u64().filter(|peers| *peers > 0);
+    until("the model at the second node", &poor, "/api/releases", served);
+    let refused = on(&poor, &["ask", "Letter?"]);
+    assert_eq!(refused.status.code(), Some(5), "it has no OPEN: {}", stderr(&refused));
     paid_out(&node);
+    // Whoever recomputes the epoch reads on the chain what was funded, and agrees.
+    let agreed = |epochs: &Value| (epochs.as_array()?.last()?["agrees"] == true).then_some(());
+    until("agreement with the epoch", &poor, "/api/epochs", agreed);
 }
 
 /// What no waiting would change is refused before the patience of `ask` is over, with its exit code.

@@ -8,7 +8,7 @@ use tributary_protocol::batch::EpochBody;
 use tributary_protocol::datanet::{Genesis, Policy, Schema};
 use tributary_protocol::envelope::{NetworkId, Signed};
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId};
-use tributary_protocol::message::{BASE_ALONE, Contributor, Release, Roles};
+use tributary_protocol::message::{BASE_ALONE, Contributor, Message, Release, Roles};
 use tributary_protocol::node::{
     AnswerTranscript, AskCommand, AskView, Command, Fact, FineTuneCommand, FinishedAnswer, Funding, Input, JobOutcome,
     Node, NodeConfig, Output, Phase, TrainedAdapter, Work,
@@ -56,6 +56,10 @@ fn key(number: usize) -> SigningKey {
 
 fn address(number: usize) -> ChainAddress {
     ChainAddress([u8::try_from(number + 1).expect("few hosts"); 20])
+}
+
+fn declined_kind() -> u16 {
+    Message::KINDS.iter().find(|(_, name)| *name == "Declined").expect("it is a message").0
 }
 
 fn config(number: usize, worker: bool) -> NodeConfig {
@@ -134,7 +138,7 @@ impl Net {
         match output {
             Output::Persist(facts) => self.hosts[host].facts.extend(facts),
             Output::Send { to, bytes } => {
-                self.declines += u32::from(bytes[6..8] == 28_u16.to_le_bytes());
+                self.declines += u32::from(bytes[6..8] == declined_kind().to_le_bytes());
                 let from = self.hosts[host].node.id();
                 self.queue.push_back((self.place_of(to), Input::Message { from, bytes }));
             }

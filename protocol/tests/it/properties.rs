@@ -143,10 +143,10 @@ proptest! {
         let reasons = [DeclineReason::unable(&says), DeclineReason::BudgetTooLow { asks: Amount(asks) }, DeclineReason::Busy, DeclineReason::DatanetUnknown];
         for reason in reasons {
             let message = Message::Declined(Declined { task, reason });
-            prop_assert_eq!(&Message::from_body(28, &message.to_body()).unwrap(), &message);
+            prop_assert_eq!(&Message::from_body(message.kind(), &message.to_body()).unwrap(), &message);
         }
         let message = Message::Declined(Declined { task, reason: DeclineReason::Unable { says: says.clone() } });
-        prop_assert_eq!(Message::from_body(28, &message.to_body()).is_ok(), says.len() <= 128);
+        prop_assert_eq!(Message::from_body(message.kind(), &message.to_body()).is_ok(), says.len() <= 128);
     }
 
     #[test]
