@@ -1,8 +1,9 @@
 //! Answer streams: questions and answers between asker and worker, token by token, on the data plane.
 //!
 //! Frames begin with a tag: `TEXT` a piece of the answer, `TRANSCRIPT` a part of tokens and fingerprints,
-//! `OFFER` the envelope with the worker's receipt offer, `REFUSAL` a reason. The asker's first and only frame
-//! is the envelope of the question.
+//! `OFFER` the envelope with the worker's receipt offer, `REFUSAL` the kind of a reason in one byte and the reason.
+//! The asker's first and only frame is the envelope of the question. A node that answers itself does so with the
+//! same frames over a channel.
 //!
 //! Invariant: an answer counts only when its stream ended with an offer; everything received is bounded.
 
@@ -11,11 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 use tributary_compute::proof::fingerprint_root;
 use tributary_protocol::id::{Hash, NodeId};
 use tributary_protocol::limits::{ANSWER_TOKENS_MAX, ENVELOPE_MAX_BYTES};
 use tributary_protocol::node::{AnswerTranscript, Input};
+use tributary_protocol::refusal::{Refusal, RefusalKind};
 
 use crate::bundle::{TRANSCRIPT_MAX_BYTES, Transcript};
 use crate::handle::NodeHandle;
@@ -36,6 +38,8 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 const TEXT_MAX_BYTES: usize = ANSWER_TOKENS_MAX as usize * 16;
 /// Pieces that a slow reader may lag behind before it misses some.
 const PIECES: usize = 1024;
+/// Characters of a worker's reason that are shown.
+const REASON_MAX_CHARS: usize = 300;
 /// Streams open at once, each way.
 const STREAMS_MAX: usize = 256;
 
@@ -44,12 +48,60 @@ const STREAMS_MAX: usize = 256;
 pub enum Piece {
     /// More text.
     Text(String),
-    /// The worker failed; the text so far is void and another worker is asked.
+    /// The worker failed; the text so far is void and another worker is asked. Without words when it refused for good.
     Retry(String),
 }
 
+/// Frames between a node and itself that wait to be taken in.
+const LOCAL_FRAMES: usize = 64;
+
+/// Where the frames of an answer go.
+enum Sink {
+    Peer(AnswerSender),
+    Here(mpsc::Sender<Vec<u8>>),
+}
+
+impl Sink {
+    async fn send(&mut self, frame: Vec<u8>) -> Result<(), String> {
+        match self {
+            Self::Peer(sender) => sender.send(frame).await.map_err(|error| error.to_string()),
+            Self::Here(sender) => sender.send(frame).await.map_err(|_| "the asker went away".to_owned()),
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Self::Peer(sender) = self {
+            sender.finish();
+        }
+    }
+}
+
+/// Where they come from.
+enum Source {
+    Peer(Box<AnswerStream>),
+    Here(mpsc::Receiver<Vec<u8>>),
+}
+
+impl Source {
+    async fn recv(&mut self) -> Result<Option<Vec<u8>>, String> {
+        match self {
+            Self::Peer(stream) => {
+                let frame = stream.recv().await.map_err(|error| error.to_string())?;
+                Ok(frame.map(|bytes| bytes.to_vec()))
+            }
+            Self::Here(receiver) => Ok(receiver.recv().await),
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Self::Peer(stream) = self {
+            stream.finish();
+        }
+    }
+}
+
 struct Open {
-    sender: Arc<tokio::sync::Mutex<AnswerSender>>,
+    sender: Arc<tokio::sync::Mutex<Sink>>,
     transcript: Vec<u8>,
 }
 
@@ -85,26 +137,29 @@ impl Answers {
                 return;
             }
             traffic.received(bytes.len());
-            let id = answers.next.fetch_add(1, Ordering::Relaxed);
-            {
-                let mut open = locked(&answers.open);
-                if open.len() >= STREAMS_MAX {
-                    return;
-                }
-                let sender = Arc::new(tokio::sync::Mutex::new(sender));
-                open.insert(id, Open { sender, transcript: Vec::new() });
-            }
+            let Some(id) = answers.open(Sink::Peer(sender)) else { return };
             let _ = node.input(Input::Question { from, stream: id, bytes: bytes.to_vec() }).await;
         });
+    }
+
+    /// The number of a new stream, unless too many are open.
+    fn open(&self, sink: Sink) -> Option<u64> {
+        let mut open = locked(&self.open);
+        if open.len() >= STREAMS_MAX {
+            return None;
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let sender = Arc::new(tokio::sync::Mutex::new(sink));
+        open.insert(id, Open { sender, transcript: Vec::new() });
+        Some(id)
     }
 
     async fn send(&self, stream: u64, frame: Vec<u8>) -> Result<(), String> {
         let sender = locked(&self.open).get(&stream).map(|open| Arc::clone(&open.sender));
         let sender = sender.ok_or("the stream is closed")?;
         let sent = sender.lock().await.send(frame).await;
-        sent.map_err(|error| {
+        sent.inspect_err(|_| {
             locked(&self.open).remove(&stream);
-            error.to_string()
         })
     }
 
@@ -137,8 +192,9 @@ impl Answers {
     }
 
     /// Ends an answer with a refusal.
-    pub async fn refuse(&self, stream: u64, reason: &str) {
-        if self.send(stream, frame(REFUSAL, reason.as_bytes())).await.is_ok() {
+    pub async fn refuse(&self, stream: u64, refusal: &Refusal) {
+        let payload = [&[refusal.kind.code()], refusal.reason.as_bytes()].concat();
+        if self.send(stream, frame(REFUSAL, &payload)).await.is_ok() {
             self.close(stream).await;
         }
     }
@@ -166,11 +222,11 @@ impl Answers {
         }
     }
 
-    /// The asker's side: puts the question and takes the answer in.
+    /// The asker's side: puts the question and takes the answer in. `worker` is `None` when this node answers itself.
     pub fn ask(
         self: &Arc<Self>,
         key: Hash,
-        worker: NodeId,
+        worker: Option<NodeId>,
         question: Vec<u8>,
         data: DataPlane,
         node: NodeHandle,
@@ -178,41 +234,70 @@ impl Answers {
     ) {
         let answers = Arc::clone(self);
         tokio::spawn(async move {
-            traffic.sent(question.len());
-            let input = match answers.take(key, worker, question, &data, &traffic).await {
+            let taken = match worker {
+                Some(worker) => answers.ask_peer(key, worker, question, &data, &traffic).await,
+                None => answers.ask_here(key, question, &node).await,
+            };
+            let input = match taken {
                 Ok((offer, transcript)) => Input::AnswerArrived { key, offer, transcript: Box::new(transcript) },
-                Err(reason) => {
-                    answers.tell(key, Piece::Retry(reason.clone()));
-                    Input::AnswerFailed { key, reason }
+                Err(refusal) => {
+                    // What is final ends the question or leads to another worker; there is nothing to say of it yet.
+                    let reason = if refusal.kind.is_final() { String::new() } else { refusal.reason.clone() };
+                    answers.tell(key, Piece::Retry(reason));
+                    Input::AnswerFailed { key, refusal }
                 }
             };
             let _ = node.input(input).await;
         });
     }
 
-    async fn take(
+    async fn ask_peer(
         &self,
         key: Hash,
         worker: NodeId,
         question: Vec<u8>,
         data: &DataPlane,
         traffic: &Traffic,
-    ) -> Result<(Vec<u8>, AnswerTranscript), String> {
+    ) -> Result<(Vec<u8>, AnswerTranscript), Refusal> {
+        traffic.sent(question.len());
         let mut stream = data.open_answer(worker).await.map_err(|error| error.to_string())?;
         stream.send(question).await.map_err(|error| error.to_string())?;
+        self.take(key, Source::Peer(Box::new(stream)), |bytes| traffic.received(bytes)).await
+    }
+
+    async fn ask_here(
+        &self,
+        key: Hash,
+        question: Vec<u8>,
+        node: &NodeHandle,
+    ) -> Result<(Vec<u8>, AnswerTranscript), Refusal> {
+        let from = node.view(tributary_protocol::node::Node::id).await.map_err(|error| error.to_string())?;
+        let (sender, receiver) = mpsc::channel(LOCAL_FRAMES);
+        let stream = self.open(Sink::Here(sender)).ok_or("too many answers at once")?;
+        let asked = node.input(Input::Question { from, stream, bytes: question }).await;
+        asked.map_err(|error| error.to_string())?;
+        self.take(key, Source::Here(receiver), |_| ()).await
+    }
+
+    async fn take(
+        &self,
+        key: Hash,
+        mut source: Source,
+        count: impl Fn(usize),
+    ) -> Result<(Vec<u8>, AnswerTranscript), Refusal> {
         let mut received = Received::default();
         loop {
-            let next = tokio::time::timeout(SILENCE_TIMEOUT, stream.recv()).await;
+            let next = tokio::time::timeout(SILENCE_TIMEOUT, source.recv()).await;
             let next = next.map_err(|_| format!("silent for {} s", SILENCE_TIMEOUT.as_secs()))?;
-            let Some(bytes) = next.map_err(|error| error.to_string())? else {
+            let Some(bytes) = next? else {
                 return Err("the stream ended without a receipt".into());
             };
-            traffic.received(bytes.len());
+            count(bytes.len());
             if let Some(text) = received.take(&bytes)? {
                 self.tell(key, Piece::Text(text));
             }
             if let Some(offer) = received.offer.take() {
-                stream.finish();
+                source.finish();
                 return Ok((offer, received.into_transcript()?));
             }
         }
@@ -228,7 +313,7 @@ struct Received {
 
 impl Received {
     /// Takes one frame; returns new text.
-    fn take(&mut self, bytes: &[u8]) -> Result<Option<String>, String> {
+    fn take(&mut self, bytes: &[u8]) -> Result<Option<String>, Refusal> {
         let (tag, payload) = bytes.split_first().ok_or("an empty frame")?;
         match *tag {
             TEXT => {
@@ -246,8 +331,8 @@ impl Received {
                 self.transcript.extend_from_slice(payload);
             }
             OFFER => self.offer = Some(payload.to_vec()),
-            REFUSAL => return Err(format!("refused: {}", String::from_utf8_lossy(payload))),
-            other => return Err(format!("a frame of unknown kind {other}")),
+            REFUSAL => return Err(refusal_of(payload)),
+            other => return Err(format!("a frame of unknown kind {other}").into()),
         }
         Ok(None)
     }
@@ -256,5 +341,28 @@ impl Received {
         let transcript = Transcript::from_bytes(&self.transcript).map_err(|error| error.to_string())?;
         let fingerprints = fingerprint_root(&transcript.fingerprints()?);
         Ok(AnswerTranscript { text: self.text, fingerprints, transcript: self.transcript })
+    }
+}
+
+/// A worker's refusal: its kind and its words, as many as a person reads.
+fn refusal_of(payload: &[u8]) -> Refusal {
+    let Some((kind, reason)) = payload.split_first() else { return "refused without a reason".into() };
+    let reason: String = String::from_utf8_lossy(reason).chars().take(REASON_MAX_CHARS).collect();
+    Refusal::new(RefusalKind::of_code(*kind), reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_its_kind_on_the_stream() {
+        let mut received = Received::default();
+        let bytes = frame(REFUSAL, &[&[RefusalKind::TooLong.code()], "the prompt has 900 tokens".as_bytes()].concat());
+        let refused = received.take(&bytes).unwrap_err();
+        assert_eq!(refused, Refusal::new(RefusalKind::TooLong, "the prompt has 900 tokens"));
+        assert_eq!(received.take(&[REFUSAL]).unwrap_err().kind, RefusalKind::Transient);
+        let endless = frame(REFUSAL, &[b'x'; 60_000]);
+        assert_eq!(received.take(&endless).unwrap_err().reason.len(), REASON_MAX_CHARS);
     }
 }

@@ -164,6 +164,8 @@ mod tests {
             "train ls",
             "train show abcd",
             "train watch",
+            "train stop abcd",
+            "train cancel abcd",
             &format!("answer show {id}"),
             &format!("answer verify {id} --wait-s 5"),
             "receipt ls",

@@ -84,7 +84,7 @@ pub enum Ask {
         id: Hash,
         /// The adapter's blob.
         adapter: Vec<u8>,
-        /// Blobs of the adapters trained without each contributor, by number.
+        /// Blobs of the adapters trained without each contributor, by number; empty for the untrained one.
         leave_out: Vec<(u32, Vec<u8>)>,
     },
     /// Answer a prompt.
@@ -219,6 +219,13 @@ pub enum Done {
         fingerprints: Hash,
         /// Contributors' credits in micro-nats.
         credits: Vec<(u32, i64)>,
+    },
+    /// The prompt does not fit the model's context.
+    PromptTooLong {
+        /// Its tokens.
+        tokens: u64,
+        /// The most there may be.
+        context: u64,
     },
     /// An answer was checked.
     Checked {

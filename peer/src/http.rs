@@ -148,6 +148,7 @@ fn routes(state: Arc<ApiState>) -> Router {
         .route("/api/datanets/{id}/records", post(datanets::add_records))
         .route("/api/runs", get(runs::list).post(runs::start))
         .route("/api/runs/{key}", get(runs::show))
+        .route("/api/runs/{key}/stop", post(runs::stop))
         .route("/api/tasks", get(tasks::list))
         .route("/api/releases", get(runs::releases))
         .route("/api/ask", post(asks::ask))

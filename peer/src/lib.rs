@@ -13,6 +13,7 @@ pub mod engine;
 pub mod handle;
 pub mod home;
 pub mod http;
+pub mod licence;
 pub mod net;
 pub mod receiptfile;
 pub mod runs;

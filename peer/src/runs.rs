@@ -11,7 +11,7 @@ use serde::Serialize;
 use tributary_protocol::datanet::Head;
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash, NodeId};
 use tributary_protocol::limits::REQUEST_MAX_BYTES;
-use tributary_protocol::message::{Contributor, Release};
+use tributary_protocol::message::{BASE_ALONE, Contributor, Release};
 use tributary_protocol::node::{Command, FineTuneCommand, Node, Phase, RequestView};
 use tributary_protocol::task::FineTune;
 use tributary_protocol::wire;
@@ -21,6 +21,8 @@ use crate::work::Workshop;
 
 /// The journal's index of runs by key.
 const RUNS: &str = "runs";
+/// Its index of runs that were stopped.
+const STOPPED: &str = "runs-stopped";
 /// Runs kept.
 const RUNS_MAX: usize = 4096;
 /// How often a run is looked at.
@@ -67,6 +69,8 @@ pub enum RunState {
     Done,
     /// Given up.
     Failed,
+    /// Stopped by its requester.
+    Stopped,
 }
 
 impl RunSpec {
@@ -87,9 +91,17 @@ impl RunSpec {
         self.head.logs.iter().map(|log| log.contributor)
     }
 
-    fn tasks(&self) -> u128 {
-        let leave_out = if self.attribution { self.head.logs.len() } else { 0 };
-        u128::try_from(leave_out + 1).unwrap_or(1)
+    /// Contributors that a leave-out training is made for: without the only contributor there is nothing to train
+    /// on, and what is left is the base alone.
+    pub fn left_out(&self) -> impl Iterator<Item = AccountId> + '_ {
+        let several = self.attribution && self.head.logs.len() > 1;
+        self.contributors().filter(move |_| several)
+    }
+
+    /// Trainings of the run.
+    #[must_use]
+    pub fn tasks(&self) -> u128 {
+        u128::try_from(self.left_out().count() + 1).unwrap_or(1)
     }
 
     fn command(&self, leave_out: Option<AccountId>) -> FineTuneCommand {
@@ -108,12 +120,17 @@ impl RunSpec {
         }
     }
 
-    /// Where the run stands, and why it failed if it did.
+    /// Where the run stands, and why it failed if it did; `is_stopped` when its requester wants no more of it.
     #[must_use]
-    pub fn state(&self, node: &Node) -> (RunState, Option<String>) {
+    pub fn state(&self, node: &Node, is_stopped: bool) -> (RunState, Option<String>) {
         let main = node.request(&self.main_key());
         let leave_out: Vec<Option<RequestView>> =
-            self.contributors().map(|contributor| node.request(&self.leave_out_key(&contributor))).collect();
+            self.left_out().map(|contributor| node.request(&self.leave_out_key(&contributor))).collect();
+        let adapter = main.as_ref().and_then(done_adapter);
+        let is_released = adapter.is_some_and(|adapter| !self.attribution || node.release_of(&adapter).is_some());
+        if is_stopped && !is_released {
+            return (RunState::Stopped, Some("stopped by its requester".into()));
+        }
         let failed = std::iter::once(&main).chain(&leave_out).flatten().find_map(|view| match &view.phase {
             Phase::Failed(reason) => Some(reason.clone()),
             _ => None,
@@ -121,8 +138,10 @@ impl RunSpec {
         if failed.is_some() {
             return (RunState::Failed, failed);
         }
-        let Some(adapter) = main.as_ref().and_then(done_adapter) else { return (RunState::Training, None) };
-        if !self.attribution || node.release_of(&adapter).is_some() {
+        if adapter.is_none() {
+            return (RunState::Training, None);
+        }
+        if is_released {
             return (RunState::Done, None);
         }
         let all = leave_out.iter().all(|view| view.as_ref().and_then(done_adapter).is_some());
@@ -181,6 +200,22 @@ impl Runs {
         Ok(found.into_iter().filter_map(|(_, bytes)| wire::decode(&bytes, REQUEST_MAX_BYTES).ok()).collect())
     }
 
+    /// Stops a run for good: what is not committed yet is given up, what is committed is paid as always.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub fn stop(&self, key: &Hash) -> Result<(), JournalError> {
+        self.journal.index_put(STOPPED, &key.0, &[1])
+    }
+
+    /// Whether a run was stopped.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn is_stopped(&self, key: &Hash) -> Result<bool, JournalError> {
+        Ok(self.journal.index_get(STOPPED, &key.0)?.is_some())
+    }
+
     /// Moves every open run on, for ever.
     pub async fn drive(self: Arc<Self>) {
         let mut interval = tokio::time::interval(STEP_INTERVAL);
@@ -198,16 +233,16 @@ impl Runs {
     async fn step(&self, spec: RunSpec) -> Result<(), String> {
         let looked = spec.clone();
         let node = &self.workshop.node;
-        let ((state, _), missing) = node
+        let is_stopped = self.is_stopped(&spec.key).map_err(|error| error.to_string())?;
+        let (state, commands) = node
             .view(move |node| {
-                let state = looked.state(node);
-                let missing = missing_task(&looked, node, state.0);
-                (state, missing)
+                let (state, _) = looked.state(node, is_stopped);
+                (state, commands(&looked, node, state))
             })
             .await
             .map_err(|error| error.to_string())?;
-        if let Some(command) = missing {
-            return node.command(Command::FineTune(command)).await.map_err(|error| error.to_string());
+        for command in commands {
+            node.command(command).await.map_err(|error| error.to_string())?;
         }
         if state == RunState::Releasing {
             self.release(&spec).await?;
@@ -219,7 +254,7 @@ impl Runs {
         let node = &self.workshop.node;
         let looked = spec.clone();
         let found = node.view(move |node| gather(&looked, node)).await.map_err(|error| error.to_string())?;
-        let Gathered { adapter, contributors, builder, own } = found.ok_or("a task's result is missing")?;
+        let Gathered { adapter, contributors, builder, own, unchecked } = found.ok_or("a task's result is missing")?;
         let leave_out: Vec<Hash> = contributors.iter().map(|contributor| contributor.leave_out).collect();
         let index = self.workshop.build_index(spec.base, adapter, &leave_out, &[]).await?;
         let release = Release {
@@ -233,9 +268,21 @@ impl Runs {
             answer_fee: spec.answer_fee,
             builder,
             node: own,
+            unchecked,
         };
         node.command(Command::Release(Box::new(release))).await.map_err(|error| error.to_string())
     }
+}
+
+/// What the run wants of the node now: its next task, or that nobody works on it any more.
+fn commands(spec: &RunSpec, node: &Node, state: RunState) -> Vec<Command> {
+    if state != RunState::Stopped {
+        return missing_task(spec, node, state).map(Command::FineTune).into_iter().collect();
+    }
+    let keys = spec.left_out().map(|contributor| spec.leave_out_key(&contributor)).chain([spec.main_key()]);
+    let is_open =
+        |key: &Hash| node.request(key).is_some_and(|request| matches!(request.phase, Phase::Auction | Phase::Leased));
+    keys.filter(is_open).map(Command::StopFineTune).collect()
 }
 
 /// The next task of the run that the node does not know yet.
@@ -243,7 +290,7 @@ fn missing_task(spec: &RunSpec, node: &Node, state: RunState) -> Option<FineTune
     match state {
         RunState::Training if node.request(&spec.main_key()).is_none() => Some(spec.command(None)),
         RunState::Attributing => spec
-            .contributors()
+            .left_out()
             .find(|contributor| node.request(&spec.leave_out_key(contributor)).is_none())
             .map(|contributor| spec.command(Some(contributor))),
         _ => None,
@@ -255,6 +302,7 @@ struct Gathered {
     contributors: Vec<Contributor>,
     builder: ChainAddress,
     own: NodeId,
+    unchecked: u32,
 }
 
 fn gather(spec: &RunSpec, node: &Node) -> Option<Gathered> {
@@ -263,11 +311,17 @@ fn gather(spec: &RunSpec, node: &Node) -> Option<Gathered> {
     let contributors = spec
         .contributors()
         .map(|account| {
-            let leave_out = done_adapter(&node.request(&spec.leave_out_key(&account))?)?;
+            let leave_out = match spec.head.logs.len() {
+                1 => BASE_ALONE,
+                _ => done_adapter(&node.request(&spec.leave_out_key(&account))?)?,
+            };
             let newest = spec.head.logs.iter().find(|log| log.contributor == account)?.length.checked_sub(1)?;
             let payout = datanet.entries(&account, newest, 1).first()?.body.payout;
             Some(Contributor { account, payout, leave_out })
         })
         .collect::<Option<Vec<_>>>()?;
-    Some(Gathered { adapter, contributors, builder: node.chain_address(), own: node.id() })
+    let tasks = spec.left_out().map(|account| spec.leave_out_key(&account)).chain([spec.main_key()]);
+    let unchecked = tasks.filter_map(|key| node.request(&key)).filter(|task| task.verdict.is_none()).count();
+    let unchecked = u32::try_from(unchecked).unwrap_or(u32::MAX);
+    Some(Gathered { adapter, contributors, builder: node.chain_address(), own: node.id(), unchecked })
 }

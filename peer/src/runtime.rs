@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
-use tributary_protocol::id::{Hash, NodeId};
+use tributary_protocol::id::{AccountId, ChainAddress, Hash, NodeId};
 use tributary_protocol::limits::TICK_MS;
 use tributary_protocol::node::{Event, Fact, Input, Node, Output, Work};
 use tributary_protocol::wire;
@@ -74,6 +74,7 @@ struct Runtime {
     next_gossip: u64,
     strikes: BTreeMap<NodeId, u32>,
     posting: Arc<tokio::sync::Mutex<()>>,
+    reading: Arc<tokio::sync::Mutex<()>>,
     fetching: Arc<Semaphore>,
     loopback: VecDeque<Vec<u8>>,
 }
@@ -96,6 +97,7 @@ pub async fn run(parts: Parts, mut sources: Sources, failed: watch::Sender<Optio
         next_gossip: 0,
         strikes: BTreeMap::new(),
         posting: Arc::default(),
+        reading: Arc::default(),
         fetching: Arc::new(Semaphore::new(FETCHES_AT_ONCE)),
         loopback: VecDeque::new(),
     };
@@ -214,7 +216,7 @@ impl Runtime {
             Output::Load { release } => self.parts.workshop.load(*release),
             Output::OpenAnswer { key, worker, bytes } => self.parts.answers.ask(
                 key,
-                worker,
+                (worker != self.parts.node.id()).then_some(worker),
                 bytes,
                 self.parts.data.clone(),
                 self.parts.handle.clone(),
@@ -224,11 +226,13 @@ impl Runtime {
                 let answers = Arc::clone(&self.parts.answers);
                 tokio::spawn(async move { answers.finish(stream, &bytes).await });
             }
-            Output::RefuseAnswer { stream, reason } => {
+            Output::RefuseAnswer { stream, refusal } => {
                 let answers = Arc::clone(&self.parts.answers);
-                tokio::spawn(async move { answers.refuse(stream, &reason).await });
+                tokio::spawn(async move { answers.refuse(stream, &refusal).await });
             }
-            Output::SignVoucher(_) | Output::VerifyVoucher(_) | Output::PostEpoch(_) => self.settle(output),
+            Output::SignVoucher(_) | Output::VerifyVoucher(_) | Output::PostEpoch(_) | Output::ReadFunding(_) => {
+                self.settle(output);
+            }
             Output::Penalise { peer, reason } => self.penalise(peer, &reason).await,
             Output::Event(event) => {
                 tracing::debug!(?event, "event");
@@ -335,6 +339,7 @@ impl Runtime {
                 tokio::spawn(async move { handle.input(Input::VoucherVerified(voucher)).await });
             }
             Output::PostEpoch(body) => self.post_epoch(*body),
+            Output::ReadFunding(streams) => self.read_funding(streams),
             _ => {}
         }
     }
@@ -352,6 +357,21 @@ impl Runtime {
                     let _ = handle.input(Input::EpochPosted { epoch: body.epoch }).await;
                 }
                 Err(error) => tracing::info!(epoch = body.epoch, %error, "the epoch is not anchored yet"),
+            }
+        });
+    }
+
+    /// Reads on the chain which fees arrived; the node asks again until it hears.
+    fn read_funding(&self, streams: Vec<(AccountId, ChainAddress)>) {
+        let Ok(turn) = Arc::clone(&self.reading).try_lock_owned() else { return };
+        let (settlement, handle) = (Arc::clone(&self.parts.settlement), self.parts.handle.clone());
+        tokio::spawn(async move {
+            let _turn = turn;
+            match settlement.funding(&streams).await {
+                Ok(funding) => {
+                    let _ = handle.input(Input::FundingRead(funding)).await;
+                }
+                Err(error) => tracing::debug!(%error, "which fees arrived is not known yet"),
             }
         });
     }

@@ -1,17 +1,20 @@
 //! Money: deposits, vouchers, epochs and claims on the settlement chain.
 //!
-//! Invariant: a voucher is signed only once its amount lies in escrow; whatever was sent is computed from the
+//! Invariant: a voucher is signed only once its amount lies in escrow and its payer's account is bound to the address
+//! that pays, so that everybody can tell on the chain whose fees arrived; whatever was sent is computed from the
 //! chain's own state first, so doing a step again pays nothing twice. Without a chain the node works, and what
 //! it earns stands in its receipts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ed25519_dalek::{Signer, SigningKey};
 use serde::{Deserialize, Serialize};
 use tributary_protocol::batch::EpochBody;
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash, Signature};
+use tributary_protocol::node::Funding;
 use tributary_protocol::receipt::{SignedReceipt, Voucher};
 use tributary_protocol::wire;
 use tributary_settlement::anchor::{EpochTree, ReceiptLeaf, ReceiptTree};
@@ -19,6 +22,8 @@ use tributary_settlement::chain::{
     Batch, Chain, ChainError, ChainKey, Deployment, Epoch, SignedVoucher, Totals, Voucher as ChainVoucher,
 };
 use tributary_settlement::queue::{Queue, QueueError};
+
+use crate::home::Keys;
 
 /// Where the chain is and which contracts are in use; part of an invitation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +73,8 @@ const STREAM: [u8; 32] = [0; 32];
 pub struct Settlement {
     notice: Option<ChainNotice>,
     key: [u8; 32],
+    account_key: SigningKey,
+    bound: AtomicBool,
     queue: PathBuf,
     chain: tokio::sync::Mutex<Option<Chain>>,
     turn: tokio::sync::Mutex<()>,
@@ -94,11 +101,18 @@ fn earnings(body: &EpochBody) -> Result<EpochTree, SettleError> {
 }
 
 impl Settlement {
-    /// The chain of `notice`, used with `key`; `queue` is the file of transactions under way.
+    /// The chain of `notice`, used with these keys; `queue` is the file of transactions under way.
     #[must_use]
-    pub fn new(notice: Option<ChainNotice>, key: [u8; 32], queue: &Path) -> Self {
-        let queue = queue.to_owned();
-        Self { notice, key, queue, chain: tokio::sync::Mutex::default(), turn: tokio::sync::Mutex::default() }
+    pub fn new(notice: Option<ChainNotice>, keys: &Keys, queue: &Path) -> Self {
+        Self {
+            notice,
+            key: keys.chain,
+            account_key: keys.account.clone(),
+            bound: AtomicBool::new(false),
+            queue: queue.to_owned(),
+            chain: tokio::sync::Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Where the chain is.
@@ -130,6 +144,8 @@ impl Settlement {
     /// # Errors
     /// When the chain is down or the payer's funds do not suffice.
     pub async fn sign_voucher(&self, mut voucher: Voucher) -> Result<Voucher, SettleError> {
+        // Fees count for the account that is bound to the address they come from.
+        self.bind().await?;
         let chain = self.chain().await?;
         let _turn = self.turn.lock().await;
         let terms = chain_voucher(&voucher);
@@ -177,7 +193,41 @@ impl Settlement {
     /// # Errors
     /// When the chain is down.
     pub async fn redeemed(&self, voucher: &Voucher) -> Result<Amount, SettleError> {
-        Ok(self.chain().await?.settled(voucher.payer_address, &chain_voucher(voucher)).await?.0)
+        Ok(self.settled(voucher.payer_address, voucher.payee).await?.0)
+    }
+
+    /// What vouchers of `payer` paid `payee` and moved to the distributor, ever.
+    ///
+    /// # Errors
+    /// When the chain is down.
+    pub async fn settled(&self, payer: ChainAddress, payee: ChainAddress) -> Result<(Amount, Amount), SettleError> {
+        let nothing = Amount::ZERO;
+        let stream = ChainVoucher { payee, stream: STREAM, cumulative: nothing, fees_cumulative: nothing };
+        Ok(self.chain().await?.settled(payer, &stream).await?)
+    }
+
+    /// Which fees arrived of each payer's work by each payee. A payer is whose account is bound to the address that
+    /// paid, which both signed; of one that bound none, nothing is known to have arrived.
+    ///
+    /// # Errors
+    /// When the chain is down.
+    pub async fn funding(&self, streams: &[(AccountId, ChainAddress)]) -> Result<Vec<Funding>, SettleError> {
+        let chain = self.chain().await?;
+        let mut addresses: BTreeMap<AccountId, Option<ChainAddress>> = BTreeMap::new();
+        let mut found = Vec::with_capacity(streams.len());
+        for (payer, payee) in streams {
+            let address = match addresses.get(payer) {
+                Some(known) => *known,
+                None => chain.address_bound_to(*payer).await?,
+            };
+            addresses.insert(*payer, address);
+            let fees = match address {
+                Some(address) => self.settled(address, *payee).await?.1,
+                None => Amount::ZERO,
+            };
+            found.push(Funding { payer: *payer, payee: *payee, fees });
+        }
+        Ok(found)
     }
 
     /// Anchors an epoch and waits until it is final. Doing it again after a crash goes on where it stopped.
@@ -268,14 +318,18 @@ impl Settlement {
     ///
     /// # Errors
     /// When the chain is down or refuses.
-    pub async fn bind(&self, account_key: &SigningKey) -> Result<(), SettleError> {
+    pub async fn bind(&self) -> Result<(), SettleError> {
+        if self.bound.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let chain = self.chain().await?;
-        let account = AccountId(account_key.verifying_key().to_bytes());
+        let account = AccountId(self.account_key.verifying_key().to_bytes());
         let _turn = self.turn.lock().await;
         if chain.address_bound_to(account).await?.is_none() {
             let digest = chain.bind_digest(account).await?;
-            chain.bind(account, &Signature(account_key.sign(&digest).to_bytes())).await?;
+            chain.bind(account, &Signature(self.account_key.sign(&digest).to_bytes())).await?;
         }
+        self.bound.store(true, Ordering::Relaxed);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tributary_protocol::envelope::NetworkId;
 use tributary_protocol::id::Amount;
+use tributary_protocol::limits::EPOCH_INTERVAL_MS;
 use tributary_protocol::message::Roles;
 use tributary_protocol::node::{Fact, Input, Node, NodeConfig};
 use tributary_protocol::wire;
@@ -146,7 +147,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
         Arc::clone(&answers),
         Arc::new(Traffic::default()),
     ));
-    let settlement = Arc::new(Settlement::new(network.chain.clone(), keys.chain, &home.path("transactions.redb")));
+    let settlement = Arc::new(Settlement::new(network.chain.clone(), &keys, &home.path("transactions.redb")));
     let runs = Arc::new(Runs::new(Arc::clone(&journal), Arc::clone(&workshop)));
     let Sockets { control, control_events, data, streams, topic, keeper, knows_peers, .. } = sockets;
     let parts = Parts {
@@ -224,13 +225,15 @@ fn node_config(options: &UpOptions, keys: &Keys, network: &NetworkNotice) -> any
         account_key: keys.account.clone(),
         chain_address: home::chain_address(&keys.chain)?,
         treasury: network.treasury,
-        roles: options.roles,
+        // Whoever serves the chain anchors on it, when nobody else does.
+        roles: Roles { poster: options.roles.poster || options.serve_chain.is_some(), ..options.roles },
         class: tributary_compute::device::class(),
         training_price_per_kilostep: TRAINING_PRICE,
         training_ms_per_kilostep: TRAINING_MS_PER_KILOSTEP,
         answer_price: ANSWER_PRICE,
         training_slots: 1,
         audit_ppm: options.audit_ppm,
+        epoch_interval_ms: EPOCH_INTERVAL_MS,
         entropy: home::entropy(&keys.node_seed),
     })
 }

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tributary_protocol::datanet::Contribution;
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{Hash, NodeId};
-use tributary_protocol::message::Release;
+use tributary_protocol::message::{BASE_ALONE, Release};
 use tributary_protocol::node::{Input, JobOutcome, Work};
 use tributary_storage::blobs::{BlobStore, IrohBlobs};
 use tributary_storage::journal::Journal;
@@ -143,6 +143,9 @@ impl Workshop {
 
     async fn load_release(&self, release: &Release) -> Result<(), JobError> {
         let leave_out: Vec<Hash> = release.contributors.iter().map(|contributor| contributor.leave_out).collect();
+        if matches!(leave_out.as_slice(), [only] if *only != BASE_ALONE) {
+            return Err("without the only contributor there is the base alone, and the release says otherwise".into());
+        }
         let commitment = self.build_index(release.base, release.adapter, &leave_out, &[release.node]).await?;
         if commitment != release.index {
             return Err("the attribution index is not the one that was committed to".into());
@@ -166,8 +169,11 @@ impl Workshop {
         let adapter = self.blob(id, providers, bundle::ADAPTER_MAX_BYTES).await?.to_vec();
         let mut without = Vec::with_capacity(leave_out.len());
         for (number, hash) in leave_out.iter().enumerate() {
-            let bytes = self.blob(*hash, providers, bundle::ADAPTER_MAX_BYTES).await?;
-            without.push((u32::try_from(number).map_err(|error| error.to_string())?, bytes.to_vec()));
+            let bytes = match *hash {
+                BASE_ALONE => Vec::new(),
+                hash => self.blob(hash, providers, bundle::ADAPTER_MAX_BYTES).await?.to_vec(),
+            };
+            without.push((u32::try_from(number).map_err(|error| error.to_string())?, bytes));
         }
         let job = Hash::of(&[b"index".as_slice(), &id.0].concat());
         let ask = Ask::Index { job, base, id, adapter, leave_out: without };

@@ -8,6 +8,7 @@ mod it {
     mod entry;
     mod heal;
     mod listening;
+    mod market;
     mod net;
     mod nodes;
     mod stopping;

@@ -16,6 +16,7 @@ pub mod merkle;
 pub mod message;
 pub mod node;
 pub mod receipt;
+pub mod refusal;
 pub mod task;
 pub mod verification;
 pub mod wire;

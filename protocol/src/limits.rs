@@ -136,6 +136,10 @@ pub const RECEIPTS_MAX: usize = 1_048_576;
 pub const EXPOSURE_ANSWERS_MAX: u32 = 256;
 /// Earnings in one epoch's ledger.
 pub const LEDGER_ACCOUNTS_MAX: usize = 1_048_576;
+/// Streams whose fees are read on the chain in one go: two calls each.
+pub const FUNDING_STREAMS_MAX: usize = 1024;
+/// Milliseconds between the epochs that a poster anchors by itself.
+pub const EPOCH_INTERVAL_MS: u64 = 60_000;
 /// Milliseconds a fetch of a blob may take before it is asked for again.
 pub const FETCH_RETRY_MS: u64 = 5_000;
 /// Depth of a Merkle proof: 2^40 leaves are more than any tree here holds.

@@ -15,6 +15,7 @@ use crate::limits::{
     SERVING_MAX,
 };
 use crate::receipt::{ReceiptOffer, SignedReceipt, Voucher};
+use crate::refusal::Declined;
 use crate::task::{Award, Bid, TaskOffer};
 use crate::verification::{TaskResult, Verdict};
 use crate::wire::{self, WireError};
@@ -86,9 +87,12 @@ pub struct Contributor {
     pub account: AccountId,
     /// Where their earnings go.
     pub payout: ChainAddress,
-    /// The adapter trained without them.
+    /// The adapter trained without them; [`BASE_ALONE`] for the only contributor, without whom nothing is trained.
     pub leave_out: Hash,
 }
+
+/// Stands for the untrained adapter, which changes nothing of the base: what is left without the only contributor.
+pub const BASE_ALONE: Hash = Hash([0; 32]);
 
 /// An adapter is released for use, with all that its attribution needs, before any answer is given.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -113,6 +117,8 @@ pub struct Release {
     pub builder: ChainAddress,
     /// The node that provides the files.
     pub node: NodeId,
+    /// How many of its trainings no other peer executed again.
+    pub unchecked: u32,
 }
 
 impl Statement for Release {
@@ -124,6 +130,7 @@ impl Release {
         self.name.len() <= NAME_MAX_BYTES
             && self.contributors.len() <= RECEIPT_SHARES_MAX
             && self.contributors.windows(2).all(|pair| pair[0].account < pair[1].account)
+            && (self.contributors.len() == 1 || self.contributors.iter().all(|one| one.leave_out != BASE_ALONE))
     }
 }
 
@@ -253,6 +260,8 @@ messages! {
     Epoch(Signed<EpochHead>) = 26,
     /// A question, first frame of an answer stream.
     Question(Box<Signed<InferenceRequest>>) = 27,
+    /// A worker heard an offer and says why it does not take the task.
+    Declined(Declined) = 28,
 }
 
 /// Asks for entries of a log.
@@ -397,6 +406,7 @@ impl Message {
             Self::Voucher(voucher) => voucher.signature.len() == 65,
             Self::Batches(heads) => heads.len() <= crate::limits::LOG_BATCH_MAX,
             Self::Question(request) => request.body.is_well_formed(),
+            Self::Declined(declined) => declined.reason.is_well_formed(),
             Self::Genesis(_)
             | Self::GenesisWanted(_)
             | Self::LogWanted(_)

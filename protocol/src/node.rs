@@ -5,10 +5,12 @@
 //! crash at any instant loses nothing accepted. Replaying the facts gives the same state. Every message may
 //! be repeated, so each handler is idempotent, and every wait is repeated on a tick until it is answered.
 
+mod answering;
 mod asker;
 mod audits;
 mod batches;
 mod datanets;
+mod epochs;
 mod facts;
 mod io;
 mod peers;
@@ -27,12 +29,13 @@ use ed25519_dalek::SigningKey;
 pub use self::asker::{AskCommand, AskView};
 pub use self::facts::Fact;
 pub use self::io::{
-    AnswerTranscript, Command, Event, FinishedAnswer, Input, JobOutcome, NewShard, Output, TrainedAdapter, Work,
+    AnswerTranscript, Command, Event, FinishedAnswer, Funding, Input, JobOutcome, NewShard, Output, TrainedAdapter,
+    Work,
 };
 pub use self::peers::PeerView;
 pub use self::requester::{FineTuneCommand, Phase, RequestView, training_price};
 pub use self::terms::shares_of;
-pub use self::view::EpochView;
+pub use self::view::{Debt, EpochView};
 
 use crate::envelope::{self, NetworkId, ReplayGuard, Signed};
 use crate::id::{AccountId, Amount, ChainAddress, Hash, NodeId};
@@ -65,6 +68,8 @@ pub struct NodeConfig {
     pub training_slots: u32,
     /// The part of answers it has checked, in parts per million.
     pub audit_ppm: u32,
+    /// As a poster, anchor an epoch by itself about this often, in milliseconds; zero waits for a command.
+    pub epoch_interval_ms: u64,
     /// Seed of the nonces it needs; must stay secret.
     pub entropy: Hash,
 }
@@ -83,9 +88,11 @@ pub struct Node {
     worker: worker::Worker,
     verifier: verifier::Verifier,
     asker: asker::Asker,
+    answering: answering::Answering,
     audits: audits::Audits,
     receipts: receipts::Receipts,
     batches: batches::Batches,
+    funding: epochs::FundingRead,
     announced_ms: u64,
     gossiped_ms: u64,
 }
@@ -156,9 +163,11 @@ impl Node {
             worker: worker::Worker::default(),
             verifier: verifier::Verifier::default(),
             asker: asker::Asker::default(),
+            answering: answering::Answering::default(),
             audits: audits::Audits::default(),
             receipts: receipts::Receipts::default(),
             batches: batches::Batches::default(),
+            funding: epochs::FundingRead::default(),
             announced_ms: 0,
             gossiped_ms: 0,
             config,
@@ -215,10 +224,11 @@ impl Node {
             Input::AnswerArrived { key, offer, transcript } => {
                 self.answer_arrived(now_ms, key, &offer, transcript, &mut out);
             }
-            Input::AnswerFailed { key, reason } => self.answer_failed(now_ms, key, reason, &mut out),
+            Input::AnswerFailed { key, refusal } => self.answer_failed(now_ms, key, refusal, &mut out),
             Input::VoucherSigned(voucher) => self.voucher_signed(now_ms, *voucher, &mut out),
             Input::VoucherVerified(voucher) => self.voucher_verified(now_ms, voucher, &mut out),
             Input::EpochPosted { epoch } => self.epoch_posted(epoch, &mut out),
+            Input::FundingRead(funding) => self.funding_read(funding, &mut out),
         }
         out.into_outputs()
     }
@@ -241,6 +251,7 @@ impl Node {
         self.audits_tick(now_ms, out);
         self.receipts_tick(now_ms, out);
         self.batches_tick(now_ms, out);
+        self.epochs_tick(now_ms, out);
     }
 
     /// Opens one envelope; says whether gossip should carry it on: `Some(true)` keeps, `Some(false)` blames the
@@ -308,6 +319,7 @@ impl Node {
             Message::Batches(heads) => self.batch_heads(from, heads, out),
             Message::BatchesWanted(start) => self.batches_wanted(now_ms, from, start, out),
             Message::Epoch(head) => self.epoch(from, head, out),
+            Message::Declined(declined) => self.declined(from, declined),
             Message::Question(_) => self.blame(Some(from), "sent a question outside an answer stream".into(), out),
         }
     }
@@ -319,6 +331,7 @@ impl Node {
             Command::FineTune(command) => self.fine_tune(now_ms, command, out),
             Command::Release(release) => self.publish_release(now_ms, *release, out),
             Command::Ask(command) => self.ask(now_ms, command, out),
+            Command::StopFineTune(key) => self.stop_fine_tune(now_ms, key, out),
             Command::CloseEpoch => self.close_epoch(out),
         }
     }
@@ -329,7 +342,8 @@ impl Node {
             JobOutcome::Replayed(outcome, checked) => self.replayed(now_ms, job, outcome, checked, out),
             JobOutcome::Answered(answer) => self.answered(now_ms, job, &answer, out),
             JobOutcome::AnswerChecked(outcome, checked) => self.answer_checked(now_ms, job, outcome, checked, out),
-            JobOutcome::Failed(reason) => self.job_failed(now_ms, job, reason, out),
+            JobOutcome::Failed(reason) => self.job_failed(now_ms, job, reason.into(), out),
+            JobOutcome::Refused(refusal) => self.job_failed(now_ms, job, refusal, out),
         }
     }
 

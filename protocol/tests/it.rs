@@ -1,9 +1,12 @@
-//! The wire as others see it: golden bytes, properties, replays, receipts and a bounded fuzz of every message.
+//! The wire as others see it: golden bytes, properties, replays, receipts and a bounded fuzz of every message; and the
+//! market between a few nodes.
 
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
 #[path = "it/golden.rs"]
 mod golden;
+#[path = "it/market.rs"]
+mod market;
 #[path = "it/properties.rs"]
 mod properties;
 #[path = "it/receipt.rs"]

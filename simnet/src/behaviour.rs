@@ -28,6 +28,8 @@ pub enum Behaviour {
     LyingAnswerer,
     /// Takes questions and gives no answer.
     Withholding,
+    /// A user that signs receipts and never pays a fee: its driver puts nothing into escrow.
+    Unfunded,
     /// No node at all: sends garbage, replays, forged signatures, receipts and vouchers.
     Hostile,
 }

@@ -1,12 +1,13 @@
-//! The simulated settlement chain: epochs and what everybody earned.
+//! The simulated settlement chain: epochs, what everybody earned, and which fees arrived.
 //!
 //! Invariant: an epoch is recorded once; posting it again with the same sums changes nothing, with others is
-//! refused, and earnings never fall.
+//! refused, and neither earnings nor fees that arrived ever fall.
 
 use std::collections::BTreeMap;
 
 use tributary_protocol::batch::EpochBody;
-use tributary_protocol::id::{Amount, ChainAddress};
+use tributary_protocol::id::{AccountId, Amount, ChainAddress};
+use tributary_protocol::node::Funding;
 
 /// Why an epoch is not recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,9 +33,23 @@ pub enum ChainError {
 pub struct Chain {
     epochs: BTreeMap<u64, EpochBody>,
     balances: BTreeMap<ChainAddress, Amount>,
+    fees: BTreeMap<(AccountId, ChainAddress), Amount>,
 }
 
 impl Chain {
+    /// A payer's fees for the work of `payee`, in all, leave escrow.
+    pub fn fund(&mut self, payer: AccountId, payee: ChainAddress, fees: Amount) {
+        let known = self.fees.entry((payer, payee)).or_default();
+        *known = fees.max(*known);
+    }
+
+    /// What arrived of these streams' fees.
+    #[must_use]
+    pub fn funding(&self, streams: &[(AccountId, ChainAddress)]) -> Vec<Funding> {
+        let fees = |stream: &(AccountId, ChainAddress)| self.fees.get(stream).copied().unwrap_or_default();
+        streams.iter().map(|stream| Funding { payer: stream.0, payee: stream.1, fees: fees(stream) }).collect()
+    }
+
     /// Records an epoch.
     ///
     /// # Errors

@@ -117,6 +117,7 @@ impl Host {
             answer_price: Amount(price * 10_000_000_000),
             training_slots: u32::from(worker),
             audit_ppm,
+            epoch_interval_ms: 0,
             entropy: Hash(blake3::derive_key("tributary simnet entropy v1", &self.seed.0)),
         }
     }

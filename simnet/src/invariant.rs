@@ -259,11 +259,12 @@ impl Invariants {
         }
     }
 
-    /// What each address earned by all receipts, computed here from the receipts alone.
+    /// What each address earned by the receipts of payers who pay, computed here from the receipts alone.
     #[must_use]
-    pub fn earned(&self) -> BTreeMap<ChainAddress, Amount> {
+    pub fn earned(&self, pays: impl Fn(&AccountId) -> bool) -> BTreeMap<ChainAddress, Amount> {
         let mut earned: BTreeMap<ChainAddress, Amount> = BTreeMap::new();
-        let payments = self.receipts.values().flat_map(|signed| &signed.receipt.payments);
+        let receipts = self.receipts.values().filter(|signed| pays(&signed.receipt.payer));
+        let payments = receipts.flat_map(|signed| &signed.receipt.payments);
         for payment in payments.filter(|payment| payment.role != economy::PaymentRole::Worker) {
             let sum = earned.entry(payment.to).or_default();
             *sum = add(*sum, payment.amount);

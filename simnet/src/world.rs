@@ -109,7 +109,10 @@ pub struct World {
 
 fn hosts_of(scenario: &Scenario) -> Vec<Host> {
     let population = &scenario.population;
-    let mut liars = scenario.behaviours.iter().flat_map(|(behaviour, count)| (0..*count).map(move |_| *behaviour));
+    let misbehaving = scenario.behaviours.iter().flat_map(|(behaviour, count)| (0..*count).map(move |_| *behaviour));
+    let (debtors, liars): (Vec<Behaviour>, Vec<Behaviour>) =
+        misbehaving.partition(|behaviour| *behaviour == Behaviour::Unfunded);
+    let (mut debtors, mut liars) = (debtors.into_iter(), liars.into_iter());
     let mut hosts = vec![Host::new(scenario.seed, Part::Poster, 0, Behaviour::Honest)];
     let parts = [
         (Part::Witness, population.witnesses),
@@ -124,6 +127,7 @@ fn hosts_of(scenario: &Scenario) -> Vec<Host> {
         for place in 0..count {
             let behaviour = match part {
                 Part::Worker => liars.next().unwrap_or(Behaviour::Honest),
+                Part::User => debtors.next().unwrap_or(Behaviour::Honest),
                 Part::Hostile => Behaviour::Hostile,
                 _ => Behaviour::Honest,
             };

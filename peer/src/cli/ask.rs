@@ -117,6 +117,9 @@ async fn stream(context: &Context, body: &Value) -> Result<Value, Failure> {
             broken = write(&transcript.more(piece)).err().or(broken.take());
         } else if let Some(reason) = line["retry"].as_str() {
             transcript.retry();
+            if reason.is_empty() {
+                return;
+            }
             context.say(&format!("\n! the worker failed ({}): another one is asked", text::line(reason)));
         }
     };

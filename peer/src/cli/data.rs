@@ -138,8 +138,12 @@ fn refusal_line(refusal: &Value) -> String {
 }
 
 fn summary_line(summary: &Value, done: &str) -> String {
+    let already = match text::number(&summary["already"]) {
+        0 => String::new(),
+        count => format!(" · {} there already", text::grouped(count)),
+    };
     format!(
-        "{} {done} · {} refused · {}\n",
+        "{} {done} · {} refused · {}{already}\n",
         text::counted(text::number(&summary["added"]), "record"),
         text::grouped(text::number(&summary["refused_count"])),
         text::counted(text::number(&summary["duplicates"]), "duplicate"),
@@ -244,7 +248,9 @@ mod tests {
 
     #[test]
     fn adding_again_says_that_nothing_changed() {
-        let output = added(json!({"added": 0, "refused": [], "refused_count": 0, "duplicates": 0}), "ab".into());
+        let summary = json!({"added": 0, "refused": [], "refused_count": 0, "duplicates": 0, "already": 1204});
+        let output = added(summary, "ab".into());
+        assert_eq!(output.text, "0 records added · 0 refused · 0 duplicates · 1,204 there already\n");
         assert!(output.notes.iter().any(|note| note.contains("nothing changed")));
     }
 

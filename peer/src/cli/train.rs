@@ -4,9 +4,11 @@ mod stage;
 mod watch;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tributary_compute::train::Recipe;
 use tributary_protocol::id::Amount;
 
@@ -16,6 +18,11 @@ use super::output::{Context, Output};
 use super::pick::{DATANET, RUN};
 use super::table::Table;
 use super::{amount, spend, text};
+
+/// How long `train start` listens for what workers say: an auction and what follows it.
+const FIRST_ANSWER: Duration = Duration::from_secs(8);
+/// How often it looks.
+const POLL: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrainCommand {
@@ -32,6 +39,12 @@ pub(crate) enum TrainCommand {
     Watch {
         /// Its key, the beginning of it, or its name; not needed when there is only one.
         run: Option<String>,
+    },
+    /// Stop one: what is not trained yet is not paid for, what a worker has committed is.
+    #[command(alias = "cancel")]
+    Stop {
+        /// Its key, the beginning of it, or its name.
+        run: String,
     },
 }
 
@@ -84,6 +97,7 @@ pub(super) async fn run(context: &Context, command: TrainCommand) -> Result<Outp
             let ended = watch::until_end(context, &key).await?;
             Ok(show(&ended).next("tributary ask \"…\" --explain"))
         }
+        TrainCommand::Stop { run } => stop(context, &run).await,
     }
 }
 
@@ -143,15 +157,51 @@ async fn start(context: &Context, args: &StartArgs) -> Result<Output, Failure> {
     let key = text::field(&started["key"]);
     let next = format!("tributary train watch {}", text::short(&started["key"]));
     let shown = format!("{key}\n");
-    Ok(Output::new(started, vec![key], shown).note("✓ the training is offered to the network").next(next))
+    let mut output = Output::new(started, vec![key.clone()], shown).note("✓ the training is offered to the network");
+    if !context.json && !context.quiet {
+        output.notes.extend(first_answer(context, &key).await?);
+    }
+    Ok(output.next(next))
+}
+
+/// What workers say to the first offer, when none of them bids.
+async fn first_answer(context: &Context, key: &str) -> Result<Option<String>, Failure> {
+    let deadline = Instant::now() + FIRST_ANSWER;
+    loop {
+        let run = context.client.get(&format!("/api/runs/{key}")).await?;
+        let bids = text::rows(&run["main"]["bids"]).first().map_or(0, text::number);
+        let reason = run["reason"].as_str().map(|reason| format!("! {}", text::line(reason)));
+        let waits = run["main"].is_null() || (run["main"]["phase"] == "auction" && bids == 0);
+        if reason.is_some() || !waits || Instant::now() >= deadline {
+            return Ok(reason);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn stop(context: &Context, run: &str) -> Result<Output, Failure> {
+    let known = context.client.get("/api/runs").await?;
+    let key = text::field(&RUN.find(&known, run)?["key"]);
+    let body = json!({"stop": key});
+    let lines = ["stop the run; what is not trained yet is not paid for".to_owned()];
+    if let Some(end) = spend::preview(context, body, &lines, "Stop?")? {
+        return Ok(end);
+    }
+    let stopped = context.client.post(&format!("/api/runs/{key}/stop"), &json!({})).await?;
+    Ok(show(&stopped)
+        .note("✓ the run is stopped; a result that was committed before is paid")
+        .next("tributary train ls"))
 }
 
 fn preview_lines(args: &StartArgs, name: &str, datanet: &Value, steps: u64) -> Vec<String> {
     let contributors = u64::try_from(text::rows(&datanet["contributors"]).len()).unwrap_or(u64::MAX);
     let records = text::counted(text::number(&datanet["records"]), "record");
-    let trainings = match args.no_attribution {
-        true => "one training; no attribution, so it is not released".to_owned(),
-        false => format!("one training, and {} for attribution", text::counted(contributors, "leave-out training")),
+    let trainings = match (args.no_attribution, contributors) {
+        (true, _) => "one training; no attribution, so it is not released".to_owned(),
+        (false, 1) => "one training; without its only contributor there is the base alone".to_owned(),
+        (false, _) => {
+            format!("one training, and {} for attribution", text::counted(contributors, "leave-out training"))
+        }
     };
     vec![
         format!(
@@ -211,7 +261,15 @@ fn show(run: &Value) -> Output {
     }
     let mut output = Output::new(run.clone(), vec![text::field(&run["key"])], shown);
     output.notes.extend(run["reason"].as_str().map(|reason| format!("! {}", text::line(reason))));
+    output.notes.extend(unchecked(run));
     output
+}
+
+/// Trainings that nobody executed again are said so: who uses the model must know.
+fn unchecked(run: &Value) -> Option<String> {
+    let count = text::number(&run["unchecked"]);
+    let trainings = text::counted(count, "training");
+    (count > 0).then(|| format!("! {trainings} unchecked: no verifier could execute segments of it again"))
 }
 
 fn task_row(task: &Value, trains: String) -> [String; 8] {
@@ -268,6 +326,21 @@ mod tests {
         assert!(recipe(&args).unwrap_err().message.contains("ranks"));
         std::fs::write(&file, "[]").unwrap();
         assert!(recipe(&args).is_err());
+    }
+
+    #[test]
+    fn a_run_that_nobody_checked_says_so() {
+        let run = json!({"key": "ab", "state": "done", "adapter": "cd", "release": {}, "unchecked": 2});
+        assert!(show(&run).notes.iter().any(|note| note.contains("2 trainings unchecked")));
+        let run = json!({"key": "ab", "state": "done", "adapter": "cd", "release": {}, "unchecked": 0});
+        assert!(show(&run).notes.is_empty());
+    }
+
+    #[test]
+    fn the_only_contributor_is_not_left_out() {
+        let datanet = json!({"name": "rivers", "records": 12, "contributors": [1]});
+        let lines = preview_lines(&args(&[]), "rivers", &datanet, 300).join("\n");
+        assert!(lines.contains("the base alone") && !lines.contains("leave-out"), "{lines}");
     }
 
     #[test]

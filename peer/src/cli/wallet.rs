@@ -58,8 +58,8 @@ fn redeemable(wallet: &Value) -> Amount {
     sum(text::rows(&wallet["vouchers"]).iter().map(|voucher| Amount(open(voucher))))
 }
 
-/// What this node has ever promised for work and fees.
-fn bought(wallet: &Value) -> Amount {
+/// What this node still owes for work and fees.
+fn owed(wallet: &Value) -> Amount {
     let debts = text::rows(&wallet["owed_to_others"]).iter();
     sum(debts.flat_map(|debt| [text::amount(&debt["worker_part"]), text::amount(&debt["fees"])]))
 }
@@ -72,10 +72,17 @@ fn show(wallet: Value) -> Output {
     if is_up {
         pairs.push(("balance", open(text::amount(&wallet["balance"]))));
         pairs.push(("earned", open(text::amount(&wallet["earned"]))));
-        pairs.push(("to claim", open(text::amount(&wallet["claimable"]))));
+        pairs.push(("to claim", format!("{} now", open(text::amount(&wallet["claimable"])))));
+        let waiting = text::amount(&wallet["waiting"]);
+        if waiting > Amount::ZERO {
+            pairs.push(("not yet", format!("{} in receipts that no epoch counts", open(waiting))));
+        }
+        pairs.push(("next epoch", next_epoch(&wallet)));
     }
     pairs.push(("to redeem", format!("{} of {}", open(redeemable(&wallet)), text::counted(vouchers, "voucher"))));
-    pairs.push(("spent", format!("{} so far, on work of others", open(bought(&wallet)))));
+    let debts = u64::try_from(text::rows(&wallet["owed_to_others"]).len()).unwrap_or(u64::MAX);
+    pairs.push(("owed", format!("{} to {}, not collected yet", open(owed(&wallet)), text::counted(debts, "worker"))));
+    pairs.push(("spent", format!("{} so far, owed or paid", open(text::amount(&wallet["spent"])))));
     let next = if is_up && redeemable(&wallet) > Amount::ZERO {
         Some("tributary wallet redeem")
     } else if text::amount(&wallet["claimable"]) > Amount::ZERO {
@@ -93,6 +100,16 @@ fn show(wallet: Value) -> Output {
     output.notes.extend(state.map(str::to_owned));
     output.next = next.map(str::to_owned);
     output
+}
+
+/// When what is earned can be claimed.
+fn next_epoch(wallet: &Value) -> String {
+    const FUNDED: &str = "when fees have arrived: workers redeem their vouchers first";
+    match (wallet["next_epoch_in_ms"].as_u64(), text::number(&wallet["posters"])) {
+        (Some(in_ms), _) => format!("posted here in {} s, {FUNDED}", in_ms.div_ceil(1_000)),
+        (None, 0) => "nobody posts epochs: start a node with tributary up --roles poster".into(),
+        (None, posters) => format!("posted by {}, {FUNDED}", text::counted(posters, "other node")),
+    }
 }
 
 async fn send(context: &Context, wallet: &Value, to: ChainAddress, amount: Amount) -> Result<Output, Failure> {
@@ -145,7 +162,11 @@ async fn claim(context: &Context, wallet: &Value) -> Result<Output, Failure> {
         return Ok(end);
     }
     let done = context.client.post("/api/wallet/claim", &json!({})).await?;
-    let shown = text::fields(&[("claimed", open(text::amount(&done["claimed"])))]);
+    let mut pairs = vec![("claimed", open(text::amount(&done["claimed"])))];
+    if text::amount(&done["redeemed"]) > Amount::ZERO {
+        pairs.push(("redeemed", open(text::amount(&done["redeemed"]))));
+    }
+    let shown = text::fields(&pairs);
     let reason = done["reason"].as_str().map(text::line);
     let mut output = Output::new(done, Vec::new(), shown).next("tributary wallet show");
     output.notes.extend(reason);
@@ -171,12 +192,26 @@ mod tests {
         let wallet = json!({
             "chain_address": "aa", "account": "bb", "chain_state": "up", "balance": ONE, "earned": ONE, "claimable": "0",
             "vouchers": [{"cumulative": "3000000000000000000", "redeemed": ONE}],
-            "owed_to_others": [{"worker_part": ONE, "fees": "500000000000000000"}],
+            "owed_to_others": [{"worker_part": ONE, "fees": "500000000000000000"}], "spent": "4000000000000000000",
+            "waiting": "250000000000000000", "next_epoch_in_ms": 41_500, "posters": 0,
         });
         let output = show(wallet);
-        assert!(output.text.contains("to redeem  2 OPEN of 1 voucher\n"), "{}", output.text);
-        assert!(output.text.contains("spent      1.5 OPEN"), "{}", output.text);
+        assert!(output.text.contains("to redeem   2 OPEN of 1 voucher\n"), "{}", output.text);
+        for line in [
+            "owed        1.5 OPEN to 1 worker",
+            "spent       4 OPEN",
+            "not yet     0.25 OPEN",
+            "next epoch  posted here in 42 s",
+        ] {
+            assert!(output.text.contains(line), "{line} is missing in\n{}", output.text);
+        }
         assert_eq!(output.next.unwrap(), "tributary wallet redeem");
+    }
+
+    #[test]
+    fn a_wallet_says_who_posts_epochs() {
+        assert!(next_epoch(&json!({"next_epoch_in_ms": null, "posters": 0})).contains("--roles poster"));
+        assert!(next_epoch(&json!({"next_epoch_in_ms": null, "posters": 1})).contains("1 other node"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tributary_compute::attribute::{self, Index};
 use tributary_compute::device;
-use tributary_compute::engine::{Engine, GenerateParams, Generation, replay_finish};
+use tributary_compute::engine::{Engine, EngineError, GenerateParams, Generation, replay_finish};
 use tributary_compute::lora::Adapter;
 use tributary_compute::model::Base;
 use tributary_compute::proof::{self, ProofVerdict, fingerprint_root};
@@ -150,12 +150,26 @@ fn index(
     let adapter = read(adapter)?;
     let without = leave_out
         .iter()
-        .map(|(contributor, bytes)| Ok((*contributor, read(bytes)?)))
+        .map(|(contributor, bytes)| {
+            let adapter = if bytes.is_empty() { untrained(&base, &adapter)? } else { read(bytes)? };
+            Ok((*contributor, adapter))
+        })
         .collect::<Result<Vec<_>, String>>()?;
     let index = Index::build(&adapter, &without).map_err(text)?;
     let commitment = index.commitment();
     context.shelf.serve(id, Served { adapter, index });
     Ok(Done::Indexed { commitment })
+}
+
+/// An adapter of the same shape that changes nothing of the base: its second factors are zero, as before training.
+fn untrained(base: &Base, adapter: &Adapter) -> Result<Adapter, String> {
+    let mut values = Vec::new();
+    for (place, tensor) in adapter.tensors().enumerate() {
+        let numbers: Vec<f32> = tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(text)?;
+        let is_up = place % 2 == 1;
+        values.extend(numbers.into_iter().map(|number| if is_up { 0.0 } else { number }));
+    }
+    Adapter::from_values(base.config(), adapter.config(), &values).map_err(text)
 }
 
 fn transcript_of(generation: &Generation) -> Transcript {
@@ -181,7 +195,13 @@ fn answer(
         if context.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let own = served.as_ref().map(|served| &served.adapter);
-    let generation = Engine::new().generate(&base, own, prompt, params, &mut on_text).map_err(text)?;
+    let generation = match Engine::new().generate(&base, own, prompt, params, &mut on_text) {
+        Err(EngineError::PromptTooLong { tokens, context }) => {
+            let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+            return Ok(Done::PromptTooLong { tokens: count(tokens), context: count(context) });
+        }
+        ended => ended.map_err(text)?,
+    };
     let credits = match &served {
         Some(served) if !generation.output_tokens.is_empty() => {
             credits(&base, served, &generation.prompt_tokens, &generation.output_tokens)?

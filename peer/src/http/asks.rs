@@ -14,8 +14,9 @@ use tokio::sync::{broadcast, mpsc};
 use tributary_protocol::id::{Amount, Hash};
 use tributary_protocol::limits::{ANSWER_TOKENS_MAX, PROMPT_MAX_BYTES};
 use tributary_protocol::node::{AskCommand, AskView, Command, Node};
+use tributary_protocol::refusal::{Refusal, RefusalKind};
 
-use super::{Answer, Api, ApiError, runs, tasks};
+use super::{Answer, Api, ApiError, ApiState, runs, tasks};
 use crate::answers::Piece;
 use crate::engine::{Ask as EngineAsk, Done};
 use crate::handle::NodeHandle;
@@ -25,6 +26,8 @@ use crate::runtime::now_ms;
 const LINES: usize = 256;
 /// How often the state of a question is looked at while its text streams.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// The engine's bound of a temperature, in thousandths.
+const TEMPERATURE_MAX_MILLI: u32 = 65_535;
 
 #[derive(Deserialize)]
 pub(super) struct Ask {
@@ -49,15 +52,22 @@ pub(super) async fn ask(State(api): Api, Json(ask): Json<Ask>) -> Result<Respons
         let hint = "tributary model ls shows what is released";
         ApiError::not_found(format!("no released model is called {}", ask.model), hint)
     })?;
+    let temperature_milli = ask.temperature_milli.unwrap_or(0);
+    if temperature_milli > TEMPERATURE_MAX_MILLI {
+        let reason = format!("a temperature is at most {TEMPERATURE_MAX_MILLI} thousandths");
+        return Err(ApiError::usage(reason, "lower --temperature-milli"));
+    }
+    let price_max = ask.price_max.unwrap_or(Amount::OPEN);
     let key = ask.key.map_or_else(fresh_key, Ok)?;
+    check_funds(&api, key, adapter, price_max).await?;
     let command = AskCommand {
         key,
         adapter,
         prompt: ask.prompt,
         max_tokens: ask.max_tokens.unwrap_or(64).clamp(1, ANSWER_TOKENS_MAX),
-        temperature_milli: ask.temperature_milli.unwrap_or(0),
+        temperature_milli,
         seed: ask.seed.unwrap_or(0),
-        price_max: ask.price_max.unwrap_or(Amount::OPEN),
+        price_max,
         deadline_ms: now_ms().saturating_add(ask.timeout_s.unwrap_or(120).saturating_mul(1_000)),
         check: ask.check.unwrap_or(false),
     };
@@ -70,6 +80,24 @@ pub(super) async fn ask(State(api): Api, Json(ask): Json<Ask>) -> Result<Respons
         Some((Ok::<_, Infallible>(Bytes::from(format!("{line}\n"))), waiting))
     });
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response())
+}
+
+/// An answer that cannot be paid is not asked for. Without a chain nothing is paid, and a chain that is down keeps
+/// nobody from asking.
+async fn check_funds(api: &ApiState, key: Hash, adapter: Hash, price_max: Amount) -> Result<(), ApiError> {
+    if api.settlement.notice().is_none() {
+        return Ok(());
+    }
+    let now = now_ms();
+    let look = move |node: &Node| (node.chain_address(), node.answer_price_from(now, &adapter), node.ask_view(&key));
+    let (address, price, known) = api.handle.view(look).await?;
+    let Some(price) = price.filter(|price| known.is_none() && *price <= price_max) else { return Ok(()) };
+    let Ok(have) = api.settlement.balance(address).await else { return Ok(()) };
+    if have >= price {
+        return Ok(());
+    }
+    let reason = format!("an answer costs at least {} OPEN, the wallet holds {} OPEN", price.to_open(), have.to_open());
+    Err(ApiError::funds(reason, "have OPEN sent to this wallet; tributary wallet show prints its address"))
 }
 
 fn fresh_key() -> Result<Hash, ApiError> {
@@ -107,17 +135,18 @@ async fn stream_answer(
             }
             continue;
         }
-        let Ok(seen) =
-            handle.view(move |node| node.ask_view(&key).map(|view| (ended(&view), show_ask(node, key, &view)))).await
+        let Ok(seen) = handle
+            .view(move |node| {
+                node.ask_view(&key).map(|view| (has_ended(&view), show_ask(node, key, &view), view.failure))
+            })
+            .await
         else {
             return;
         };
-        if let Some((Some(kind), shown)) = seen {
-            let line = if kind == "failed" {
-                let reason = shown["failure"].as_str().unwrap_or_default().to_owned();
-                ApiError::unreachable(reason, "see who serves the model with tributary model ls").to_json()
-            } else {
-                json!({"done": shown})
+        if let Some((true, shown, failure)) = seen {
+            let line = match failure {
+                Some(refusal) => refused(refusal).to_json(),
+                None => json!({"done": shown}),
             };
             let _ = lines.send(line).await;
             return;
@@ -125,11 +154,22 @@ async fn stream_answer(
     }
 }
 
-fn ended(view: &AskView) -> Option<&'static str> {
-    if view.failure.is_some() {
-        return Some("failed");
+fn has_ended(view: &AskView) -> bool {
+    view.failure.is_some() || view.receipt.is_some()
+}
+
+/// Why there is no answer, with what can be done about it.
+fn refused(refusal: Refusal) -> ApiError {
+    let Refusal { kind, reason } = refusal;
+    match kind {
+        RefusalKind::Transient => ApiError::unreachable(reason, "see who serves the model with tributary model ls"),
+        RefusalKind::Price => ApiError::usage(reason, "raise --max-price, or ask another model"),
+        RefusalKind::TooLong => ApiError::usage(reason, "shorten the prompt"),
+        RefusalKind::Funds => {
+            ApiError::funds(reason, "have OPEN sent to this wallet; earlier answers are then paid by themselves")
+        }
+        RefusalKind::Invalid => ApiError::usage(reason, "see tributary ask --help"),
     }
-    view.receipt.is_some().then_some("done")
 }
 
 fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {
@@ -140,7 +180,7 @@ fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {
         "text": view.text,
         "receipt": view.receipt,
         "worker": receipt.map(|receipt| receipt.worker_node).or(view.worker),
-        "failure": view.failure,
+        "failure": view.failure.as_ref().map(|refusal| &refusal.reason),
         "verdict": verdict.map(|verdict| tasks::verdict_json(&verdict.account.to_string(), &verdict.body)),
         "shares": receipt.map(|receipt| &receipt.shares),
         "commons": receipt.map(|receipt| receipt.commons),

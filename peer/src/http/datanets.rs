@@ -1,5 +1,6 @@
 //! Routes about datanets.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use axum::Json;
@@ -9,14 +10,16 @@ use serde_json::{Value, json};
 use tributary_protocol::datanet::{Datanet, Genesis, Policy, Schema};
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{AccountId, DatanetId, Hash};
-use tributary_protocol::limits::{LICENCE_MAX_BYTES, NAME_MAX_BYTES};
+use tributary_protocol::limits::NAME_MAX_BYTES;
 use tributary_protocol::merkle;
 use tributary_protocol::node::{Command, NewShard, Node};
+use tributary_storage::blobs::BlobStore;
 use tributary_storage::dedup;
 use tributary_storage::ingest::{self, IngestLimits, Ingested};
 use tributary_storage::shard::{self, Record};
 
 use super::{Answer, Api, ApiError, ApiState};
+use crate::licence;
 use crate::runtime::now_ms;
 
 /// Refusals shown in an answer; the count says how many there are.
@@ -29,14 +32,15 @@ pub(super) struct Create {
     members: Option<Vec<AccountId>>,
 }
 
+fn check_licence(licence: &str) -> Result<(), ApiError> {
+    licence::check(licence).map_err(|wrong| ApiError::usage(wrong.message, &wrong.hint))
+}
+
 pub(super) async fn create(State(api): Api, Json(create): Json<Create>) -> Answer<Value> {
     if create.name.is_empty() || create.name.len() > NAME_MAX_BYTES {
         return Err(ApiError::usage(format!("a name has 1 to {NAME_MAX_BYTES} bytes"), "choose another name"));
     }
-    if create.licence.is_empty() || create.licence.len() > LICENCE_MAX_BYTES {
-        let hint = "give an SPDX expression, for example --licence CC-BY-4.0";
-        return Err(ApiError::usage(format!("a licence has 1 to {LICENCE_MAX_BYTES} bytes"), hint));
-    }
+    check_licence(&create.licence)?;
     let (account, network) = api.handle.view(|node| (node.account(), node.network())).await?;
     let genesis = Genesis {
         name: create.name,
@@ -107,8 +111,17 @@ pub(super) async fn add_records(
         .handle
         .view(move |node| node.datanet(&id).map(|datanet| (datanet.genesis().body.licence.clone(), node.account())));
     let (licence, account) = known.await?.ok_or_else(|| unknown(&id))?;
+    if let Some(licence) = &add.licence {
+        check_licence(licence)?;
+    }
     let licence = add.licence.unwrap_or(licence);
     let (summary, records) = read(add.path, account, licence).await?;
+    let (records, already) = new_records(&api, id, records).await?;
+    let summary = merged(summary, json!({"already": already}));
+    if records.is_empty() {
+        let head = api.handle.view(move |node| node.datanet(&id).map(|datanet| datanet.head().id())).await?;
+        return Ok(Json(merged(summary, json!({"added": 0, "head": head}))));
+    }
     let ids: Vec<Hash> = records.iter().map(|record| record.id).collect();
     let count = u32::try_from(records.len()).map_err(ApiError::internal)?;
     let bytes = tokio::task::spawn_blocking(move || shard::write(&records))
@@ -117,18 +130,31 @@ pub(super) async fn add_records(
         .map_err(ApiError::internal)?;
     let size = u64::try_from(bytes.len()).map_err(ApiError::internal)?;
     let shard = api.workshop.keep(bytes).await.map_err(ApiError::internal)?;
-    let known = api.handle.view(move |node| {
-        node.datanet(&id).is_some_and(|datanet| {
-            datanet.all_entries().any(|entry| entry.account == account && entry.body.shard == shard)
-        })
-    });
-    let again = known.await?;
     let new = NewShard { datanet: id, shard, bytes: size, records: count, records_root: merkle::root(&ids) };
     api.handle.command(Command::Contribute(new)).await?;
     let head = accepted(&api, id, account, shard).await?;
-    let added = if again { 0 } else { count };
-    let own = json!({"added": added, "shard": shard, "bytes": size, "head": head});
+    let own = json!({"added": count, "shard": shard, "bytes": size, "head": head});
     Ok(Json(merged(summary, own)))
+}
+
+/// The records that the datanet does not have yet, whoever added them, and how many it has: an exact duplicate is
+/// credited to its earliest claim and would only be carried twice.
+async fn new_records(api: &ApiState, id: DatanetId, records: Vec<Record>) -> Result<(Vec<Record>, usize), ApiError> {
+    let look = move |node: &Node| {
+        let entries = node.datanet(&id).into_iter().flat_map(Datanet::all_entries);
+        entries.map(|entry| entry.body.shard).collect::<BTreeSet<Hash>>()
+    };
+    let mut known = BTreeSet::new();
+    for shard in api.handle.view(look).await? {
+        // A shard that has not arrived yet is counted as soon as it has; training credits its records once anyway.
+        let Some(bytes) = api.workshop.store.get(shard).await.map_err(ApiError::internal)? else { continue };
+        let read = tokio::task::spawn_blocking(move || shard::read(&bytes)).await.map_err(ApiError::internal)?;
+        known.extend(read.into_iter().flatten().map(|record| record.id));
+    }
+    let all = records.len();
+    let new: Vec<Record> = records.into_iter().filter(|record| !known.contains(&record.id)).collect();
+    let already = all - new.len();
+    Ok((new, already))
 }
 
 /// Waits until the entry stands in the log; says why when the datanet refuses it.

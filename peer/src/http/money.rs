@@ -7,9 +7,10 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tributary_protocol::batch::EpochBody;
+use tributary_protocol::economy::PaymentRole;
 use tributary_protocol::id::{Amount, ChainAddress, ReceiptId};
 use tributary_protocol::limits::BATCH_MAX_BYTES;
-use tributary_protocol::node::{Command, Node};
+use tributary_protocol::node::{Command, Debt, Node};
 use tributary_protocol::receipt::{SignedReceipt, Voucher, Work};
 use tributary_protocol::wire;
 use tributary_storage::blobs::BlobStore;
@@ -17,6 +18,7 @@ use tributary_storage::blobs::BlobStore;
 use super::{Answer, Api, ApiError, ApiState};
 use crate::home;
 use crate::receiptfile;
+use crate::runtime::now_ms;
 
 fn summary(id: &ReceiptId, signed: &SignedReceipt) -> Value {
     let receipt = &signed.receipt;
@@ -94,13 +96,9 @@ async fn vouchers(api: &ApiState) -> Result<Vec<Voucher>, ApiError> {
 pub(super) async fn wallet(State(api): Api) -> Answer<Value> {
     let (address, account, debts) =
         api.handle.view(|node| (node.chain_address(), node.account(), node.debts())).await?;
-    let owed: Vec<Value> = debts
-        .into_iter()
-        .map(|(account, part, fees)| json!({"account": account, "worker_part": part, "fees": fees}))
-        .collect();
+    let (owed, spent) = still_owed(&api, address, debts).await;
     let vouchers = vouchers(&api).await?;
-    let mut shown =
-        json!({"chain_address": address, "account": account, "owed_to_others": owed, "chain_state": "none"});
+    let mut shown = json!({"chain_address": address, "account": account, "owed_to_others": owed, "spent": spent, "chain_state": "none"});
     let on_chain = match api.settlement.notice() {
         None => json!({"vouchers": vouchers}),
         Some(_) => match on_chain(&api, address, &vouchers).await {
@@ -112,6 +110,24 @@ pub(super) async fn wallet(State(api): Api) -> Answer<Value> {
         fields.extend(found);
     }
     Ok(Json(shown))
+}
+
+/// What is owed to each worker and in fees beside it, without what the chain has moved already, and what all work
+/// so far has cost.
+async fn still_owed(api: &ApiState, own: ChainAddress, debts: Vec<Debt>) -> (Vec<Value>, Amount) {
+    let mut spent = Amount::ZERO;
+    let mut owed = Vec::new();
+    for Debt { worker, payee, worker_part, fees } in debts {
+        let all = worker_part.0.saturating_add(fees.0);
+        spent = Amount(spent.0.saturating_add(all));
+        let (paid, moved) = api.settlement.settled(own, payee).await.unwrap_or_default();
+        let left = |all: Amount, done: Amount| Amount(all.0.saturating_sub(done.0));
+        let (worker_part, fees) = (left(worker_part, paid), left(fees, moved));
+        if worker_part.0.saturating_add(fees.0) > 0 {
+            owed.push(json!({"account": worker, "worker_part": worker_part, "fees": fees}));
+        }
+    }
+    (owed, spent)
 }
 
 async fn on_chain(api: &Arc<ApiState>, address: ChainAddress, vouchers: &[Voucher]) -> Result<Value, ApiError> {
@@ -129,14 +145,36 @@ async fn on_chain(api: &Arc<ApiState>, address: ChainAddress, vouchers: &[Vouche
         None => (Amount::ZERO, Amount::ZERO),
     };
     let claimed = earned.checked_sub(claimable).unwrap_or(Amount::ZERO);
+    let waiting = waiting(api, address, earned).await?;
+    let (next_epoch_ms, posters) = api.handle.view(posting).await?;
     Ok(json!({
         "balance": balance,
         "vouchers": shown,
         "earned": earned,
         "claimed": claimed,
         "claimable": claimable,
+        "waiting": waiting,
+        "next_epoch_in_ms": next_epoch_ms,
+        "posters": posters,
         "chain_state": "up",
     }))
+}
+
+/// In how many milliseconds this node anchors the next epoch, if it does, and how many others do.
+fn posting(node: &Node) -> (Option<u64>, usize) {
+    let now = now_ms();
+    let posters = node.peers().filter(|(_, peer)| peer.is_fresh(now) && peer.record.roles.poster).count();
+    (node.next_epoch_ms(now).map(|next| next.saturating_sub(now)), posters)
+}
+
+/// What `address` has earned by the receipts known here and no epoch counts yet.
+async fn waiting(api: &ApiState, address: ChainAddress, counted: Amount) -> Result<Amount, ApiError> {
+    let earned = move |node: &Node| {
+        let payments = node.receipts().flat_map(|(_, signed)| &signed.receipt.payments);
+        let due = payments.filter(|payment| payment.to == address && payment.role != PaymentRole::Worker);
+        due.fold(0_u128, |sum, payment| sum.saturating_add(payment.amount.0))
+    };
+    Ok(Amount(api.handle.view(earned).await?.saturating_sub(counted.0)))
 }
 
 pub(super) async fn redeem(State(api): Api) -> Answer<Value> {
@@ -146,15 +184,20 @@ pub(super) async fn redeem(State(api): Api) -> Answer<Value> {
 }
 
 pub(super) async fn claim(State(api): Api) -> Answer<Value> {
+    // Who claims and holds vouchers helps everybody: their fees are what the next epoch pays from.
+    let held = vouchers(&api).await?;
+    let (redeemed, _) = api.settlement.redeem(&held).await?;
     let Some(body) = newest_epoch(&api).await? else {
-        return Ok(Json(json!({"claimed": Amount::ZERO, "reason": "no epoch is anchored yet"})));
+        let reason =
+            "no epoch is anchored yet: fees are counted once the workers that hold vouchers have redeemed them";
+        return Ok(Json(json!({"claimed": Amount::ZERO, "redeemed": redeemed, "reason": reason})));
     };
     let own = api.handle.view(Node::chain_address).await?;
     let treasury = home::chain_address(&home::treasury_key(&api.chain_key)).map_err(ApiError::internal)?;
     let addresses = if treasury == api.network.treasury { vec![own, treasury] } else { vec![own] };
-    api.settlement.bind(&api.account_key).await?;
+    api.settlement.bind().await?;
     let claimed = api.settlement.claim(&body, &addresses).await?;
-    Ok(Json(json!({"claimed": claimed, "epoch": body.epoch})))
+    Ok(Json(json!({"claimed": claimed, "redeemed": redeemed, "epoch": body.epoch})))
 }
 
 #[derive(Deserialize)]

@@ -8,13 +8,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tributary_compute::model::Base;
 use tributary_compute::train::Recipe;
-use tributary_protocol::id::{Amount, DatanetId, Hash};
+use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash};
 use tributary_protocol::limits::{NAME_MAX_BYTES, SEGMENTS_MAX};
-use tributary_protocol::node::Node;
+use tributary_protocol::node::{Node, RequestView};
 
 use super::{Answer, Api, ApiError, ApiState, datanets, tasks};
 use crate::bundle::{BASE_MAX_BYTES, BaseBundle};
-use crate::runs::{RunSpec, done_adapter};
+use crate::runs::{RunSpec, RunState, done_adapter};
 use crate::runtime::now_ms;
 
 #[derive(Deserialize)]
@@ -99,6 +99,17 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
     if head.logs.is_empty() {
         return Err(ApiError::usage("the datanet has no records yet", "add some with tributary data add FILE --to ID"));
     }
+    let trainings = match head.logs.len() {
+        several if start.attribution && several > 1 => several + 1,
+        _ => 1,
+    };
+    if start.budget.0 / u128::try_from(trainings).unwrap_or(1) == 0 {
+        let reason = format!("nobody works for a budget of {} OPEN for {trainings} trainings", start.budget.to_open());
+        return Err(ApiError::usage(
+            reason,
+            "raise --budget; a thousand steps cost about 10 OPEN at a worker's own price",
+        ));
+    }
     let key = start.key.map_or_else(random_key, Ok)?;
     if api.runs.get(&key)?.is_none() {
         check_funds(&api, start.budget).await?;
@@ -145,14 +156,20 @@ async fn check_funds(api: &ApiState, budget: Amount) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn show_run(spec: &RunSpec, node: &Node) -> Value {
-    let (state, reason) = spec.state(node);
+fn show_run(spec: &RunSpec, is_stopped: bool, node: &Node) -> Value {
+    let (state, reason) = spec.state(node, is_stopped);
     let main = node.request(&spec.main_key());
     let adapter = main.as_ref().and_then(done_adapter);
-    let leave_out: Vec<Value> = spec
-        .contributors()
-        .filter_map(|account| {
-            let mut task = tasks::show(&node.request(&spec.leave_out_key(&account))?);
+    let without: Vec<(AccountId, RequestView)> =
+        spec.left_out().filter_map(|account| Some((account, node.request(&spec.leave_out_key(&account))?))).collect();
+    let all = || main.iter().chain(without.iter().map(|(_, view)| view));
+    // Where an auction waits, its reason is the run's.
+    let reason = reason.or_else(|| all().find_map(|view| tasks::silence(node, view)));
+    let unchecked = all().filter(|view| tasks::is_checked(view) == Some(false)).count();
+    let leave_out: Vec<Value> = without
+        .iter()
+        .filter_map(|(account, view)| {
+            let mut task = tasks::show(node, view);
             task.as_object_mut()?.insert("account".into(), json!(account));
             Some(task)
         })
@@ -164,7 +181,8 @@ fn show_run(spec: &RunSpec, node: &Node) -> Value {
         "state": state,
         "reason": reason,
         "head": spec.head.id(),
-        "main": main.as_ref().map(tasks::show),
+        "main": main.as_ref().map(|view| tasks::show(node, view)),
+        "unchecked": unchecked,
         "leave_out": leave_out,
         "adapter": adapter,
         "release": release,
@@ -172,16 +190,35 @@ fn show_run(spec: &RunSpec, node: &Node) -> Value {
 }
 
 pub(super) async fn list(State(api): Api) -> Answer<Vec<Value>> {
-    let specs = api.runs.all()?;
-    let runs = api.handle.view(move |node| specs.iter().map(|spec| show_run(spec, node)).collect()).await?;
-    Ok(Json(runs))
+    let mut specs = Vec::new();
+    for spec in api.runs.all()? {
+        specs.push((api.runs.is_stopped(&spec.key)?, spec));
+    }
+    let show = move |node: &Node| specs.iter().map(|(is_stopped, spec)| show_run(spec, *is_stopped, node)).collect();
+    Ok(Json(api.handle.view(show).await?))
+}
+
+fn find(api: &ApiState, key: &Hash) -> Result<RunSpec, ApiError> {
+    api.runs.get(key)?.ok_or_else(|| {
+        ApiError::not_found(format!("run {key} is not known here"), "tributary train ls shows this node's runs")
+    })
 }
 
 pub(super) async fn show(State(api): Api, Path(key): Path<Hash>) -> Answer<Value> {
-    let spec = api.runs.get(&key)?.ok_or_else(|| {
-        ApiError::not_found(format!("run {key} is not known here"), "tributary train ls shows this node's runs")
-    })?;
-    Ok(Json(api.handle.view(move |node| show_run(&spec, node)).await?))
+    let spec = find(&api, &key)?;
+    let is_stopped = api.runs.is_stopped(&key)?;
+    Ok(Json(api.handle.view(move |node| show_run(&spec, is_stopped, node)).await?))
+}
+
+pub(super) async fn stop(State(api): Api, Path(key): Path<Hash>) -> Answer<Value> {
+    let (spec, looked) = (find(&api, &key)?, find(&api, &key)?);
+    let (state, _) = api.handle.view(move |node| looked.state(node, false)).await?;
+    if matches!(state, RunState::Done | RunState::Failed) {
+        return Err(ApiError::usage("the run has ended already", "tributary train show tells how"));
+    }
+    api.runs.stop(&key)?;
+    // The run's driver tells the workers.
+    Ok(Json(api.handle.view(move |node| show_run(&spec, true, node)).await?))
 }
 
 pub(super) async fn releases(State(api): Api) -> Answer<Vec<Value>> {
@@ -192,9 +229,11 @@ pub(super) async fn releases(State(api): Api) -> Answer<Vec<Value>> {
                 let adapter = release.body.adapter;
                 let serving =
                     node.peers().filter(|(_, peer)| peer.is_fresh(now) && peer.record.serving.contains(&adapter));
+                let here = node.record_view().serving.contains(&adapter);
                 let mut shown = json!(release.body);
                 if let Some(fields) = shown.as_object_mut() {
-                    fields.insert("served_by".into(), json!(serving.count()));
+                    fields.insert("served_by".into(), json!(serving.count() + usize::from(here)));
+                    fields.insert("served_here".into(), json!(here));
                     fields.insert("builder_account".into(), json!(release.account));
                 }
                 shown

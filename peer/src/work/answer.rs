@@ -3,6 +3,7 @@
 use tributary_protocol::id::Hash;
 use tributary_protocol::message::{InferenceRequest, Release};
 use tributary_protocol::node::{FinishedAnswer, JobOutcome};
+use tributary_protocol::refusal::{Refusal, RefusalKind};
 
 use super::{JobError, Workshop};
 use crate::bundle::Transcript;
@@ -48,6 +49,10 @@ impl Workshop {
                         fingerprints,
                         credits,
                     }));
+                }
+                Reply::Done { outcome: Done::PromptTooLong { tokens, context }, .. } => {
+                    let reason = format!("the prompt has {tokens} tokens, the model's context {context}");
+                    return Ok(JobOutcome::Refused(Refusal::new(RefusalKind::TooLong, reason)));
                 }
                 Reply::Failed { reason, .. } => return Err(reason),
                 Reply::Done { .. } | Reply::Ready { .. } | Reply::Progress { .. } | Reply::Checkpoint { .. } => {}

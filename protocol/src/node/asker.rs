@@ -1,18 +1,21 @@
-//! Questions and answers: the payer's side from question to checked answer, and the worker's side of a stream.
+//! Questions and answers: the payer's side, from question to checked answer.
 //!
 //! Invariant: a question is answered at most once and paid at most once; a worker that fails is left out and
-//! the next one is asked; the payer signs only terms it computed itself from what it received.
+//! the next one is asked; the payer signs only terms it computed itself from what it received. A question that no
+//! worker would answer fails at once, since waiting would not help; what one worker calls final only counts when
+//! nobody is left who says otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::io::{FinishedAnswer, Work};
+use super::io::FinishedAnswer;
 use super::terms::AnswerTerms;
 use super::{AnswerTranscript, Event, Fact, Node, Out, Output};
 use crate::envelope::{self, Signed};
 use crate::id::{Amount, ChainAddress, Hash, NodeId, ReceiptId};
 use crate::limits::{ANSWER_TIMEOUT_MS, OUTBOX_MAX};
-use crate::message::{Audit, InferenceRequest, Message, Release};
-use crate::receipt::{Receipt, ReceiptOffer, SignedReceipt, Work as Done};
+use crate::message::{Audit, Certificate, InferenceRequest, Message};
+use crate::receipt::{Receipt, SignedReceipt, Work as Done};
+use crate::refusal::{Refusal, RefusalKind};
 use crate::verification::{Outcome, Verdict, rendezvous};
 
 /// The user asks.
@@ -50,7 +53,7 @@ pub struct AskView {
     /// The finding of the check.
     pub verdict: Option<Signed<Verdict>>,
     /// Why there is no answer.
-    pub failure: Option<String>,
+    pub failure: Option<Refusal>,
 }
 
 struct Ask {
@@ -59,20 +62,17 @@ struct Ask {
     worker: Option<NodeId>,
     asked_ms: u64,
     tried: BTreeSet<NodeId>,
-    last_reason: String,
+    /// Workers that would refuse again.
+    refused: BTreeSet<NodeId>,
+    last: Refusal,
     receipt: Option<ReceiptId>,
-    failure: Option<String>,
+    failure: Option<Refusal>,
 }
 
 impl Ask {
     fn is_open(&self) -> bool {
         self.receipt.is_none() && self.failure.is_none()
     }
-}
-
-struct AnswerJob {
-    stream: u64,
-    request: Signed<InferenceRequest>,
 }
 
 #[derive(Default)]
@@ -86,11 +86,10 @@ pub(super) struct Asker {
     settled: BTreeMap<Hash, ReceiptId>,
     /// The texts of answers, which were paid for and must outlive a restart.
     texts: BTreeMap<Hash, String>,
-    answering: BTreeMap<Hash, AnswerJob>,
 }
 
-/// Answers a node gives at once; more are refused with a reason, and the asker turns to the next worker.
-const ANSWERS_AT_ONCE: usize = 8;
+/// Workers whose final refusals end a question, though others were not asked: they all run the same model.
+const FINAL_REFUSALS_MAX: usize = 3;
 /// How long a worker that failed to answer comes after the others, in milliseconds.
 const FAILED_FOR_MS: u64 = 60_000;
 
@@ -155,7 +154,8 @@ impl Node {
             worker: None,
             asked_ms: 0,
             tried: BTreeSet::new(),
-            last_reason: "no peer serves this adapter".into(),
+            refused: BTreeSet::new(),
+            last: "no peer serves this adapter".into(),
             receipt: None,
             failure: None,
         };
@@ -167,16 +167,11 @@ impl Node {
     fn ask_next(&mut self, now_ms: u64, key: Hash, out: &mut Out) {
         let Some(ask) = self.asker.asks.get(&key) else { return };
         let command = ask.command.clone();
-        let serving = self.peers.fresh(now_ms, |record| record.serving.contains(&command.adapter));
-        let refuted = &self.asker.refuted;
-        let trusted = serving.into_iter().filter(|node| !ask.tried.contains(node) && !refuted.contains(node));
-        let untried: Vec<NodeId> = trusted.collect();
-        let ranked = rendezvous(&key.0, &untried, |node| node.0);
-        let price = |node: &NodeId| self.peers.get(node).map_or(Amount(u128::MAX), |peer| peer.record.answer_price);
-        let failed = |node: &NodeId| {
-            self.asker.failed_ms.get(node).is_some_and(|failed| now_ms.saturating_sub(*failed) < FAILED_FOR_MS)
+        let worker = match self.choose_worker(now_ms, ask) {
+            Ok(Some(worker)) => worker,
+            Ok(None) => return,
+            Err(refusal) => return self.fail_ask(key, refusal, out),
         };
-        let Some(worker) = ranked.into_iter().min_by_key(|node| (failed(node), price(node))) else { return };
         let body = InferenceRequest {
             node: self.id,
             worker,
@@ -191,7 +186,8 @@ impl Node {
             key,
         };
         if !body.is_well_formed() {
-            return self.fail_ask(key, "the prompt or the number of tokens is out of bounds".into(), out);
+            let reason = "the prompt or the number of tokens is out of bounds";
+            return self.fail_ask(key, Refusal::new(RefusalKind::Invalid, reason), out);
         }
         let request = Signed::new(self.config.network, &self.config.account_key, body);
         let bytes = self.seal(now_ms, &Message::Question(Box::new(request.clone())));
@@ -204,6 +200,64 @@ impl Node {
         out.push(Output::OpenAnswer { key, worker, bytes });
     }
 
+    /// The worker to ask now: the cheapest that was not tried, this node itself when nobody else is left. Nobody
+    /// when all were tried and may be tried again; the reason when asking is hopeless.
+    fn choose_worker(&self, now_ms: u64, ask: &Ask) -> Result<Option<NodeId>, Refusal> {
+        let adapter = ask.command.adapter;
+        let mut serving = self.serving(now_ms, &adapter);
+        let fee = self.worker.release(&adapter).map_or(Amount::ZERO, |release| release.body.answer_fee);
+        let price = |node: &NodeId| Amount(self.posted_price(node).0.saturating_add(fee.0));
+        let Some(cheapest) = serving.iter().map(price).min() else { return Ok(None) };
+        if cheapest > ask.command.price_max {
+            let (asks, most) = (cheapest.to_open(), ask.command.price_max.to_open());
+            let reason = format!("an answer costs at least {asks} OPEN, fees included; the limit is {most} OPEN");
+            return Err(Refusal::new(RefusalKind::Price, reason));
+        }
+        serving.retain(|node| price(node) <= ask.command.price_max && !ask.refused.contains(node));
+        if ask.last.kind.is_final() && (serving.is_empty() || ask.refused.len() >= FINAL_REFUSALS_MAX) {
+            return Err(ask.last.clone());
+        }
+        let untried: Vec<NodeId> = serving.into_iter().filter(|node| !ask.tried.contains(node)).collect();
+        let failed = |node: &NodeId| {
+            self.asker.failed_ms.get(node).is_some_and(|failed| now_ms.saturating_sub(*failed) < FAILED_FOR_MS)
+        };
+        let ranked = rendezvous(&ask.command.key.0, &untried, |node| node.0);
+        Ok(ranked.into_iter().min_by_key(|node| (*node == self.id, failed(node), price(node))))
+    }
+
+    /// What an answer of `adapter` costs at least now, fees included; nothing when nobody is known to serve it.
+    #[must_use]
+    pub fn answer_price_from(&self, now_ms: u64, adapter: &Hash) -> Option<Amount> {
+        let serving = self.serving(now_ms, adapter);
+        let fee = self.worker.release(adapter)?.body.answer_fee;
+        serving.iter().map(|node| self.posted_price(node)).min()?.checked_add(fee)
+    }
+
+    /// The nodes that serve `adapter` and were not found lying; this one last.
+    fn serving(&self, now_ms: u64, adapter: &Hash) -> Vec<NodeId> {
+        let mut serving = self.peers.fresh(now_ms, |record| record.serving.contains(adapter));
+        serving.retain(|node| !self.asker.refuted.contains(node));
+        if self.config.roles.worker && self.worker.is_serving(adapter) {
+            serving.push(self.id);
+        }
+        serving
+    }
+
+    /// What a worker's record says it asks for an answer; this node asks nothing of itself.
+    fn posted_price(&self, node: &NodeId) -> Amount {
+        if *node == self.id {
+            return Amount::ZERO;
+        }
+        self.peers.get(node).map_or(Amount(u128::MAX), |peer| peer.record.answer_price)
+    }
+
+    fn certificate_of(&self, node: &NodeId) -> Option<&Signed<Certificate>> {
+        if *node == self.id {
+            return Some(&self.certificate);
+        }
+        self.peers.get(node).map(|peer| &peer.record.certificate)
+    }
+
     /// The verifier that everybody with the same view would ask about this question.
     fn verifier_of(&self, now_ms: u64, key: Hash, worker: NodeId) -> Option<(NodeId, ChainAddress)> {
         let candidates = self.verifiers_for(now_ms, worker, &BTreeSet::new());
@@ -211,21 +265,27 @@ impl Node {
         Some((node, self.peers.get(&node)?.record.certificate.body.chain_address))
     }
 
-    fn fail_ask(&mut self, key: Hash, reason: String, out: &mut Out) {
+    fn fail_ask(&mut self, key: Hash, refusal: Refusal, out: &mut Out) {
         if let Some(ask) = self.asker.asks.get_mut(&key) {
-            ask.failure = Some(reason.clone());
+            ask.failure = Some(refusal.clone());
         }
-        out.event(Event::AskFailed { key, reason });
+        out.event(Event::AskFailed { key, reason: refusal.reason });
     }
 
-    pub(super) fn answer_failed(&mut self, now_ms: u64, key: Hash, reason: String, out: &mut Out) {
+    pub(super) fn answer_failed(&mut self, now_ms: u64, key: Hash, refusal: Refusal, out: &mut Out) {
         let Some(ask) = self.asker.asks.get_mut(&key) else { return };
         if ask.receipt.is_some() || ask.failure.is_some() {
             return;
         }
         let failed = ask.worker.take();
         ask.request = None;
-        ask.last_reason = reason;
+        if refusal.kind.is_final() {
+            ask.refused.extend(failed);
+        }
+        // What is final stays the reason, whatever a busy worker says after it.
+        if refusal.kind.is_final() || !ask.last.kind.is_final() {
+            ask.last = refusal;
+        }
         self.asker.note_failed(now_ms, failed);
         self.ask_next(now_ms, key, out);
     }
@@ -240,7 +300,7 @@ impl Node {
     ) {
         match self.accept_answer(now_ms, key, offer, &transcript) {
             Ok(signed) => self.answer_accepted(now_ms, key, signed, *transcript, out),
-            Err(reason) => self.answer_failed(now_ms, key, reason, out),
+            Err(reason) => self.answer_failed(now_ms, key, reason.into(), out),
         }
     }
 
@@ -258,8 +318,7 @@ impl Node {
         let ask = self.asker.asks.get(&key).ok_or("the question is not open")?;
         let request = ask.request.as_ref().filter(|_| ask.is_open()).ok_or("the question is not open")?;
         offer.verify(self.config.network).map_err(|error| error.to_string())?;
-        let peer = self.peers.get(&request.body.worker).ok_or("the worker is unknown")?;
-        let certificate = &peer.record.certificate;
+        let certificate = self.certificate_of(&request.body.worker).ok_or("the worker is unknown")?;
         let release = self.worker.release(&request.body.adapter).ok_or("the adapter's release is unknown here")?;
         let terms = AnswerTerms {
             network: self.config.network,
@@ -271,7 +330,7 @@ impl Node {
             treasury: self.config.treasury,
             class: &offer.receipt.class,
         };
-        if offer.receipt.worker_part > peer.record.answer_price {
+        if offer.receipt.worker_part > self.posted_price(&request.body.worker) {
             return Err(format!("the worker asks {}, more than it posted", offer.receipt.worker_part));
         }
         if offer.receipt.price > request.body.price_max {
@@ -327,12 +386,12 @@ impl Node {
     fn tick_unanswered(&mut self, now_ms: u64, key: Hash, out: &mut Out) {
         let Some(ask) = self.asker.asks.get_mut(&key) else { return };
         if now_ms > ask.command.deadline_ms {
-            let reason = ask.last_reason.clone();
-            return self.fail_ask(key, reason, out);
+            let refusal = ask.last.clone();
+            return self.fail_ask(key, refusal, out);
         }
         if let Some(failed) = ask.worker.take() {
             ask.request = None;
-            ask.last_reason = format!("the answer did not end within {} s", ANSWER_TIMEOUT_MS / 1_000);
+            ask.last = format!("the answer did not end within {} s", ANSWER_TIMEOUT_MS / 1_000).into();
             self.asker.note_failed(now_ms, Some(failed));
         }
         self.ask_next(now_ms, key, out);
@@ -340,81 +399,6 @@ impl Node {
             // Everybody was tried: give each another chance until the deadline.
             ask.tried.clear();
         }
-    }
-
-    /// The worker's side: a question came in.
-    pub(super) fn question(&mut self, now_ms: u64, from: NodeId, stream: u64, bytes: &[u8], out: &mut Out) {
-        match self.check_question(now_ms, from, bytes) {
-            Ok((request, release)) => {
-                let job = request.id(self.config.network);
-                self.asker.answering.insert(job, AnswerJob { stream, request: request.clone() });
-                let work = Work::Answer { request: Box::new(request), release: Box::new(release), stream };
-                out.push(Output::Start { job, work });
-            }
-            Err(reason) => out.push(Output::RefuseAnswer { stream, reason }),
-        }
-    }
-
-    fn check_question(
-        &mut self,
-        now_ms: u64,
-        from: NodeId,
-        bytes: &[u8],
-    ) -> Result<(Signed<InferenceRequest>, Signed<Release>), String> {
-        let opened = envelope::open(bytes, self.config.network, now_ms, &mut self.guard).map_err(|e| e.to_string())?;
-        let message = Message::from_body(opened.kind, &opened.body).map_err(|error| error.to_string())?;
-        let Message::Question(request) = message else { return Err("expected a question".into()) };
-        let body = &request.body;
-        if opened.signer != from || body.node != from || body.worker != self.id {
-            return Err("the question is not from you to me".into());
-        }
-        request.verify(self.config.network).map_err(|error| error.to_string())?;
-        if !self.config.roles.worker || !self.worker.is_serving(&body.adapter) {
-            return Err(format!("adapter {} is not served here", body.adapter.short()));
-        }
-        let release = self.worker.release(&body.adapter).ok_or("the adapter's release is unknown here")?;
-        let price = self.config.answer_price.checked_add(release.body.answer_fee).ok_or("the price overflows")?;
-        if price > body.price_max {
-            return Err(format!("the price is {price}, above the limit of {}", body.price_max));
-        }
-        if self.asker.answering.len() >= ANSWERS_AT_ONCE {
-            return Err("busy: try another worker".into());
-        }
-        if self.asker.answering.contains_key(&request.id(self.config.network)) {
-            return Err("this question is being answered already".into());
-        }
-        self.receipts.check_exposure(&request.account)?;
-        Ok((*request, release.clone()))
-    }
-
-    pub(super) fn answered(&mut self, now_ms: u64, job: Hash, answer: &FinishedAnswer, out: &mut Out) {
-        let Some(done) = self.asker.answering.remove(&job) else { return };
-        let Some(release) = self.worker.release(&done.request.body.adapter) else { return };
-        let terms = AnswerTerms {
-            network: self.config.network,
-            request: &done.request,
-            release: &release.body,
-            worker: self.account,
-            worker_payout: self.config.chain_address,
-            worker_price: self.config.answer_price,
-            treasury: self.config.treasury,
-            class: &self.config.class,
-        };
-        match terms.receipt(answer, now_ms, now_ms) {
-            Ok(receipt) => {
-                let offer = ReceiptOffer::new(receipt, &self.config.account_key);
-                let bytes = self.seal(now_ms, &Message::ReceiptOffered(Box::new(offer)));
-                out.push(Output::FinishAnswer { stream: done.stream, bytes });
-            }
-            Err(error) => out.push(Output::RefuseAnswer { stream: done.stream, reason: error.to_string() }),
-        }
-    }
-
-    /// Whether `job` was an answer of this node, whose stream then ends with the reason.
-    pub(super) fn answer_job_failed(&mut self, job: Hash, reason: &str, out: &mut Out) -> bool {
-        let Some(failed) = self.asker.answering.remove(&job) else { return false };
-        out.push(Output::RefuseAnswer { stream: failed.stream, reason: reason.to_owned() });
-        true
     }
 }
 

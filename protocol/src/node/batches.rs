@@ -1,18 +1,17 @@
-//! Witness batches and epochs: sealing receipts, reading others' batches, anchoring sums and recomputing them.
+//! Witness batches: sealing receipts, reading others' batches, and the bodies of batches and epochs.
 //!
 //! Invariant: a witness names each receipt in at most one of its own batches; an epoch that this node did not
 //! post is recomputed from the receipts themselves before anything is believed about it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Event, Fact, Node, Out, Output};
-use crate::batch::{BatchBody, BatchHead, EpochBody, EpochHead, Ledger};
+use super::{Fact, Node, Out, Output};
+use crate::batch::{BatchBody, BatchHead, EpochBody, EpochHead};
 use crate::envelope::Signed;
 use crate::id::{Hash, NodeId, ReceiptId};
 use crate::limits::{
     ANNOUNCE_MS, BATCH_HEADS_MAX, BATCH_HEADS_PER_WITNESS_MAX, BATCH_INTERVAL_MS, BATCH_MAX_BYTES, BATCH_RECEIPTS_MAX,
-    BATCHES_AHEAD_MAX, BODY_TRIES_MAX, EPOCHS_MAX, EPOCHS_UNCHECKED_MAX, FETCH_RETRY_MS, LOG_BATCH_MAX,
-    REPEATS_PER_TICK,
+    BATCHES_AHEAD_MAX, BODY_TRIES_MAX, EPOCHS_UNCHECKED_MAX, FETCH_RETRY_MS, LOG_BATCH_MAX, REPEATS_PER_TICK,
 };
 use crate::message::Message;
 use crate::receipt::SignedReceipt;
@@ -22,20 +21,20 @@ use crate::wire;
 /// Other witnesses that are asked for a body beside its own.
 const BODY_PROVIDERS: usize = 3;
 
-struct WantedBody {
+pub(super) struct WantedBody {
     head: WantedHead,
     asked_ms: u64,
     tries: u32,
 }
 
 #[derive(Clone)]
-enum WantedHead {
+pub(super) enum WantedHead {
     Batch(Box<Signed<BatchHead>>),
     Epoch(Box<Signed<EpochHead>>),
 }
 
 impl WantedBody {
-    fn new(head: WantedHead) -> Self {
+    pub(super) fn new(head: WantedHead) -> Self {
         Self { head, asked_ms: 0, tries: 0 }
     }
 }
@@ -76,12 +75,14 @@ pub(super) struct Batches {
     reprovided: bool,
     read: BTreeMap<NodeId, Read>,
     asked_heads_ms: BTreeMap<NodeId, u64>,
-    wanted: BTreeMap<Hash, WantedBody>,
-    closing: Option<EpochBody>,
+    pub(super) wanted: BTreeMap<Hash, WantedBody>,
+    pub(super) closing: Option<EpochBody>,
+    /// The receipts that this node's newest epoch counts.
+    pub(super) counted: BTreeSet<ReceiptId>,
     posted: BTreeMap<u64, Signed<EpochHead>>,
-    epochs: BTreeMap<u64, (Signed<EpochHead>, bool)>,
-    unchecked: BTreeMap<u64, (Signed<EpochHead>, EpochBody)>,
-    announced_ms: u64,
+    pub(super) epochs: BTreeMap<u64, (Signed<EpochHead>, bool)>,
+    pub(super) unchecked: BTreeMap<u64, (Signed<EpochHead>, EpochBody)>,
+    pub(super) announced_ms: u64,
     announced: u64,
 }
 
@@ -117,7 +118,7 @@ impl Batches {
     }
 
     pub(super) fn apply_posted(&mut self, head: Signed<EpochHead>) {
-        self.closing = None;
+        self.counted.extend(self.closing.take().into_iter().flat_map(|body| body.receipts));
         self.posted.insert(head.body.epoch, head);
     }
 
@@ -263,7 +264,6 @@ impl Node {
         self.reprovide(out);
         self.seal_due(now_ms, out);
         self.fetch_bodies(now_ms, out);
-        self.recheck_epochs(out);
         if now_ms.saturating_sub(self.batches.announced_ms) >= ANNOUNCE_MS {
             self.batches.announced_ms = now_ms;
             if let Some(body) = self.batches.closing.clone() {
@@ -329,7 +329,6 @@ impl Node {
                         if self.batches.unchecked.len() < EPOCHS_UNCHECKED_MAX {
                             self.batches.unchecked.insert(head.body.epoch, (*head, body));
                         }
-                        self.recheck_epochs(out);
                     }
                     Err(reason) => self.blame(Some(from), reason, out),
                 }
@@ -356,93 +355,5 @@ impl Node {
             }
         }
         self.record(Fact::BatchRead(Box::new(head)), out);
-    }
-
-    /// Counts all receipts known and has the driver anchor the sums.
-    pub(super) fn close_epoch(&mut self, out: &mut Out) {
-        if !self.config.roles.poster || self.batches.closing.is_some() {
-            return;
-        }
-        let mut ledger = Ledger::default();
-        for (_, signed) in self.receipts.iter() {
-            if ledger.include(&signed.receipt).is_err() {
-                return;
-            }
-        }
-        let epoch = self.batches.newest_posted().map_or(1, |head| head.body.epoch + 1);
-        let unchanged =
-            self.batches.newest_posted().is_some_and(|head| head.body.receipts_root == ledger.receipts_root());
-        if ledger.receipts().is_empty() || unchanged {
-            return;
-        }
-        let body = EpochBody::of(epoch, &ledger);
-        out.provide(wire::encode(&body));
-        self.record(Fact::EpochClosing(Box::new(body.clone())), out);
-        out.push(Output::PostEpoch(Box::new(body)));
-    }
-
-    pub(super) fn epoch_posted(&mut self, epoch: u64, out: &mut Out) {
-        let Some(body) = self.batches.closing.clone().filter(|body| body.epoch == epoch) else { return };
-        let bytes = wire::encode(&body);
-        let mut total = crate::id::Amount::ZERO;
-        for (_, amount) in &body.earned {
-            total = total.checked_add(*amount).unwrap_or(total);
-        }
-        let leaves: Vec<Hash> = body.receipts.iter().map(|id| Hash(id.0)).collect();
-        let head = EpochHead {
-            epoch,
-            node: self.id,
-            receipts_root: crate::merkle::root(&leaves),
-            body: Hash::of(&bytes),
-            body_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-            total,
-        };
-        let signed = Signed::new(self.config.network, &self.config.account_key, head);
-        self.batches.announced_ms = 0;
-        out.provide(bytes);
-        self.record(Fact::EpochPosted(Box::new(signed.clone())), out);
-        self.record(Fact::EpochChecked { head: Box::new(signed), agrees: true }, out);
-        out.event(Event::EpochChecked { epoch, agrees: true });
-    }
-
-    pub(super) fn epoch(&mut self, from: NodeId, head: Signed<EpochHead>, out: &mut Out) {
-        let epoch = head.body.epoch;
-        if self.batches.epochs.contains_key(&epoch) || self.batches.unchecked.contains_key(&epoch) {
-            return;
-        }
-        // Of a poster that is unknown yet the announcement comes again.
-        let Some(poster) = self.peers.get(&head.body.node) else { return };
-        let by_poster = poster.record.roles.poster && poster.record.certificate.account == head.account;
-        if !by_poster || head.body.body_bytes > BATCH_MAX_BYTES || head.verify(self.config.network).is_err() {
-            return self.blame(Some(from), "sent an epoch that does not hold".into(), out);
-        }
-        let room = self.batches.wanted.len() < BATCH_HEADS_MAX && self.batches.epochs.len() < EPOCHS_MAX;
-        if head.body.node != self.id && room && self.batches.unchecked.len() < EPOCHS_UNCHECKED_MAX {
-            let blob = head.body.body;
-            self.batches.wanted.entry(blob).or_insert_with(|| WantedBody::new(WantedHead::Epoch(Box::new(head))));
-        }
-    }
-
-    /// Recomputes epochs once all their receipts are here.
-    fn recheck_epochs(&mut self, out: &mut Out) {
-        let ready: Vec<u64> = self
-            .batches
-            .unchecked
-            .iter()
-            .filter(|(_, (_, body))| body.receipts.iter().all(|id| self.receipts.get(id).is_some()))
-            .map(|(epoch, _)| *epoch)
-            .collect();
-        for epoch in ready {
-            let Some((head, body)) = self.batches.unchecked.remove(&epoch) else { continue };
-            let mut ledger = Ledger::default();
-            let counted = body.receipts.iter().filter_map(|id| self.receipts.get(id));
-            let fits = counted.map(|signed| ledger.include(&signed.receipt)).all(|included| included == Ok(true));
-            let agrees = fits
-                && EpochBody::of(epoch, &ledger) == body
-                && ledger.receipts_root() == head.body.receipts_root
-                && ledger.total() == Some(head.body.total);
-            self.record(Fact::EpochChecked { head: Box::new(head), agrees }, out);
-            out.event(Event::EpochChecked { epoch, agrees });
-        }
     }
 }

@@ -3,12 +3,13 @@
 use crate::batch::EpochBody;
 use crate::datanet::{Genesis, Head};
 use crate::envelope::Signed;
-use crate::id::{AccountId, Amount, DatanetId, Hash, NodeId, ReceiptId, TaskId};
+use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
 use crate::message::{Audit, Heartbeat, InferenceRequest, Release};
 use crate::node::asker::AskCommand;
 use crate::node::facts::Fact;
 use crate::node::requester::FineTuneCommand;
 use crate::receipt::{SignedReceipt, Voucher};
+use crate::refusal::Refusal;
 use crate::task::{Award, TaskOffer};
 use crate::verification::{Outcome, TaskResult, Verdict};
 
@@ -90,7 +91,7 @@ pub enum Input {
         /// The question's key.
         key: Hash,
         /// Why.
-        reason: String,
+        refusal: Refusal,
     },
     /// The driver signed a promise to pay.
     VoucherSigned(Box<Voucher>),
@@ -101,6 +102,19 @@ pub enum Input {
         /// Which.
         epoch: u64,
     },
+    /// What the chain says about [`Output::ReadFunding`]; streams it knows nothing of are left out.
+    FundingRead(Vec<Funding>),
+}
+
+/// What escrow has moved into the distributor, ever, for one payer's work by one payee.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Funding {
+    /// The paying account, by its binding on the chain.
+    pub payer: AccountId,
+    /// The worker's address.
+    pub payee: ChainAddress,
+    /// Fees, in all.
+    pub fees: Amount,
 }
 
 /// What the user or a program wants.
@@ -116,6 +130,9 @@ pub enum Command {
     Release(Box<Release>),
     /// Ask a question.
     Ask(AskCommand),
+    /// Stop a request by its key: nobody begins it any more, and who works on it is told. A result that is committed
+    /// already is checked and paid as always.
+    StopFineTune(Hash),
     /// Count all receipts known and anchor the sums.
     CloseEpoch,
 }
@@ -187,6 +204,8 @@ pub enum JobOutcome {
     AnswerChecked(Outcome, Vec<u32>),
     /// The job could not be done here.
     Failed(String),
+    /// The question cannot be answered by anybody.
+    Refused(Refusal),
 }
 
 /// A trained adapter.
@@ -319,7 +338,7 @@ pub enum Output {
         /// The driver's stream.
         stream: u64,
         /// Why.
-        reason: String,
+        refusal: Refusal,
     },
     /// Load a released adapter for serving or checking, then say [`Input::Serving`].
     Load {
@@ -332,6 +351,9 @@ pub enum Output {
     VerifyVoucher(Box<Voucher>),
     /// Post an epoch's root on the settlement chain; again after a restart, so it must be idempotent.
     PostEpoch(Box<EpochBody>),
+    /// Read on the settlement chain what fees arrived for these payers' work by these payees, and say
+    /// [`Input::FundingRead`].
+    ReadFunding(Vec<(AccountId, ChainAddress)>),
     /// A peer broke the rules.
     Penalise {
         /// Who.

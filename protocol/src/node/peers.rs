@@ -60,6 +60,10 @@ impl Peers {
         self.own_data = data;
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.known.len()
+    }
+
     pub(super) fn get(&self, peer: &NodeId) -> Option<&PeerView> {
         self.known.get(peer)
     }

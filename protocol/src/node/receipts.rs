@@ -22,7 +22,7 @@ pub(super) struct Owed {
     pub(super) worker_part: Amount,
     pub(super) fees: Amount,
     receipts: u32,
-    payee: ChainAddress,
+    pub(super) payee: ChainAddress,
 }
 
 struct IssuedVoucher {
@@ -296,7 +296,13 @@ impl Node {
     pub(super) fn voucher_signed(&mut self, now_ms: u64, voucher: Voucher, out: &mut Out) {
         let issued = self.receipts.issued.get(&voucher.worker);
         if issued.is_none_or(|issued| promise(&issued.voucher) < promise(&voucher)) {
-            let issued = IssuedVoucher { voucher, kept: false, sent_ms: 0 };
+            // A node that worked for its own account holds the promise already: its fees are others' money.
+            let kept = voucher.worker == self.account;
+            let newer = self.receipts.taken.get(&voucher.payer).is_none_or(|known| promise(known) < promise(&voucher));
+            if kept && newer {
+                self.record(Fact::VoucherTaken(Box::new(voucher.clone())), out);
+            }
+            let issued = IssuedVoucher { voucher, kept, sent_ms: 0 };
             self.receipts.issued.insert(issued.voucher.worker, issued);
             self.send_vouchers(now_ms, out);
         }

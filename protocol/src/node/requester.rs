@@ -12,9 +12,10 @@ use super::terms::TrainingTerms;
 use super::{Event, Fact, Node, Out, Output, phases::Waiting};
 use crate::envelope::Signed;
 use crate::id::{Amount, ChainAddress, Hash, NodeId, ReceiptId, TaskId};
-use crate::limits::{BID_WINDOW_MS, REVEAL_WINDOW_MS, TASKS_MAX};
+use crate::limits::{BID_WINDOW_MS, BIDS_MAX, REVEAL_WINDOW_MS, TASKS_MAX};
 use crate::message::{Heartbeat, Message, TaskRound};
 use crate::receipt::ReceiptOffer;
+use crate::refusal::{DeclineReason, Declined};
 use crate::task::{Auction, Award, FineTune, Record, TaskOffer, task_id};
 use crate::verification::{Outcome, Subject, TaskResult, Verdict, beacon_commitment};
 
@@ -61,6 +62,10 @@ pub struct RequestView {
     pub task: Option<TaskId>,
     /// Sealed and opened bids of the present auction.
     pub bids: (usize, usize),
+    /// How often the task was offered.
+    pub offers: u64,
+    /// Workers that heard an offer and do not bid, each with its last word.
+    pub declines: Vec<(NodeId, DeclineReason)>,
     /// Who has it.
     pub award: Option<Award>,
     /// How far the worker is.
@@ -78,6 +83,7 @@ pub(super) struct Request {
     task_awarded: bool,
     pub(super) attempts: u64,
     pub(super) auction: Auction,
+    declines: BTreeMap<NodeId, DeclineReason>,
     pub(super) round: u32,
     pub(super) phase: Phase,
     pub(super) award: Option<Signed<Award>>,
@@ -120,6 +126,7 @@ impl Requester {
             task_awarded: false,
             attempts: 0,
             auction: Auction::default(),
+            declines: BTreeMap::new(),
             round: 0,
             phase: Phase::Auction,
             award: None,
@@ -155,6 +162,7 @@ impl Requester {
         if let Some(request) = self.requests.get_mut(&key) {
             request.round = award.body.round;
             request.task_awarded = true;
+            request.declines.clear();
             request.award = Some(award);
             request.phase = Phase::Leased;
             request.wait = Waiting::default();
@@ -256,6 +264,8 @@ impl Request {
             phase: self.phase.clone(),
             task: self.task,
             bids: self.auction.counts(),
+            offers: self.attempts,
+            declines: self.declines.iter().map(|(node, reason)| (*node, reason.clone())).collect(),
             award: self.award.as_ref().map(|award| award.body.clone()),
             progress: self.progress,
             result: self.result.as_ref().map(|result| result.body.clone()),
@@ -324,6 +334,38 @@ impl Node {
         if let (Some(offer), Phase::Auction) = (&request.offer, &request.phase) {
             // A late or repeated bid is the bidder's loss; nothing follows from it here.
             let _ = request.auction.commit(now_ms, &offer.body, from, bid.commitment);
+            // Who was unable before may well be so again: its word stays until somebody has the task.
+            request.declines.retain(|node, reason| *node != from || matches!(reason, DeclineReason::Unable { .. }));
+        }
+    }
+
+    /// A worker says why it does not bid, or why it gives the task back.
+    pub(super) fn declined(&mut self, from: NodeId, declined: Declined) {
+        let works = |node| self.peers.get(node).is_some_and(|peer| peer.record.roles.worker);
+        let is_worker = from == self.id || works(&from);
+        let Some(request) = self.requester.of_task(&declined.task).filter(|_| is_worker) else { return };
+        let leased = request.award.as_ref().is_some_and(|award| award.body.node == from);
+        let heard = match request.phase {
+            Phase::Auction => true,
+            Phase::Leased => leased,
+            _ => false,
+        };
+        if heard && (request.declines.len() < BIDS_MAX || request.declines.contains_key(&from)) {
+            request.declines.insert(from, declined.reason);
+        }
+    }
+
+    /// The user does not want a request any more. What a worker has committed is checked and paid all the same.
+    pub(super) fn stop_fine_tune(&mut self, now_ms: u64, key: Hash, out: &mut Out) {
+        let Some(request) = self.requester.requests.get(&key) else { return };
+        let award = match request.phase {
+            Phase::Auction => None,
+            Phase::Leased => request.award.as_ref().map(|award| award.body.clone()),
+            _ => return,
+        };
+        self.fail_request(key, "stopped by its requester".into(), out);
+        if let Some(Award { task, round, node, .. }) = award {
+            self.send(now_ms, node, &Message::Cancelled(TaskRound { task, round }), out);
         }
     }
 
@@ -360,7 +402,7 @@ impl Node {
         let task = result.body.task;
         let Some(key) = self.requester.key_of(&task) else { return };
         let Some(request) = self.requester.of_task(&task) else { return };
-        if !request.is_leased_to(from, result.body.round) {
+        if !request.is_leased_to(from, result.body.round) || matches!(request.phase, Phase::Failed(_)) {
             let round = TaskRound { task, round: result.body.round };
             return self.send(now_ms, from, &Message::Cancelled(round), out);
         }
@@ -474,7 +516,8 @@ impl Node {
 
     /// Whether `node` belongs to somebody else than `worker`: nobody checks its own account's work.
     pub(super) fn is_independent(&self, node: NodeId, worker: NodeId) -> bool {
-        let account = |node: &NodeId| self.peers.get(node).map(|peer| peer.record.certificate.account);
+        let of_peer = |node: &NodeId| self.peers.account_of(node);
+        let account = |node: &NodeId| if *node == self.id { Some(self.account) } else { of_peer(node) };
         node != worker && (account(&worker).is_none() || account(&node) != account(&worker))
     }
 

@@ -10,6 +10,19 @@ use crate::receipt::{SignedReceipt, Voucher};
 use crate::task::Award;
 use crate::verification::Verdict;
 
+/// What all receipts so far promise to one worker, paid or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Debt {
+    /// To whom.
+    pub worker: AccountId,
+    /// Where it is paid.
+    pub payee: ChainAddress,
+    /// The worker's parts.
+    pub worker_part: Amount,
+    /// Fees beside them.
+    pub fees: Amount,
+}
+
 /// An epoch this node knows.
 #[derive(Debug, Clone)]
 pub struct EpochView {
@@ -117,10 +130,16 @@ impl Node {
         self.receipts.vouchers()
     }
 
-    /// What this node owes: worker, worker's parts, fees.
+    /// What this node's receipts promise to each worker.
     #[must_use]
-    pub fn debts(&self) -> Vec<(AccountId, Amount, Amount)> {
-        self.receipts.owed_to().iter().map(|(worker, owed)| (*worker, owed.worker_part, owed.fees)).collect()
+    pub fn debts(&self) -> Vec<Debt> {
+        let debt = |(worker, owed): (&AccountId, &super::receipts::Owed)| Debt {
+            worker: *worker,
+            payee: owed.payee,
+            worker_part: owed.worker_part,
+            fees: owed.fees,
+        };
+        self.receipts.owed_to().iter().map(debt).collect()
     }
 
     /// The epochs this node has recomputed or posted.

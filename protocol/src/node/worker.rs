@@ -10,9 +10,12 @@ use super::terms::TrainingTerms;
 use super::{Event, Fact, Node, Out, Output};
 use crate::envelope::{NetworkId, Signed};
 use crate::id::{Amount, Hash, NodeId, TaskId};
-use crate::limits::{ANNOUNCE_MS, BID_HOLDS_MS, HEARTBEAT_MS, JOB_START_MAX_MS, RETRY_MS, SERVING_MAX, TASKS_MAX};
+use crate::limits::{
+    ANNOUNCE_MS, BID_HOLDS_MS, HEARTBEAT_MS, JOB_START_MAX_MS, OUTBOX_MAX, RETRY_MS, SERVING_MAX, TASKS_MAX,
+};
 use crate::message::{Accepted, BidSealed, Heartbeat, Message, Release, TaskRound};
 use crate::receipt::ReceiptOffer;
+use crate::refusal::{DeclineReason, Declined, Refusal};
 use crate::task::{Award, Bid, TaskOffer, task_id};
 use crate::verification::TaskResult;
 
@@ -39,11 +42,18 @@ pub(super) struct Worker {
     releases: BTreeMap<Hash, Signed<Release>>,
     serving: BTreeSet<Hash>,
     load_asked: BTreeMap<Hash, u64>,
+    /// When each requester was last told why its offer is declined.
+    declined_ms: BTreeMap<NodeId, u64>,
     release_heard_ms: BTreeMap<Hash, u64>,
 }
 
 /// How long until the driver is asked again to load an adapter whose files it could not get.
 const LOAD_RETRY_MS: u64 = 10_000;
+
+/// Requesters are told no oftener than this, in milliseconds, why their offers are declined.
+const DECLINE_INTERVAL_MS: u64 = 1_000;
+/// About this many workers of a network of any size say why they decline an offer.
+const DECLINES_PER_OFFER: usize = 16;
 
 impl Worker {
     pub(super) fn apply_won(&mut self, offer: Signed<TaskOffer>, award: Award) {
@@ -101,36 +111,71 @@ impl Worker {
 }
 
 impl Node {
-    /// A task is offered: bid if there is room.
+    /// A task is offered: bid if it fits, else say why not.
     pub(super) fn offer(&mut self, now_ms: u64, from: NodeId, offer: Signed<TaskOffer>, out: &mut Out) {
         let network = self.config.network;
         let task = task_id(network, &offer);
-        let slots = usize::try_from(self.config.training_slots).unwrap_or(usize::MAX);
-        let busy = self.worker.training() >= slots;
         let known = self.worker.bids.contains_key(&task) || self.worker.jobs.contains_key(&task);
-        let timely = offer.body.is_timely(now_ms);
-        let reachable = self.datanets.get(&offer.body.work.head.datanet).is_some();
-        if !self.config.roles.worker || busy || known || !timely || !reachable {
+        if !self.config.roles.worker || known || !offer.body.is_timely(now_ms) {
+            return;
+        }
+        let bid = self.appraise(task, &offer.body);
+        if bid.is_err() && !self.may_decline(now_ms, from, &task) {
             return;
         }
         if offer.body.node != from || offer.verify(network).is_err() {
             return self.blame(Some(from), "offered a task of somebody else".into(), out);
         }
-        let steps = offer.body.work.steps;
-        let Some(price) = self.config.training_price_per_kilostep.checked_mul_div(steps.into(), 1_000) else { return };
+        let answer = match bid {
+            Ok(bid) => {
+                let sealed = BidSealed { task, commitment: bid.commitment() };
+                self.worker.bids.insert(task, OpenBid { offer, bid, sent_ms: now_ms });
+                Message::BidSealed(sealed)
+            }
+            Err(reason) => {
+                self.worker.declined_ms.insert(from, now_ms);
+                Message::Declined(Declined { task, reason })
+            }
+        };
+        self.send(now_ms, from, &answer, out);
+    }
+
+    /// This node's bid on an offer, or why it makes none.
+    fn appraise(&self, task: TaskId, offer: &TaskOffer) -> Result<Bid, DeclineReason> {
+        if self.datanets.get(&offer.work.head.datanet).is_none() {
+            return Err(DeclineReason::DatanetUnknown);
+        }
+        let steps = offer.work.steps;
+        let price = self.config.training_price_per_kilostep.checked_mul_div(steps.into(), 1_000);
+        let price = Amount(price.unwrap_or(Amount(u128::MAX)).0.max(1));
+        let asks = super::training_price(price).unwrap_or(Amount(u128::MAX));
+        if asks > offer.budget {
+            return Err(DeclineReason::BudgetTooLow { asks });
+        }
+        let slots = usize::try_from(self.config.training_slots).unwrap_or(usize::MAX);
+        if self.worker.training() >= slots {
+            return Err(DeclineReason::Busy);
+        }
         let expected_ms = self.config.training_ms_per_kilostep.saturating_mul(steps.into()) / 1_000;
-        let bid = Bid {
+        Ok(Bid {
             task,
             worker: self.account,
             node: self.id,
             payout: self.config.chain_address,
-            price: Amount(price.0.max(1)),
+            price,
             expected_ms,
             nonce: self.derived("bid", &task.0),
-        };
-        let sealed = BidSealed { task, commitment: bid.commitment() };
-        self.worker.bids.insert(task, OpenBid { offer, bid, sent_ms: now_ms });
-        self.send(now_ms, from, &Message::BidSealed(sealed), out);
+        })
+    }
+
+    /// Some workers of a large network speak for all, and none speaks often: an offer must not bring a flood.
+    fn may_decline(&mut self, now_ms: u64, requester: NodeId, task: &TaskId) -> bool {
+        let recent = |told: &u64| now_ms.saturating_sub(*told) < DECLINE_INTERVAL_MS;
+        super::trim(&mut self.worker.declined_ms, OUTBOX_MAX, recent);
+        let told = self.worker.declined_ms.get(&requester).is_some_and(recent);
+        let draw = self.derived("decline", &task.0).0;
+        let draw = usize::from(u16::from_le_bytes([draw[0], draw[1]]));
+        !told && self.worker.declined_ms.len() <= OUTBOX_MAX && draw % self.peers.count().max(1) < DECLINES_PER_OFFER
     }
 
     pub(super) fn awarded(&mut self, now_ms: u64, from: NodeId, award: &Signed<Award>, out: &mut Out) {
@@ -157,7 +202,7 @@ impl Node {
     pub(super) fn cancelled(&mut self, now_ms: u64, from: NodeId, round: TaskRound, out: &mut Out) {
         let job = self.worker.jobs.get(&round.task);
         if job.is_some_and(|job| job.offer.body.node == from && job.award.round == round.round) {
-            return self.close_job(round.task, "the requester gave it to somebody else", out);
+            return self.close_job(round.task, "the requester stopped it or gave it to somebody else", out);
         }
         let requests = self.requester.requests.iter();
         let refused = requests
@@ -199,15 +244,18 @@ impl Node {
         self.worker_tick(now_ms, out);
     }
 
-    pub(super) fn job_failed(&mut self, now_ms: u64, job: Hash, reason: String, out: &mut Out) {
-        if self.abstain(now_ms, job, &reason, out) || self.answer_job_failed(job, &reason, out) {
+    pub(super) fn job_failed(&mut self, now_ms: u64, job: Hash, refusal: Refusal, out: &mut Out) {
+        let reason = &refusal.reason;
+        if self.abstain(now_ms, job, reason, out) || self.answer_job_failed(job, &refusal, out) {
             return;
         }
         let task = TaskId(job.0);
         if let Some(won) = self.worker.jobs.get(&task) {
             let (requester, round) = (won.offer.body.node, TaskRound { task, round: won.award.round });
+            let reason = DeclineReason::unable(&refusal.reason);
+            self.send(now_ms, requester, &Message::Declined(Declined { task, reason }), out);
             self.send(now_ms, requester, &Message::Cancelled(round), out);
-            self.close_job(task, &reason, out);
+            self.close_job(task, &refusal.reason, out);
         }
     }
 

@@ -6,6 +6,7 @@ use tributary_protocol::envelope::{self, NetworkId, ReplayGuard, seal};
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash, TaskId};
 use tributary_protocol::message::{Heartbeat, Message, MessageError};
 use tributary_protocol::receipt::SignedReceipt;
+use tributary_protocol::refusal::{DeclineReason, Declined};
 use tributary_protocol::wire::{self, WireError};
 
 use crate::samples;
@@ -134,6 +135,18 @@ proptest! {
         for message in [Message::Head(head), Message::Heartbeat(beat), Message::VoucherKept(Amount(amount))] {
             prop_assert_eq!(&Message::from_body(message.kind(), &message.to_body()).unwrap(), &message);
         }
+    }
+
+    #[test]
+    fn declines_survive_the_way_within_their_bound(says in "\\PC{0,300}", asks in any::<u128>()) {
+        let task = TaskId([7; 32]);
+        let reasons = [DeclineReason::unable(&says), DeclineReason::BudgetTooLow { asks: Amount(asks) }, DeclineReason::Busy, DeclineReason::DatanetUnknown];
+        for reason in reasons {
+            let message = Message::Declined(Declined { task, reason });
+            prop_assert_eq!(&Message::from_body(message.kind(), &message.to_body()).unwrap(), &message);
+        }
+        let message = Message::Declined(Declined { task, reason: DeclineReason::Unable { says: says.clone() } });
+        prop_assert_eq!(Message::from_body(message.kind(), &message.to_body()).is_ok(), says.len() <= 128);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tributary_protocol::message::{
     PeerRecord, Release, Roles, TaskRound,
 };
 use tributary_protocol::receipt::{AttributionNote, Receipt, ReceiptOffer, SignedReceipt, Voucher, Work};
+use tributary_protocol::refusal::{DeclineReason, Declined};
 use tributary_protocol::task::{Award, Bid, FineTune, TaskOffer};
 use tributary_protocol::verification::{Outcome, Subject, TaskResult, Verdict};
 use tributary_protocol::wire;
@@ -191,6 +192,7 @@ fn release() -> Release {
         answer_fee: Amount(1_000_000),
         builder: address(51),
         node: node(52),
+        unchecked: 1,
     }
 }
 
@@ -320,6 +322,7 @@ pub fn messages() -> Vec<Message> {
         Message::BatchesWanted(2),
         Message::Epoch(signed(44, epoch_head())),
         Message::Question(Box::new(signed(61, request()))),
+        Message::Declined(Declined { task, reason: DeclineReason::BudgetTooLow { asks: Amount(1_200_000) } }),
     ]
 }
 

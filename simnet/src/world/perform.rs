@@ -11,7 +11,7 @@ use tributary_protocol::verification::Outcome;
 use tributary_protocol::wire;
 
 use super::{Happening, World};
-use crate::behaviour;
+use crate::behaviour::{self, Behaviour};
 use crate::host::Part;
 use crate::invariant::{Violation, kind_of};
 use crate::scenario::{CrashPoint, Sabotage};
@@ -118,7 +118,7 @@ impl World {
             }
             Output::OpenAnswer { key, worker, bytes } => self.open_answer(host, key, worker, bytes),
             Output::FinishAnswer { stream, bytes } => self.finish_answer(stream, bytes),
-            Output::RefuseAnswer { stream, reason } => self.break_stream(stream, &reason),
+            Output::RefuseAnswer { stream, refusal } => self.refuse_stream(stream, refusal),
             Output::Load { release } => self.load(host, &release.body),
             Output::SignVoucher(voucher) => self.sign_voucher(host, *voucher),
             Output::VerifyVoucher(voucher) => {
@@ -129,6 +129,10 @@ impl World {
                 }
             }
             Output::PostEpoch(body) => self.post_later(host, body),
+            Output::ReadFunding(streams) => {
+                let funding = self.chain.funding(&streams);
+                self.schedule_local(host, 1, Input::FundingRead(funding));
+            }
             Output::Penalise { peer, reason } => self.penalised(peer, reason),
             Output::Event(event) => self.event(host, &event),
         }
@@ -219,6 +223,10 @@ impl World {
     }
 
     fn sign_voucher(&mut self, host: usize, mut voucher: Voucher) {
+        if self.hosts[host].behaviour == Behaviour::Unfunded {
+            return;
+        }
+        self.chain.fund(voucher.payer, voucher.payee, voucher.fees_cumulative);
         if self.scenario.sabotage == Some(Sabotage::InflateVouchers) {
             voucher.cumulative.0 *= 2;
         }

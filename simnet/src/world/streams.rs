@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use tributary_protocol::id::{Hash, NodeId};
 use tributary_protocol::node::{AnswerTranscript, Input, JobOutcome};
+use tributary_protocol::refusal::Refusal;
 
 use super::{Happening, World};
 
@@ -50,8 +51,8 @@ impl World {
         let delay_ms =
             worker.and_then(|worker| self.links.transfer(self.now_ms, asker, worker, size, &mut self.chance));
         let (Some(worker), Some(delay_ms)) = (worker, delay_ms) else {
-            let reason = "the worker cannot be reached".to_owned();
-            return self.schedule_local(asker, DIAL_MS, Input::AnswerFailed { key, reason });
+            let refusal = "the worker cannot be reached".into();
+            return self.schedule_local(asker, DIAL_MS, Input::AnswerFailed { key, refusal });
         };
         self.streams.opened += 1;
         let number = self.streams.opened;
@@ -85,10 +86,15 @@ impl World {
 
     /// Ends a stream without an answer.
     pub(super) fn break_stream(&mut self, number: u64, reason: &str) {
+        self.refuse_stream(number, reason.into());
+    }
+
+    /// Ends a stream with its worker's reason.
+    pub(super) fn refuse_stream(&mut self, number: u64, refusal: Refusal) {
         let Some(stream) = self.streams.open.remove(&number) else { return };
         self.count("streams without an answer");
         if self.is_up(stream.asker, stream.asker_incarnation) {
-            let input = Input::AnswerFailed { key: stream.key, reason: reason.to_owned() };
+            let input = Input::AnswerFailed { key: stream.key, refusal };
             self.schedule_local(stream.asker, 10, input);
         }
         let job = self.hosts[stream.worker].jobs.iter().find(|(_, of)| **of == Some(number)).map(|(job, _)| *job);

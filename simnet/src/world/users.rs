@@ -257,6 +257,7 @@ impl World {
             answer_fee: ANSWER_FEE,
             builder: builder.address,
             node: builder.id,
+            unchecked: 0,
         })
     }
 

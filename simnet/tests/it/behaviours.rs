@@ -48,6 +48,15 @@ fn who_withholds_answers_is_passed_over() {
 }
 
 #[test]
+fn who_never_pays_its_fees_holds_up_nobody() {
+    let report = run("behaviours::who_never_pays_its_fees_holds_up_nobody", Behaviour::Unfunded);
+    assert_eq!(report.count("questions answered"), 12, "{report}");
+    assert!(report.epochs >= 1, "{report}");
+    assert!(report.count("epochs agreed") >= 1, "{report}");
+    assert_eq!(report.count("epochs disputed"), 0, "{report}");
+}
+
+#[test]
 fn attackers_are_blamed_and_change_nothing() {
     let test = "behaviours::attackers_are_blamed_and_change_nothing";
     let mut scenario = Scenario::small(test, 13).with_link(LinkModel::bad(), 30_000);

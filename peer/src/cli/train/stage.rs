@@ -24,6 +24,7 @@ pub(super) struct Stage {
 pub(super) enum End {
     Done,
     Failed,
+    Stopped,
 }
 
 /// Steps of a task that are done.
@@ -42,6 +43,7 @@ impl Stage {
         let stage = |label, message, end| Self { label, done: 0, all: 0, message, end };
         match run["state"].as_str() {
             Some("done") => stage("run", done_message(run), Some(End::Done)),
+            Some("stopped") => stage("run", "stopped by its requester".into(), Some(End::Stopped)),
             Some("failed") => stage("run", format!("failed: {}", text::field(&run["reason"])), Some(End::Failed)),
             Some("releasing") => stage("index", "the attribution index is built".into(), None),
             Some("attributing") => Self::attributing(leave_out, steps_all(main)),
@@ -83,6 +85,7 @@ impl Stage {
 fn done_message(run: &Value) -> String {
     match run["adapter"].as_str() {
         Some(_) if run["release"].is_null() => "trained, not released".into(),
+        _ if text::number(&run["unchecked"]) > 0 => "released, unchecked".into(),
         _ => "released".into(),
     }
 }
@@ -93,6 +96,9 @@ fn now(task: &Value) -> String {
     match task["phase"].as_str() {
         Some("auction") => {
             let bids = text::rows(&task["bids"]);
+            if let Some(reason) = task["reason"].as_str() {
+                return format!("no bid yet: {}", text::line(reason));
+            }
             format!("workers bid ({})", text::counted(bids.first().map_or(0, text::number), "bid"))
         }
         Some("leased") if task["progress"].is_null() => format!("worker {worker} fetches the data"),
@@ -153,5 +159,13 @@ mod tests {
         let failed = Stage::of(&json!({"state": "failed", "reason": "no worker bid"}));
         assert_eq!((failed.end, failed.line()), (Some(End::Failed), "run: failed: no worker bid".into()));
         assert_eq!(Stage::of(&json!({"state": "done"})).end, Some(End::Done));
+        assert_eq!(Stage::of(&json!({"state": "stopped"})).end, Some(End::Stopped));
+    }
+
+    #[test]
+    fn an_auction_without_bids_says_what_workers_said() {
+        let auction = json!({"phase": "auction", "bids": [0, 0], "reason": "1 worker heard the offer: 1 is busy"});
+        let stage = Stage::of(&json!({"state": "training", "main": auction}));
+        assert_eq!(stage.message, "no bid yet: 1 worker heard the offer: 1 is busy");
     }
 }

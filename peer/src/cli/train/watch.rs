@@ -34,6 +34,10 @@ pub(super) async fn until_end(context: &Context, key: &str) -> Result<Value, Fai
                 display.clear();
                 return Ok(run);
             }
+            Some(End::Stopped) => {
+                display.clear();
+                return Err(Failure::new(FAILED, "the run was stopped", "tributary train show tells what was trained"));
+            }
             Some(End::Failed) => {
                 display.clear();
                 let hint = "what was not trained was not paid for; tributary train show tells each task's state";

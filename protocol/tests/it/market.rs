@@ -1,0 +1,498 @@
+//! The market between a few nodes: refusals and declines reach who must know them, runs can be stopped, a node
+//! answers itself, and epochs count only what is funded. The nodes are real; drivers are played by this file.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ed25519_dalek::SigningKey;
+use tributary_protocol::batch::EpochBody;
+use tributary_protocol::datanet::{Genesis, Policy, Schema};
+use tributary_protocol::envelope::{NetworkId, Signed};
+use tributary_protocol::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId};
+use tributary_protocol::message::{BASE_ALONE, Contributor, Message, Release, Roles};
+use tributary_protocol::node::{
+    AnswerTranscript, AskCommand, AskView, Command, Fact, FineTuneCommand, FinishedAnswer, Funding, Input, JobOutcome,
+    Node, NodeConfig, Output, Phase, TrainedAdapter, Work,
+};
+use tributary_protocol::refusal::{DeclineReason, Refusal, RefusalKind};
+use tributary_protocol::task::FineTune;
+
+const BEGIN_MS: u64 = 1_800_000_000_000;
+const FEE: Amount = Amount(1_000_000);
+const PRICE: Amount = Amount(500_000);
+const ADAPTER: Hash = Hash([32; 32]);
+
+/// What a node's driver does with questions it is to answer.
+#[derive(Clone)]
+enum Answers {
+    Well,
+    Refuses(Refusal),
+}
+
+struct Host {
+    node: Node,
+    facts: Vec<Fact>,
+    answers: Answers,
+    /// Trainings that run here.
+    jobs: BTreeMap<Hash, u32>,
+    posted: Vec<EpochBody>,
+    questions: u32,
+    funding_reads: u32,
+}
+
+struct Net {
+    now_ms: u64,
+    hosts: Vec<Host>,
+    queue: VecDeque<(usize, Input)>,
+    streams: BTreeMap<u64, (usize, Hash)>,
+    transcripts: BTreeMap<u64, AnswerTranscript>,
+    next_stream: u64,
+    fees: BTreeMap<(AccountId, ChainAddress), Amount>,
+    declines: u32,
+}
+
+fn key(number: usize) -> SigningKey {
+    SigningKey::from_bytes(&[u8::try_from(number + 1).expect("few hosts"); 32])
+}
+
+fn address(number: usize) -> ChainAddress {
+    ChainAddress([u8::try_from(number + 1).expect("few hosts"); 20])
+}
+
+fn declined_kind() -> u16 {
+    Message::KINDS.iter().find(|(_, name)| *name == "Declined").expect("it is a message").0
+}
+
+fn config(number: usize, worker: bool) -> NodeConfig {
+    NodeConfig {
+        network: NetworkId::named("market"),
+        node_key: key(number),
+        account_key: key(number + 100),
+        chain_address: address(number),
+        treasury: ChainAddress([0xee; 20]),
+        roles: Roles { worker, verifier: false, witness: false, poster: true },
+        class: "test".into(),
+        training_price_per_kilostep: Amount(Amount::OPEN.0 * 10),
+        training_ms_per_kilostep: 1_000,
+        answer_price: PRICE,
+        training_slots: 1,
+        audit_ppm: 0,
+        epoch_interval_ms: 0,
+        entropy: Hash([7; 32]),
+    }
+}
+
+impl Net {
+    /// A network whose members know each other; the first is the user, the rest work, or all do.
+    fn new(hosts: usize, user_works: bool) -> Self {
+        let host = |number: usize| Host {
+            node: Node::new(BEGIN_MS, config(number, number > 0 || user_works), Vec::new()),
+            facts: Vec::new(),
+            answers: Answers::Well,
+            jobs: BTreeMap::new(),
+            posted: Vec::new(),
+            questions: 0,
+            funding_reads: 0,
+        };
+        let mut net = Self {
+            now_ms: BEGIN_MS,
+            hosts: (0..hosts).map(host).collect(),
+            queue: VecDeque::new(),
+            streams: BTreeMap::new(),
+            transcripts: BTreeMap::new(),
+            next_stream: 0,
+            fees: BTreeMap::new(),
+            declines: 0,
+        };
+        net.pass(3);
+        net
+    }
+
+    /// Lets `seconds` pass, one tick each.
+    fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now_ms += 1_000;
+            for host in 0..self.hosts.len() {
+                self.feed(host, Input::Tick);
+            }
+        }
+    }
+
+    fn command(&mut self, host: usize, command: Command) {
+        self.feed(host, Input::Command(Box::new(command)));
+    }
+
+    fn feed(&mut self, host: usize, input: Input) {
+        self.queue.push_back((host, input));
+        while let Some((host, input)) = self.queue.pop_front() {
+            for output in self.hosts[host].node.handle(self.now_ms, input) {
+                self.perform(host, output);
+            }
+        }
+    }
+
+    fn place_of(&self, node: NodeId) -> usize {
+        self.hosts.iter().position(|host| host.node.id() == node).expect("a host of this net")
+    }
+
+    fn perform(&mut self, host: usize, output: Output) {
+        match output {
+            Output::Persist(facts) => self.hosts[host].facts.extend(facts),
+            Output::Send { to, bytes } => {
+                self.declines += u32::from(bytes[6..8] == declined_kind().to_le_bytes());
+                let from = self.hosts[host].node.id();
+                self.queue.push_back((self.place_of(to), Input::Message { from, bytes }));
+            }
+            Output::Publish { bytes } => {
+                for other in (0..self.hosts.len()).filter(|other| *other != host) {
+                    self.queue.push_back((other, Input::Gossip { id: 0, bytes: bytes.clone() }));
+                }
+            }
+            Output::Fetch { blob, .. } => self.queue.push_back((host, Input::Fetched { blob })),
+            Output::Load { release } => self.queue.push_back((host, Input::Serving(release.body.adapter))),
+            Output::Start { job, work } => self.start(host, job, work),
+            Output::Stop { job } => {
+                self.hosts[host].jobs.remove(&job);
+            }
+            Output::OpenAnswer { key, worker, bytes } => {
+                let (from, stream) = (self.hosts[host].node.id(), self.next_stream);
+                self.next_stream += 1;
+                self.streams.insert(stream, (host, key));
+                self.queue.push_back((self.place_of(worker), Input::Question { from, stream, bytes }));
+            }
+            Output::RefuseAnswer { stream, refusal } => {
+                let (asker, key) = self.streams[&stream];
+                self.queue.push_back((asker, Input::AnswerFailed { key, refusal }));
+            }
+            Output::FinishAnswer { stream, bytes } => {
+                let ((asker, key), transcript) = (self.streams[&stream], self.transcripts[&stream].clone());
+                let arrived = Input::AnswerArrived { key, offer: bytes, transcript: Box::new(transcript) };
+                self.queue.push_back((asker, arrived));
+            }
+            Output::SignVoucher(mut voucher) => {
+                voucher.signature = vec![1; 65];
+                self.queue.push_back((host, Input::VoucherSigned(voucher)));
+            }
+            Output::VerifyVoucher(voucher) => self.queue.push_back((host, Input::VoucherVerified(voucher))),
+            Output::ReadFunding(streams) => {
+                self.hosts[host].funding_reads += 1;
+                let fees = |stream: &(AccountId, ChainAddress)| self.fees.get(stream).copied().unwrap_or_default();
+                let funding =
+                    streams.iter().map(|one| Funding { payer: one.0, payee: one.1, fees: fees(one) }).collect();
+                self.queue.push_back((host, Input::FundingRead(funding)));
+            }
+            Output::PostEpoch(body) => {
+                self.queue.push_back((host, Input::EpochPosted { epoch: body.epoch }));
+                self.hosts[host].posted.push(*body);
+            }
+            Output::Penalise { peer, reason } => panic!("{peer:?} was blamed: {reason}"),
+            Output::Validated { .. }
+            | Output::FetchBody { .. }
+            | Output::Provide { .. }
+            | Output::Learn { .. }
+            | Output::Event(_) => {}
+        }
+    }
+
+    fn start(&mut self, host: usize, job: Hash, work: Work) {
+        match work {
+            Work::Train { offer, .. } => {
+                self.hosts[host].jobs.insert(job, offer.body.work.steps);
+            }
+            Work::Answer { stream, .. } => {
+                self.hosts[host].questions += 1;
+                let outcome = match self.hosts[host].answers.clone() {
+                    Answers::Refuses(refusal) => JobOutcome::Refused(refusal),
+                    Answers::Well => {
+                        let text = "Corgill".to_owned();
+                        let answer = FinishedAnswer {
+                            answer: Hash::of(text.as_bytes()),
+                            prompt_tokens: 3,
+                            answer_tokens: 2,
+                            fingerprints: Hash([9; 32]),
+                            credits: vec![(0, 900_000)],
+                        };
+                        let fingerprints = answer.fingerprints;
+                        let transcript = AnswerTranscript { text, fingerprints, transcript: Vec::new() };
+                        self.transcripts.insert(stream, transcript);
+                        JobOutcome::Answered(answer)
+                    }
+                };
+                self.queue.push_back((host, Input::Finished { job, outcome: Box::new(outcome) }));
+            }
+            other => panic!("nobody verifies here: {other:?}"),
+        }
+    }
+
+    /// The first host releases an adapter; all workers serve it.
+    fn release(&mut self) {
+        let account = self.hosts[0].node.account();
+        let release = Release {
+            name: "almanac".into(),
+            adapter: ADAPTER,
+            base: Hash([22; 32]),
+            datanet: DatanetId([4; 32]),
+            head: Hash([5; 32]),
+            contributors: vec![Contributor { account, payout: address(0), leave_out: BASE_ALONE }],
+            index: Hash([6; 32]),
+            answer_fee: FEE,
+            builder: address(0),
+            node: self.hosts[0].node.id(),
+            unchecked: 0,
+        };
+        self.command(0, Command::Release(Box::new(release)));
+        self.pass(6);
+    }
+
+    fn ask(&mut self, number: u8, price_max: Amount) -> AskView {
+        let command = AskCommand {
+            key: Hash([number; 32]),
+            adapter: ADAPTER,
+            prompt: "What is smoked?".into(),
+            max_tokens: 8,
+            temperature_milli: 0,
+            seed: 0,
+            price_max,
+            deadline_ms: self.now_ms + 120_000,
+            check: false,
+        };
+        self.command(0, Command::Ask(command));
+        self.hosts[0].node.ask_view(&Hash([number; 32])).expect("it was asked")
+    }
+
+    fn datanet(&mut self) -> DatanetId {
+        let genesis = Genesis {
+            name: "letters".into(),
+            owners: vec![self.hosts[0].node.account()],
+            licence: "CC0-1.0".into(),
+            policy: Policy::Open,
+            schema: Schema::PromptCompletion,
+            created_ms: self.now_ms,
+        };
+        let network = NetworkId::named("market");
+        let id = DatanetId(Signed::new(network, &key(100), genesis.clone()).id(network).0);
+        self.command(0, Command::CreateDatanet(genesis));
+        id
+    }
+
+    fn train(&mut self, number: u8, datanet: DatanetId, budget: Amount) -> Hash {
+        let head = self.hosts[0].node.datanet(&datanet).expect("its owner knows it").head();
+        let work = FineTune { base: Hash([22; 32]), head, recipe: "{}".into(), steps: 100, leave_out: None };
+        let key = Hash([number; 32]);
+        let deadline_ms = self.now_ms + 600_000;
+        self.command(0, Command::FineTune(FineTuneCommand { key, work, budget, deadline_ms, segments_checked: 0 }));
+        key
+    }
+
+    fn declines(&self, key: &Hash) -> Vec<DeclineReason> {
+        let request = self.hosts[0].node.request(key).expect("it was wanted");
+        request.declines.into_iter().map(|(_, reason)| reason).collect()
+    }
+}
+
+fn limit() -> Amount {
+    Amount(10 * (FEE.0 + PRICE.0))
+}
+
+#[test]
+fn a_price_above_the_limit_fails_at_once_and_says_the_price() {
+    let mut net = Net::new(3, false);
+    net.release();
+    let failure = net.ask(1, Amount(FEE.0 + PRICE.0 - 1)).failure.expect("it failed at once");
+    assert_eq!(failure.kind, RefusalKind::Price);
+    assert_eq!(net.hosts.iter().map(|host| host.questions).sum::<u32>(), 0, "nobody was asked");
+    assert!(net.ask(2, Amount(FEE.0 + PRICE.0)).receipt.is_some());
+}
+
+#[test]
+fn what_every_worker_refuses_for_good_fails_at_once() {
+    let mut net = Net::new(3, false);
+    net.release();
+    let refusal = Refusal::new(RefusalKind::TooLong, "the prompt has 900 tokens, the model's context 512");
+    for host in &mut net.hosts {
+        host.answers = Answers::Refuses(refusal.clone());
+    }
+    assert_eq!(net.ask(1, limit()).failure, Some(refusal));
+    assert_eq!(net.hosts.iter().map(|host| host.questions).sum::<u32>(), 2, "each was asked once");
+}
+
+#[test]
+fn one_worker_that_refuses_for_good_does_not_speak_for_the_others() {
+    for liar in 1..3 {
+        let mut net = Net::new(3, false);
+        net.release();
+        net.hosts[liar].answers = Answers::Refuses(Refusal::new(RefusalKind::TooLong, "a lie"));
+        assert!(net.ask(1, limit()).receipt.is_some(), "worker {liar} lied");
+    }
+}
+
+#[test]
+fn what_is_transient_goes_to_another_worker_and_is_tried_again() {
+    let mut net = Net::new(3, false);
+    net.release();
+    net.hosts[1].answers = Answers::Refuses("busy".into());
+    assert!(net.ask(1, limit()).receipt.is_some());
+    net.hosts[2].answers = Answers::Refuses("busy".into());
+    let waiting = net.ask(2, limit());
+    assert!(waiting.receipt.is_none() && waiting.failure.is_none(), "{waiting:?}");
+    net.hosts[2].answers = Answers::Well;
+    net.pass(3);
+    assert!(net.hosts[0].node.ask_view(&Hash([2; 32])).unwrap().receipt.is_some());
+}
+
+#[test]
+fn a_node_that_alone_serves_a_model_answers_itself_and_owes_only_the_fees() {
+    let mut net = Net::new(1, true);
+    net.release();
+    let receipt = net.ask(1, limit()).receipt.expect("it answers itself");
+    let node = &net.hosts[0].node;
+    let signed = node.receipt_of(&receipt).unwrap().clone();
+    assert_eq!((signed.receipt.payer, signed.receipt.worker), (node.account(), node.account()));
+    assert_eq!((signed.receipt.worker_part, signed.receipt.price), (Amount::ZERO, FEE));
+    assert!(signed.verify_offline().is_ok());
+    let voucher = node.vouchers().next().expect("it holds its own promise");
+    assert_eq!((voucher.cumulative, voucher.fees_cumulative), (Amount::ZERO, FEE));
+}
+
+#[test]
+fn others_are_asked_before_the_node_itself() {
+    let mut net = Net::new(2, true);
+    net.release();
+    let receipt = net.ask(1, limit()).receipt.unwrap();
+    let signed = net.hosts[0].node.receipt_of(&receipt).unwrap();
+    assert_eq!(signed.receipt.worker, net.hosts[1].node.account());
+    net.hosts[1].answers = Answers::Refuses("busy".into());
+    let receipt = net.ask(2, limit()).receipt.unwrap();
+    assert_eq!(net.hosts[0].node.receipt_of(&receipt).unwrap().receipt.worker, net.hosts[0].node.account());
+}
+
+#[test]
+fn workers_say_why_they_do_not_bid() {
+    let mut net = Net::new(3, false);
+    let datanet = net.datanet();
+    net.pass(6);
+    let cheap = net.train(1, datanet, Amount(Amount::OPEN.0 / 2));
+    let asks = Amount(Amount::OPEN.0 + Amount::OPEN.0 / 20);
+    assert_eq!(net.declines(&cheap), [DeclineReason::BudgetTooLow { asks }, DeclineReason::BudgetTooLow { asks }]);
+    assert_eq!(net.hosts[0].node.request(&cheap).unwrap().bids, (0, 0));
+    net.pass(2);
+    let good = net.train(2, datanet, Amount(2 * Amount::OPEN.0));
+    assert!(net.declines(&good).is_empty());
+    net.pass(8);
+    assert_eq!(net.hosts.iter().map(|host| host.jobs.len()).sum::<usize>(), 1);
+    let third = net.train(3, datanet, Amount(2 * Amount::OPEN.0));
+    assert_eq!(net.declines(&third), [DeclineReason::Busy], "one of the two has work");
+}
+
+#[test]
+fn a_worker_without_the_datanet_says_so() {
+    let mut net = Net::new(2, false);
+    let datanet = net.datanet();
+    let key = net.train(1, datanet, Amount(2 * Amount::OPEN.0));
+    assert_eq!(net.declines(&key), [DeclineReason::DatanetUnknown]);
+}
+
+#[test]
+fn declines_come_no_oftener_than_once_a_second() {
+    let mut net = Net::new(2, false);
+    let datanet = net.datanet();
+    net.pass(6);
+    for number in 1..40 {
+        net.train(number, datanet, Amount(1));
+    }
+    assert_eq!(net.declines, 1);
+}
+
+#[test]
+fn a_job_that_cannot_be_done_says_why() {
+    let mut net = Net::new(2, false);
+    let datanet = net.datanet();
+    net.pass(6);
+    let key = net.train(1, datanet, Amount(2 * Amount::OPEN.0));
+    net.pass(6);
+    let job = *net.hosts[1].jobs.keys().next().expect("it has the task");
+    let outcome = Box::new(JobOutcome::Failed("the base is not Llama".into()));
+    net.feed(1, Input::Finished { job, outcome });
+    assert_eq!(net.declines(&key), [DeclineReason::unable("the base is not Llama")]);
+}
+
+#[test]
+fn a_stopped_run_stops_its_worker_and_stays_stopped() {
+    let mut net = Net::new(2, false);
+    let datanet = net.datanet();
+    net.pass(6);
+    let key = net.train(1, datanet, Amount(2 * Amount::OPEN.0));
+    net.pass(6);
+    assert_eq!(net.hosts[1].jobs.len(), 1);
+    net.command(0, Command::StopFineTune(key));
+    assert!(net.hosts[1].jobs.is_empty() && net.hosts[1].node.jobs().is_empty());
+    net.pass(30);
+    let facts = net.hosts[0].facts.clone();
+    let again = Node::new(net.now_ms, config(0, false), facts);
+    for node in [&net.hosts[0].node, &again] {
+        assert_eq!(node.request(&key).unwrap().phase, Phase::Failed("stopped by its requester".into()));
+        assert_eq!(node.receipts().count(), 0);
+    }
+}
+
+#[test]
+fn a_result_that_was_committed_before_the_stop_is_paid() {
+    let mut net = Net::new(2, false);
+    let datanet = net.datanet();
+    net.pass(6);
+    let key = net.train(1, datanet, Amount(2 * Amount::OPEN.0));
+    net.pass(6);
+    let job = *net.hosts[1].jobs.keys().next().unwrap();
+    let checkpoints = vec![Hash([1; 32]), Hash([2; 32])];
+    let trained = TrainedAdapter { adapter: Hash([3; 32]), checkpoints, steps: 100, loss_micro_nats: 1, elapsed_ms: 1 };
+    net.feed(1, Input::Finished { job, outcome: Box::new(JobOutcome::Trained(trained)) });
+    net.command(0, Command::StopFineTune(key));
+    net.pass(10);
+    assert!(matches!(net.hosts[0].node.request(&key).unwrap().phase, Phase::Done(_)));
+    assert_eq!(net.hosts[1].node.receipts().count(), 1);
+}
+
+#[test]
+fn an_epoch_counts_the_oldest_receipts_as_far_as_fees_arrived() {
+    let mut net = Net::new(1, true);
+    net.release();
+    let mut receipts = Vec::new();
+    for number in 1..4 {
+        receipts.push(net.ask(number, limit()).receipt.unwrap());
+        net.pass(1);
+    }
+    net.command(0, Command::CloseEpoch);
+    assert!(net.hosts[0].posted.is_empty(), "nothing arrived, so nothing is counted");
+    assert_eq!(net.hosts[0].funding_reads, 1);
+    let stream = (net.hosts[0].node.account(), address(0));
+    net.fees.insert(stream, Amount(2 * FEE.0 - 1));
+    net.command(0, Command::CloseEpoch);
+    assert_eq!(net.hosts[0].posted.last().unwrap().receipts, receipts[..1]);
+    net.fees.insert(stream, Amount(2 * FEE.0));
+    net.command(0, Command::CloseEpoch);
+    let newest = net.hosts[0].posted.last().unwrap();
+    let mut expected = receipts[..2].to_vec();
+    expected.sort();
+    assert_eq!((newest.epoch, &newest.receipts), (2, &expected));
+    let facts = net.hosts[0].facts.clone();
+    net.hosts[0].node = Node::new(net.now_ms, config(0, true), facts);
+    net.fees.insert(stream, Amount(3 * FEE.0));
+    net.command(0, Command::CloseEpoch);
+    assert_eq!(net.hosts[0].posted.last().unwrap().receipts.len(), 3, "after a restart it goes on");
+}
+
+#[test]
+fn a_poster_anchors_by_itself_only_when_it_is_alone() {
+    let mut alone = Net::new(1, true);
+    alone.hosts[0].node = Node::new(BEGIN_MS, NodeConfig { epoch_interval_ms: 5_000, ..config(0, true) }, Vec::new());
+    alone.release();
+    alone.ask(1, limit()).receipt.unwrap();
+    alone.fees.insert((alone.hosts[0].node.account(), address(0)), FEE);
+    alone.pass(7);
+    assert_eq!(alone.hosts[0].posted.len(), 1, "nothing new makes no epoch");
+    let mut two = Net::new(2, true);
+    two.hosts[0].node = Node::new(BEGIN_MS, NodeConfig { epoch_interval_ms: 5_000, ..config(0, true) }, Vec::new());
+    two.release();
+    assert_eq!(two.hosts[0].node.next_epoch_ms(two.now_ms), None);
+    two.pass(20);
+    assert_eq!(two.hosts[0].funding_reads, 0);
+}
