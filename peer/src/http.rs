@@ -7,6 +7,7 @@ mod asks;
 mod datanets;
 mod error;
 mod money;
+mod openai;
 mod runs;
 mod status;
 mod tasks;
@@ -163,5 +164,6 @@ fn routes(state: Arc<ApiState>) -> Router {
         .route("/api/wallet/claim", post(money::claim))
         .route("/api/wallet/send", post(money::send))
         .route("/api/chain/totals", get(money::totals))
+        .merge(openai::routes())
         .with_state(state)
 }

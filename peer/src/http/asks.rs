@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, mpsc};
 use tributary_protocol::id::{Amount, Hash};
 use tributary_protocol::limits::{ANSWER_TOKENS_MAX, PROMPT_MAX_BYTES};
 use tributary_protocol::node::{AskCommand, AskView, Command, Node};
+use tributary_protocol::receipt::Work;
 use tributary_protocol::refusal::{Refusal, RefusalKind};
 
 use super::{Answer, Api, ApiError, ApiState, runs, tasks};
@@ -29,20 +30,49 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// The engine's bound of a temperature, in thousandths.
 const TEMPERATURE_MAX_MILLI: u32 = 65_535;
 
-#[derive(Deserialize)]
+/// A question, as the API takes it.
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct Ask {
-    key: Option<Hash>,
-    model: String,
-    prompt: String,
-    max_tokens: Option<u32>,
-    temperature_milli: Option<u32>,
-    seed: Option<u64>,
-    price_max: Option<Amount>,
-    check: Option<bool>,
-    timeout_s: Option<u64>,
+    pub(super) key: Option<Hash>,
+    pub(super) model: String,
+    pub(super) prompt: String,
+    pub(super) max_tokens: Option<u32>,
+    pub(super) temperature_milli: Option<u32>,
+    pub(super) seed: Option<u64>,
+    pub(super) price_max: Option<Amount>,
+    pub(super) check: Option<bool>,
+    pub(super) timeout_s: Option<u64>,
 }
 
 pub(super) async fn ask(State(api): Api, Json(ask): Json<Ask>) -> Result<Response, ApiError> {
+    let (_, waiting) = begin(&api, ask).await?;
+    let body = futures::stream::unfold(waiting, |mut waiting| async move {
+        let line = match waiting.recv().await? {
+            Event::Text(text) => json!({"text": text}),
+            Event::Retry(reason) => json!({"retry": reason}),
+            Event::Done(shown) => json!({"done": shown}),
+            Event::Failed(error) => error.to_json(),
+        };
+        Some((Ok::<_, Infallible>(Bytes::from(format!("{line}\n"))), waiting))
+    });
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response())
+}
+
+/// What happens to a question, in order; it ends with one of the last two.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// More text.
+    Text(String),
+    /// The worker failed; the text so far is void and another worker is asked.
+    Retry(String),
+    /// The answer as [`show`] shows it.
+    Done(Value),
+    /// There is no answer.
+    Failed(ApiError),
+}
+
+/// Asks, after everything that can be refused at once was looked at; returns the question's key and what happens.
+pub(super) async fn begin(api: &ApiState, ask: Ask) -> Result<(Hash, mpsc::Receiver<Event>), ApiError> {
     if ask.prompt.is_empty() || ask.prompt.len() > PROMPT_MAX_BYTES {
         return Err(ApiError::usage(format!("a prompt has 1 to {PROMPT_MAX_BYTES} bytes"), "shorten the prompt"));
     }
@@ -59,7 +89,7 @@ pub(super) async fn ask(State(api): Api, Json(ask): Json<Ask>) -> Result<Respons
     }
     let price_max = ask.price_max.unwrap_or(Amount::OPEN);
     let key = ask.key.map_or_else(fresh_key, Ok)?;
-    check_funds(&api, key, adapter, price_max).await?;
+    check_funds(api, key, adapter, price_max).await?;
     let command = AskCommand {
         key,
         adapter,
@@ -73,13 +103,9 @@ pub(super) async fn ask(State(api): Api, Json(ask): Json<Ask>) -> Result<Respons
     };
     let pieces = api.workshop.answers.listen(key);
     api.handle.command(Command::Ask(command)).await?;
-    let (lines, waiting) = mpsc::channel(LINES);
-    tokio::spawn(stream_answer(api.handle.clone(), key, pieces, lines));
-    let body = futures::stream::unfold(waiting, |mut waiting| async move {
-        let line: Value = waiting.recv().await?;
-        Some((Ok::<_, Infallible>(Bytes::from(format!("{line}\n"))), waiting))
-    });
-    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response())
+    let (events, waiting) = mpsc::channel(LINES);
+    tokio::spawn(stream_answer(api.handle.clone(), key, pieces, events));
+    Ok((key, waiting))
 }
 
 /// An answer that cannot be paid is not asked for. Without a chain nothing is paid, and a chain that is down keeps
@@ -117,20 +143,20 @@ async fn stream_answer(
     handle: NodeHandle,
     key: Hash,
     mut pieces: broadcast::Receiver<Piece>,
-    lines: mpsc::Sender<Value>,
+    events: mpsc::Sender<Event>,
 ) {
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     loop {
-        let line = tokio::select! {
+        let event = tokio::select! {
             piece = pieces.recv() => match piece {
-                Ok(Piece::Text(text)) => Some(json!({"text": text})),
-                Ok(Piece::Retry(reason)) => Some(json!({"retry": reason})),
+                Ok(Piece::Text(text)) => Some(Event::Text(text)),
+                Ok(Piece::Retry(reason)) => Some(Event::Retry(reason)),
                 Err(_) => None,
             },
             _ = looks.tick() => None,
         };
-        if let Some(line) = line {
-            if lines.send(line).await.is_err() {
+        if let Some(event) = event {
+            if events.send(event).await.is_err() {
                 return;
             }
             continue;
@@ -144,11 +170,11 @@ async fn stream_answer(
             return;
         };
         if let Some((true, shown, failure)) = seen {
-            let line = match failure {
-                Some(refusal) => refused(refusal).to_json(),
-                None => json!({"done": shown}),
+            let event = match failure {
+                Some(refusal) => Event::Failed(refused(refusal)),
+                None => Event::Done(shown),
             };
-            let _ = lines.send(line).await;
+            let _ = events.send(event).await;
             return;
         }
     }
@@ -175,6 +201,10 @@ fn refused(refusal: Refusal) -> ApiError {
 fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {
     let receipt = view.receipt.and_then(|id| node.receipt_of(&id)).map(|signed| &signed.receipt);
     let verdict = view.verdict.as_ref();
+    let tokens = receipt.and_then(|receipt| match &receipt.work {
+        Work::Inference { prompt_tokens, answer_tokens, .. } => Some((*prompt_tokens, *answer_tokens)),
+        Work::Training { .. } => None,
+    });
     json!({
         "key": key,
         "text": view.text,
@@ -185,6 +215,8 @@ fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {
         "shares": receipt.map(|receipt| &receipt.shares),
         "commons": receipt.map(|receipt| receipt.commons),
         "price": receipt.map(|receipt| receipt.price),
+        "prompt_tokens": tokens.map(|(prompt, _)| prompt),
+        "answer_tokens": tokens.map(|(_, answer)| answer),
     })
 }
 

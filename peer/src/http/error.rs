@@ -62,6 +62,18 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// Its kind: `usage`, `not_found`, `unreachable`, `funds`, `verification`, `internal` and the like.
+    pub const fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// What is wrong and what to do, in one line.
+    pub fn sentence(&self) -> String {
+        if self.hint.is_empty() { self.message.clone() } else { format!("{}; {}", self.message, self.hint) }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (self.status, Json(self.to_json())).into_response()

@@ -1,0 +1,282 @@
+//! The API that OpenAI's clients speak: `/v1/models`, `/v1/completions`, `/v1/chat/completions`.
+//!
+//! A model is a released adapter, by its name or its hash; the answer is the network's, paid and attributed like any
+//! other. What a client sends and we would compute otherwise than it expects is refused, not ignored. The receipt and
+//! everybody's share stand in `tributary`, beside the fields that clients know, and in a message's `annotations`.
+//! The format is that of <https://platform.openai.com/docs/api-reference>.
+//!
+//! Invariant: what was streamed is, in the end, the text of the receipt, or the stream ends with an error.
+
+mod reply;
+mod request;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use self::reply::{Frame, Shape};
+use self::request::{Chat, Completion, Question};
+use super::asks::{self, Event};
+use super::{Api, ApiError, ApiState};
+use crate::runtime::now_ms;
+
+/// The routes.
+pub(super) fn routes() -> Router<Arc<ApiState>> {
+    Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/models/{id}", get(model))
+        .route("/v1/completions", post(completions))
+        .route("/v1/chat/completions", post(chat))
+}
+
+/// An error in the words of that API.
+#[derive(Debug)]
+struct OpenAiError(ApiError);
+
+impl From<ApiError> for OpenAiError {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl From<JsonRejection> for OpenAiError {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(ApiError::usage(rejection.body_text(), "send the request as application/json"))
+    }
+}
+
+impl OpenAiError {
+    fn body(&self) -> Value {
+        let (kind, code) = match self.0.code() {
+            "usage" => ("invalid_request_error", "invalid_value"),
+            "not_found" => ("invalid_request_error", "model_not_found"),
+            "funds" => ("insufficient_quota", "insufficient_quota"),
+            "unreachable" => ("server_error", "no_worker"),
+            _ => ("server_error", "internal"),
+        };
+        json!({"error": {"message": self.0.sentence(), "type": kind, "param": null, "code": code}})
+    }
+}
+
+impl IntoResponse for OpenAiError {
+    fn into_response(self) -> Response {
+        let status = match self.0.code() {
+            "usage" => StatusCode::BAD_REQUEST,
+            "not_found" => StatusCode::NOT_FOUND,
+            "funds" => StatusCode::PAYMENT_REQUIRED,
+            // Clients try again by themselves after this one.
+            "unreachable" => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(self.body())).into_response()
+    }
+}
+
+async fn listed(api: &ApiState) -> Result<Vec<Value>, OpenAiError> {
+    let releases: Vec<_> = api
+        .handle
+        .view(|node| node.releases().map(|release| release.body.clone()).collect())
+        .await
+        .map_err(ApiError::from)?;
+    let newest = |name: &str| releases.iter().rev().find(|release| release.name == name).map(|release| release.adapter);
+    Ok(releases
+        .iter()
+        .map(|release| {
+            let hash = release.adapter.to_string();
+            let id = if newest(&release.name) == Some(release.adapter) { release.name.clone() } else { hash };
+            reply::model(&id, &json!(release))
+        })
+        .collect())
+}
+
+async fn models(State(api): Api) -> Result<Json<Value>, OpenAiError> {
+    Ok(Json(json!({"object": "list", "data": listed(&api).await?})))
+}
+
+async fn model(State(api): Api, Path(id): Path<String>) -> Result<Json<Value>, OpenAiError> {
+    let named = |model: &Value| model["id"] == id.as_str() || model["tributary"]["adapter"] == id.as_str();
+    let found = listed(&api).await?.into_iter().find(named);
+    let missing = || ApiError::not_found(format!("no released model is called {id}"), "GET /v1/models lists them");
+    Ok(Json(found.ok_or_else(missing)?))
+}
+
+async fn completions(State(api): Api, body: Result<Json<Completion>, JsonRejection>) -> Result<Response, OpenAiError> {
+    answer(&api, body?.0.into_question()?, Shape::Completion).await
+}
+
+async fn chat(State(api): Api, body: Result<Json<Chat>, JsonRejection>) -> Result<Response, OpenAiError> {
+    answer(&api, body?.0.into_question()?, Shape::Chat).await
+}
+
+async fn answer(api: &ApiState, question: Question, shape: Shape) -> Result<Response, OpenAiError> {
+    let Question { mut ask, stream, usage } = question;
+    if ask.seed.is_none() {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
+        ask.seed = Some(u64::from_le_bytes(bytes));
+    }
+    let (model, max_tokens) = (ask.model.clone(), ask.max_tokens);
+    let (key, mut events) = asks::begin(api, ask).await?;
+    let frame = Frame { shape, id: key.to_string(), model, created_s: now_ms() / 1_000, max_tokens, api: api_url(api) };
+    if !stream {
+        let done = whole(&mut events).await?;
+        return Ok(Json(frame.whole(&done)).into_response());
+    }
+    // Nothing is sent before something is known: until then an error has its own status.
+    let first = events.recv().await;
+    if let Some(Event::Failed(error)) = first {
+        return Err(error.into());
+    }
+    let stream = Stream { frame, usage, sent: String::new(), attempt: String::new() };
+    let body = Body::from_stream(stream.into_events(first, events));
+    Ok(([(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")], body).into_response())
+}
+
+/// Where this API is, for links to receipts.
+fn api_url(api: &ApiState) -> String {
+    let notice: Option<crate::home::ApiNotice> =
+        std::fs::read(api.home.path("api.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    notice.map(|notice| format!("http://{}", notice.address)).unwrap_or_default()
+}
+
+fn cut_off() -> ApiError {
+    ApiError::unreachable("the node is stopping", "ask again when it runs")
+}
+
+async fn whole(events: &mut mpsc::Receiver<Event>) -> Result<Value, OpenAiError> {
+    loop {
+        match events.recv().await {
+            Some(Event::Text(_) | Event::Retry(_)) => {}
+            Some(Event::Done(done)) => return Ok(done),
+            Some(Event::Failed(error)) => return Err(error.into()),
+            None => return Err(cut_off().into()),
+        }
+    }
+}
+
+/// An answer on its way to a client, which can't take anything back.
+struct Stream {
+    frame: Frame,
+    usage: bool,
+    sent: String,
+    attempt: String,
+}
+
+impl Stream {
+    /// The server-sent events of one thing that happened, and whether it was the last.
+    fn events_of(&mut self, event: Event) -> (String, bool) {
+        match event {
+            Event::Text(text) => {
+                self.attempt.push_str(&text);
+                // Another worker's answer is most often the first one's; it is sent on where it goes further.
+                let new = self.attempt.strip_prefix(&self.sent).unwrap_or_default().to_owned();
+                self.sent.push_str(&new);
+                (if new.is_empty() { String::new() } else { data(&self.frame.piece(&new)) }, false)
+            }
+            Event::Retry(_) => {
+                self.attempt.clear();
+                (String::new(), false)
+            }
+            Event::Failed(error) => (data(&OpenAiError(error).body()), true),
+            Event::Done(done) => (self.end(&done), true),
+        }
+    }
+
+    fn end(&self, done: &Value) -> String {
+        let text = done["text"].as_str().unwrap_or_default();
+        let Some(rest) = text.strip_prefix(&self.sent) else {
+            let reason = "the first worker failed and another answered otherwise";
+            return data(&OpenAiError(ApiError::unreachable(reason, "ask again")).body());
+        };
+        let rest = if rest.is_empty() { String::new() } else { data(&self.frame.piece(rest)) };
+        let usage = if self.usage { data(&self.frame.usage_chunk(done)) } else { String::new() };
+        format!("{rest}{}{usage}data: [DONE]\n\n", data(&self.frame.last(done)))
+    }
+
+    fn into_events(
+        self,
+        first: Option<Event>,
+        events: mpsc::Receiver<Event>,
+    ) -> impl futures::Stream<Item = Result<Bytes, Infallible>> {
+        let opening = self.frame.opening().map(|chunk| data(&chunk)).unwrap_or_default();
+        futures::stream::unfold(Some((self, opening, first, events)), |state| async move {
+            let (mut stream, opening, first, mut events) = state?;
+            let event = match first {
+                Some(event) => Some(event),
+                None => events.recv().await,
+            };
+            let (text, is_last) = stream.events_of(event.unwrap_or_else(|| Event::Failed(cut_off())));
+            let next = (!is_last).then_some((stream, String::new(), None, events));
+            Some((Ok(Bytes::from(opening + &text)), next))
+        })
+    }
+}
+
+fn data(chunk: &Value) -> String {
+    format!("data: {chunk}\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream() -> Stream {
+        let frame = Frame {
+            shape: Shape::Completion,
+            id: "k".into(),
+            model: "m".into(),
+            created_s: 1,
+            max_tokens: Some(8),
+            api: "http://127.0.0.1:1".into(),
+        };
+        Stream { frame, usage: false, sent: String::new(), attempt: String::new() }
+    }
+
+    fn text(stream: &mut Stream, event: Event) -> String {
+        let (events, _) = stream.events_of(event);
+        let chunks = events.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
+        chunks
+            .filter_map(|chunk| serde_json::from_str::<Value>(chunk).ok())
+            .filter_map(|chunk| chunk["choices"][0]["text"].as_str().map(str::to_owned))
+            .collect()
+    }
+
+    #[test]
+    fn a_second_worker_with_the_same_answer_goes_on_where_the_first_stopped() {
+        let mut stream = stream();
+        assert_eq!(text(&mut stream, Event::Text("The riv".into())), "The riv");
+        assert_eq!(text(&mut stream, Event::Retry("gone".into())), "");
+        assert_eq!(text(&mut stream, Event::Text("The ".into())), "");
+        assert_eq!(text(&mut stream, Event::Text("river Nev".into())), "er Nev");
+        assert_eq!(text(&mut stream, Event::Done(json!({"text": "The river Nevola"}))), "ola");
+    }
+
+    #[test]
+    fn a_second_worker_with_another_answer_ends_in_an_error() {
+        let mut stream = stream();
+        text(&mut stream, Event::Text("The riv".into()));
+        text(&mut stream, Event::Retry("gone".into()));
+        assert_eq!(text(&mut stream, Event::Text("A lake".into())), "");
+        let (events, is_last) = stream.events_of(Event::Done(json!({"text": "A lake"})));
+        assert!(is_last && events.contains("\"error\"") && !events.contains("[DONE]"), "{events}");
+    }
+
+    #[test]
+    fn each_kind_of_error_has_the_status_its_clients_expect() {
+        let status = |error: ApiError| OpenAiError(error).into_response().status().as_u16();
+        assert_eq!(status(ApiError::usage("u", "h")), 400);
+        assert_eq!(status(ApiError::not_found("n", "h")), 404);
+        assert_eq!(status(ApiError::funds("f", "h")), 402);
+        assert_eq!(status(ApiError::unreachable("w", "h")), 503);
+    }
+}
