@@ -3,6 +3,7 @@
 //! Invariant: each step prints what it runs; the first that fails ends the run with its exit code. Tools go into
 //! a cache of the user's, never into the checkout.
 
+mod clients;
 mod steps;
 mod tools;
 
@@ -12,6 +13,7 @@ const USAGE: &str = "usage: cargo xtask <command>
 
   test         set up what is needed, then run every check and test
   quick        format, lints, documentation and tests, without tools and contracts
+  clients      run OpenAI's official clients against the nodes of a demo
   contracts    recompile the contracts, compare with the committed artifacts, run their tests
   artifacts    recompile the contracts and write the artifacts anew
   base         pretrain the demo's base model anew from its seed into examples/base";
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
     let ended = match command.as_deref() {
         Some("test") => steps::test(),
         Some("quick") => steps::quick(),
+        Some("clients") => clients::clients(),
         Some("contracts") => steps::contracts(),
         Some("artifacts") => steps::artifacts(),
         Some("base") => steps::base(),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use crate::clients::clients;
 use crate::tools;
 
 /// Why a step failed.
@@ -19,7 +20,8 @@ pub fn run(program: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Resu
     run_in(&root(), program, arguments, settings)
 }
 
-fn run_in(folder: &Path, program: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Result<(), StepError> {
+/// The same in another folder.
+pub fn run_in(folder: &Path, program: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Result<(), StepError> {
     let shown = format!("{program} {}", arguments.join(" "));
     eprintln!("▸ {shown}");
     let began = Instant::now();
@@ -38,6 +40,7 @@ pub fn test() -> Result<(), StepError> {
     tools::typos()?;
     tools::deny()?;
     checks()?;
+    clients()?;
     contracts()?;
     eprintln!("every check passed");
     Ok(())

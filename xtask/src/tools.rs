@@ -10,7 +10,8 @@ const DENY: (&str, &str) = ("cargo-deny", "0.20.2");
 /// Version of the spelling checker.
 const TYPOS: (&str, &str) = ("typos-cli", "1.48.0");
 
-fn cache() -> PathBuf {
+/// The user's cache for this project.
+pub fn cache() -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
     std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("tributary")
 }
