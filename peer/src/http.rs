@@ -4,6 +4,7 @@
 //! body is bounded.
 
 mod asks;
+mod cards;
 mod datanets;
 mod error;
 mod money;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_protocol::id::Hash;
 
 pub use self::error::ApiError;
+use crate::cards::Cards;
 use crate::handle::NodeHandle;
 use crate::home::{ApiNotice, Home, NetworkNotice};
 use crate::net::control::Control;
@@ -47,6 +49,8 @@ pub struct ApiState {
     pub handle: NodeHandle,
     /// Jobs and blobs.
     pub workshop: Arc<Workshop>,
+    /// The cards of datanets.
+    pub cards: Arc<Cards>,
     /// Money.
     pub settlement: Arc<Settlement>,
     /// Training runs.
@@ -146,6 +150,7 @@ fn routes(state: Arc<ApiState>) -> Router {
         .route("/api/shutdown", post(status::shutdown))
         .route("/api/datanets", get(datanets::list).post(datanets::create))
         .route("/api/datanets/{id}", get(datanets::show))
+        .route("/api/datanets/{id}/card", get(cards::show).post(cards::edit))
         .route("/api/datanets/{id}/records", post(datanets::add_records))
         .route("/api/runs", get(runs::list).post(runs::start))
         .route("/api/runs/{key}", get(runs::show))

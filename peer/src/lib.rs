@@ -5,6 +5,7 @@
 
 pub mod answers;
 pub mod bundle;
+pub mod cards;
 pub mod chainserve;
 pub mod cli;
 pub mod client;

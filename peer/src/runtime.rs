@@ -17,6 +17,7 @@ use tributary_storage::blobs::BlobStore;
 use tributary_storage::journal::Journal;
 
 use crate::answers::Answers;
+use crate::cards::Cards;
 use crate::handle::{NodeHandle, Request};
 use crate::net::control::{Control, ControlEvent, GossipId};
 use crate::net::data::{AnswerStream, DataPlane};
@@ -48,6 +49,8 @@ pub struct Parts {
     pub workshop: Arc<Workshop>,
     /// Answer streams.
     pub answers: Arc<Answers>,
+    /// The documents of cards.
+    pub cards: Arc<Cards>,
     /// Money.
     pub settlement: Arc<Settlement>,
     /// The handle that jobs and users hold.
@@ -232,6 +235,10 @@ impl Runtime {
             }
             Output::SignVoucher(_) | Output::VerifyVoucher(_) | Output::PostEpoch(_) | Output::ReadFunding(_) => {
                 self.settle(output);
+            }
+            Output::CheckCard { from, datanet, changes } => {
+                let cards = Arc::clone(&self.parts.cards);
+                tokio::spawn(async move { cards.check(from, datanet, changes).await });
             }
             Output::Penalise { peer, reason } => self.penalise(peer, &reason).await,
             Output::Event(event) => {

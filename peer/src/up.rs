@@ -32,6 +32,7 @@ use self::ground::Ground;
 pub use self::signals::Signals;
 use self::sockets::Sockets;
 use crate::answers::Answers;
+use crate::cards::Cards;
 use crate::engine::parent::EngineHandle;
 use crate::handle::NodeHandle;
 use crate::home::{self, ApiNotice, Keys, NetworkNotice};
@@ -133,10 +134,10 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     let Ground { home, keys, journal, network, bootstrap, mut kept, chain } = Ground::prepare(&options).await?;
     let sockets = sockets::open(&home, &options, &keys, &network, bootstrap, &mut kept).await?;
     let facts = replay(&journal)?;
-    tracing::info!(facts = facts.len(), "journal replayed");
     let node = Node::new(runtime::now_ms(), node_config(&options, &keys, &network)?, facts);
     let (handle, requests) = NodeHandle::channel();
     let answers = Arc::new(Answers::default());
+    let cards = Arc::new(Cards::new(handle.clone()));
     let engine = EngineHandle::new(std::env::current_exe().context("this program's own path is unknown")?);
     let workshop = Arc::new(Workshop::new(
         sockets.store.clone(),
@@ -157,6 +158,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
         data: data.clone(),
         workshop: Arc::clone(&workshop),
         answers,
+        cards: Arc::clone(&cards),
         settlement: Arc::clone(&settlement),
         handle: handle.clone(),
         events: broadcast::channel(EVENT_QUEUE).0,
@@ -172,6 +174,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
         network,
         handle,
         workshop,
+        cards,
         settlement,
         runs: Arc::clone(&runs),
         control,
@@ -215,6 +218,7 @@ fn replay(journal: &Journal) -> anyhow::Result<Vec<Fact>> {
         let (_, bytes) = entry?;
         facts.push(wire::decode(&bytes, crate::engine::FRAME_MAX_BYTES).context("an entry of the journal is damaged")?);
     }
+    tracing::info!(facts = facts.len(), "journal replayed");
     Ok(facts)
 }
 

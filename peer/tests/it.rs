@@ -3,6 +3,7 @@
 // The attribute tells clippy what cargo knows: everything here is a test.
 #[cfg(test)]
 mod it {
+    mod cards;
     mod cli;
     mod demo;
     mod entry;

@@ -7,6 +7,7 @@
 
 pub mod attribution;
 pub mod batch;
+pub mod card;
 pub mod datanet;
 pub mod economy;
 pub mod envelope;

@@ -144,3 +144,20 @@ pub const EPOCH_INTERVAL_MS: u64 = 60_000;
 pub const FETCH_RETRY_MS: u64 = 5_000;
 /// Depth of a Merkle proof: 2^40 leaves are more than any tree here holds.
 pub const MERKLE_DEPTH_MAX: usize = 40;
+/// Accounts that may edit one datanet's card: each has its own share of [`CARD_MAX_BYTES`], and a share must have room
+/// for a change of [`CARD_CHANGE_MAX_BYTES`].
+pub const CARD_EDITORS_MAX: usize = 128;
+/// Bytes of one change of a card: with signature and header it fits an envelope.
+pub const CARD_CHANGE_MAX_BYTES: usize = 60 * 1024;
+/// Bytes of all changes of a card (design section 6), divided equally among those who may edit it, so that nobody can
+/// fill it for the others.
+pub const CARD_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// What each change counts beyond its own bytes: to check one takes time that grows with the number of those before
+/// it, so a card has fewer than 8,192.
+pub const CARD_CHANGE_COST_BYTES: usize = 1024;
+/// Bytes of changes in one message, counted so: stays below [`REQUEST_MAX_BYTES`].
+pub const CARD_BATCH_MAX_BYTES: usize = 256 * 1024;
+/// Changes in one message, which a receiver checks at one go.
+pub const CARD_BATCH_MAX: usize = CARD_BATCH_MAX_BYTES / CARD_CHANGE_COST_BYTES;
+/// Bytes of the cards that this node may not edit and only keeps for others, all together: they stay in memory.
+pub const CARDS_MAX_BYTES: usize = 128 * 1024 * 1024;

@@ -7,12 +7,13 @@ use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{BatchHead, EpochHead};
+use crate::card::{CardChange, CardHead};
 use crate::datanet::{Contribution, Genesis, Head};
 use crate::envelope::{Signed, Statement};
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
 use crate::limits::{
-    ADDRESS_MAX_BYTES, ADDRESSES_MAX, ANSWER_TOKENS_MAX, NAME_MAX_BYTES, PROMPT_MAX_BYTES, RECEIPT_SHARES_MAX,
-    SERVING_MAX,
+    ADDRESS_MAX_BYTES, ADDRESSES_MAX, ANSWER_TOKENS_MAX, CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, NAME_MAX_BYTES,
+    PROMPT_MAX_BYTES, RECEIPT_SHARES_MAX, SERVING_MAX,
 };
 use crate::receipt::{ReceiptOffer, SignedReceipt, Voucher};
 use crate::refusal::Declined;
@@ -262,6 +263,12 @@ messages! {
     Question(Box<Signed<InferenceRequest>>) = 27,
     /// A worker heard an offer and says why it does not take the task.
     Declined(Declined) = 28,
+    /// How far the sender knows a datanet's card.
+    CardHead(CardHead) = 29,
+    /// Asks for the changes of a card that are missing in what the sender knows.
+    CardWanted(CardHead) = 30,
+    /// Changes of a card, each after those it builds on.
+    CardChanges(Vec<Signed<CardChange>>) = 31,
 }
 
 /// Asks for entries of a log.
@@ -336,17 +343,17 @@ pub struct Accepted {
     pub price: Amount,
 }
 
-/// Kinds whose bodies may use a whole request: log entries, audits, batch heads.
+/// Kinds whose bodies may use a whole request: log entries, audits, batch heads, changes of cards.
 #[must_use]
 pub const fn is_bulk(kind: u16) -> bool {
-    matches!(kind, 6 | 23 | 24)
+    matches!(kind, 6 | 23 | 24 | 31)
 }
 
 /// Kinds that everybody may hear; any other is an answer or a request between two nodes, and gossip of it would
 /// have the whole network answer at once.
 #[must_use]
 pub const fn is_gossip(kind: u16) -> bool {
-    matches!(kind, 1 | 3 | 7 | 22 | 24 | 26)
+    matches!(kind, 1 | 3 | 7 | 22 | 24 | 26 | 29)
 }
 
 /// Why a body is refused.
@@ -407,6 +414,11 @@ impl Message {
             Self::Batches(heads) => heads.len() <= crate::limits::LOG_BATCH_MAX,
             Self::Question(request) => request.body.is_well_formed(),
             Self::Declined(declined) => declined.reason.is_well_formed(),
+            Self::CardHead(head) | Self::CardWanted(head) => head.is_well_formed(),
+            Self::CardChanges(changes) => {
+                changes.len() <= CARD_BATCH_MAX
+                    && changes.iter().all(|entry| entry.body.change.len() <= CARD_CHANGE_MAX_BYTES)
+            }
             Self::Genesis(_)
             | Self::GenesisWanted(_)
             | Self::LogWanted(_)

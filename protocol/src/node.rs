@@ -9,6 +9,7 @@ mod answering;
 mod asker;
 mod audits;
 mod batches;
+mod cards;
 mod datanets;
 mod epochs;
 mod facts;
@@ -29,8 +30,8 @@ use ed25519_dalek::SigningKey;
 pub use self::asker::{AskCommand, AskView};
 pub use self::facts::Fact;
 pub use self::io::{
-    AnswerTranscript, Command, Event, FinishedAnswer, Funding, Input, JobOutcome, NewShard, Output, TrainedAdapter,
-    Work,
+    AnswerTranscript, CardFinding, Command, Event, FinishedAnswer, Funding, Input, JobOutcome, NewShard, Output,
+    TrainedAdapter, Work,
 };
 pub use self::peers::PeerView;
 pub use self::requester::{FineTuneCommand, Phase, RequestView, training_price};
@@ -84,6 +85,7 @@ pub struct Node {
     sequence: u64,
     peers: peers::Peers,
     datanets: datanets::Datanets,
+    cards: cards::Cards,
     requester: requester::Requester,
     worker: worker::Worker,
     verifier: verifier::Verifier,
@@ -159,6 +161,7 @@ impl Node {
             sequence: now_ms << 10,
             peers: peers::Peers::default(),
             datanets: datanets::Datanets::default(),
+            cards: cards::Cards::default(),
             requester: requester::Requester::default(),
             worker: worker::Worker::default(),
             verifier: verifier::Verifier::default(),
@@ -229,6 +232,9 @@ impl Node {
             Input::VoucherVerified(voucher) => self.voucher_verified(now_ms, voucher, &mut out),
             Input::EpochPosted { epoch } => self.epoch_posted(epoch, &mut out),
             Input::FundingRead(funding) => self.funding_read(funding, &mut out),
+            Input::CardChecked { from, datanet, checked } => {
+                self.card_checked(now_ms, from, datanet, checked, &mut out);
+            }
         }
         out.into_outputs()
     }
@@ -242,6 +248,7 @@ impl Node {
         if now_ms.saturating_sub(self.gossiped_ms) >= ANNOUNCE_MS {
             self.gossiped_ms = now_ms;
             self.announce_datanets(now_ms, out);
+            self.announce_cards(now_ms, out);
             self.announce_releases(now_ms, out);
         }
         self.datanets_tick(now_ms, out);
@@ -320,6 +327,9 @@ impl Node {
             Message::BatchesWanted(start) => self.batches_wanted(now_ms, from, start, out),
             Message::Epoch(head) => self.epoch(from, head, out),
             Message::Declined(declined) => self.declined(from, declined),
+            Message::CardHead(head) => self.card_head(now_ms, from, &head, out),
+            Message::CardWanted(head) => self.card_wanted(now_ms, from, &head, out),
+            Message::CardChanges(changes) => self.card_changes(from, changes, out),
             Message::Question(_) => self.blame(Some(from), "sent a question outside an answer stream".into(), out),
         }
     }
@@ -333,6 +343,7 @@ impl Node {
             Command::Ask(command) => self.ask(now_ms, command, out),
             Command::StopFineTune(key) => self.stop_fine_tune(now_ms, key, out),
             Command::CloseEpoch => self.close_epoch(out),
+            Command::EditCard { datanet, change } => self.edit_card(now_ms, datanet, change, out),
         }
     }
 

@@ -305,5 +305,6 @@ pub fn kind_of(fact: &Fact) -> &'static str {
         Fact::Witnessed(_) => "witnessed",
         Fact::ResultRefuted(_) => "result_refuted",
         Fact::VerifierPayout { .. } => "verifier_payout",
+        Fact::CardChanged(_) => "card_changed",
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: events happen in the order of their time and, at one time, in the order they were scheduled; each
 //! handler draws only from the world's own chance, so one seed gives one history.
 
+mod cards;
 mod examine;
 mod faults;
 mod hostile;

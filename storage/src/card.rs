@@ -1,10 +1,10 @@
 //! A datanet's card: title, description, tags and languages as an automerge document that several people edit.
 //!
 //! Invariant: whether a change is taken depends only on the change and the changes it builds on, never on what else a
-//! peer has seen, so peers with the same changes have the same card, in whatever order they came. (A hand that uses one
-//! sequence number twice has its first one taken, and a document at its byte limit takes no more.) Automerge has no
-//! write authentication: the caller checks the signed envelope and names its author, and [`CardDocument::apply`]
-//! refuses a change that another author's hand made.
+//! peer has seen, so peers with the same changes have the same card, in whatever order they came, as long as each
+//! author's own come in their order. (A hand that uses one sequence number twice has its first one taken.) Automerge has
+//! no write authentication: the caller checks the signature and the right to write and names the author, and
+//! [`CardDocument::apply`] refuses a change that another author's hand made.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,17 +15,22 @@ use automerge::{ActorId, AutoCommit, Change, ChangeHash, TextEncoding};
 use autosurgeon::{Hydrate, Reconcile, Text, hydrate, reconcile};
 use serde::{Deserialize, Serialize};
 use tributary_protocol::id::{AccountId, NodeId};
+use tributary_protocol::limits;
 
 mod bounds;
 
-/// Bytes of one change: what fits one signed envelope.
-pub const MAX_CHANGE_BYTES: usize = 64 * 1024;
+/// Bytes of one change.
+pub const MAX_CHANGE_BYTES: usize = limits::CARD_CHANGE_MAX_BYTES;
 
-/// Bytes of all changes of a card (design.md section 6).
-pub const MAX_DOCUMENT_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of all changes of a card.
+pub const MAX_DOCUMENT_BYTES: usize = limits::CARD_MAX_BYTES;
 
 /// Operations in one change: one for each character that a rewritten description loses or gains, and some for the rest.
 pub const MAX_CHANGE_OPERATIONS: u64 = 36 * 1024;
+
+/// Operations in all changes of a card, divided equally among those who may edit it, but each may rewrite everything
+/// once: run-length encoded, a few bytes hold thousands, and every one stays in memory.
+pub const MAX_DOCUMENT_OPERATIONS: u64 = 1024 * 1024;
 
 /// Bytes of a title: one line on a page.
 pub const MAX_TITLE_BYTES: usize = 200;
@@ -38,9 +43,6 @@ pub const MAX_LABELS: usize = 64;
 
 /// Bytes of a tag or of a language's code (BCP 47 asks for at least 35).
 pub const MAX_LABEL_BYTES: usize = 64;
-
-/// The first bytes of a saved card.
-const MAGIC: &[u8; 8] = b"TRIBCRD1";
 
 /// What people read about a datanet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,18 +167,17 @@ pub struct CardDocument {
     document: AutoCommit,
     /// Bytes of all changes after the first.
     bytes: usize,
-}
-
-impl Default for CardDocument {
-    fn default() -> Self {
-        Self::new()
-    }
+    /// Operations of each author.
+    operations: BTreeMap<AccountId, u64>,
+    /// Operations that one author may make.
+    share: u64,
 }
 
 impl CardDocument {
-    /// An empty card. Every card begins with the same change, so that cards begun on two machines can be merged.
+    /// An empty card that so many accounts may edit. Every card begins with the same change, so that cards begun on two
+    /// machines can be merged.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(editors: usize) -> Self {
         // Autosurgeon counts places in a text in bytes.
         let document = AutoCommit::new_with_encoding(TextEncoding::Utf8CodeUnit);
         let mut document = document.with_actor(ActorId::from([0_u8; 32]));
@@ -188,7 +189,9 @@ impl CardDocument {
         };
         reconcile(&mut document, &empty).expect("invariant: an empty document takes any fields");
         document.commit_with(CommitOptions::default().with_time(0));
-        Self { document, bytes: 0 }
+        let editors = u64::try_from(editors.max(1)).unwrap_or(u64::MAX);
+        let share = (MAX_DOCUMENT_OPERATIONS / editors).max(MAX_CHANGE_OPERATIONS);
+        Self { document, bytes: 0, operations: BTreeMap::new(), share }
     }
 
     /// The card as it stands.
@@ -219,9 +222,8 @@ impl CardDocument {
         let Some(change) = draft.get_last_local_change() else { return Ok(None) };
         let bytes = change.raw_bytes().to_vec();
         self.check_change(&bytes)?;
-        bounds::check_operations(&bytes, MAX_CHANGE_OPERATIONS)?;
-        self.bytes += bytes.len();
-        self.document = draft;
+        self.check_share(&writer.account, &change)?;
+        self.accept(&writer.account, &change, draft);
         Ok(Some(bytes))
     }
 
@@ -231,19 +233,16 @@ impl CardDocument {
     /// When the change is too large, no change, not its author's, ahead of what is here, or leaves no card within the
     /// bounds; the card is then as before.
     pub fn apply(&mut self, author: &AccountId, bytes: &[u8]) -> Result<Applied, CardError> {
-        self.take(Some(author), bytes)
-    }
-
-    /// The changes after `heads`, in an order in which they can be applied. Heads that are not here count for nothing.
-    #[must_use]
-    pub fn changes_since(&self, heads: &[ChangeId]) -> Vec<Vec<u8>> {
-        let mut document = self.document.clone();
-        let known = |id: &ChangeId| document.get_change_by_hash(&ChangeHash(id.0)).map(|_| ChangeHash(id.0));
-        let mut heads: Vec<ChangeHash> = heads.iter().filter_map(known).collect();
-        if heads.is_empty() {
-            heads = Self::new().document.get_heads();
-        }
-        document.get_changes(&heads).iter().map(|change| change.raw_bytes().to_vec()).collect()
+        self.check_change(bytes)?;
+        // Automerge is foreign code over foreign bytes: a panic in it is one more way of saying that they are broken.
+        let checked = catch_unwind(AssertUnwindSafe(|| {
+            let change = parse(bytes)?;
+            Ok(self.check_effect(author, &change)?.map(|document| (change, document)))
+        }));
+        let gave_up = |_| Err(CardError::Malformed("the decoder gave up".to_owned()));
+        let Some((change, document)) = checked.unwrap_or_else(gave_up)? else { return Ok(Applied::Known) };
+        self.accept(author, &change, document);
+        Ok(Applied::New)
     }
 
     /// The latest changes, on which the next one builds, in order.
@@ -254,66 +253,55 @@ impl CardDocument {
         heads
     }
 
-    /// The card with its history as bytes, to be kept on this machine.
-    #[must_use]
-    pub fn save(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        for change in self.changes_since(&[]) {
-            let len = u32::try_from(change.len()).expect("invariant: a change has at most MAX_CHANGE_BYTES");
-            bytes.extend(len.to_le_bytes());
-            bytes.extend(change);
-        }
-        bytes
-    }
-
-    /// A card that this machine saved. Authors are not checked again; what comes from elsewhere goes through
-    /// [`CardDocument::apply`].
+    /// Takes changes that were checked before, each after those it builds on; also those that are here already.
     ///
     /// # Errors
-    /// When the bytes are no saved card or larger than a card may be.
-    pub fn load(bytes: &[u8]) -> Result<Self, CardError> {
-        let cut = || CardError::Malformed("the saved card is cut short".to_owned());
-        let too_large = bytes.len() > 2 * MAX_DOCUMENT_BYTES;
-        let mut rest = bytes.strip_prefix(MAGIC).filter(|_| !too_large).ok_or_else(cut)?;
-        let mut card = Self::new();
-        while !rest.is_empty() {
-            let (len, after) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
-            let (change, after) = after.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or_else(cut)?;
-            card.take(None, change)?;
-            rest = after;
+    /// When one of them is no change after all; the card is then as before.
+    pub fn extend<'changes>(
+        &mut self,
+        checked: impl IntoIterator<Item = (&'changes AccountId, &'changes [u8])>,
+    ) -> Result<(), CardError> {
+        let mut document = self.document.clone();
+        let (mut bytes, mut operations, mut changes) = (self.bytes, self.operations.clone(), Vec::new());
+        for (author, raw) in checked {
+            let change = parse(raw)?;
+            if document.get_change_by_hash(&change.hash()).is_none() {
+                bytes += raw.len();
+                *operations.entry(*author).or_default() += count(&change);
+                changes.push(change);
+            }
         }
-        Ok(card)
-    }
-
-    fn take(&mut self, author: Option<&AccountId>, bytes: &[u8]) -> Result<Applied, CardError> {
-        self.check_change(bytes)?;
-        bounds::check_operations(bytes, MAX_CHANGE_OPERATIONS)?;
-        // Automerge is foreign code over foreign bytes: a panic in it is one more way of saying that they are broken.
-        let checked = catch_unwind(AssertUnwindSafe(|| self.check_effect(author, bytes)));
-        let gave_up = |_| Err(CardError::Malformed("the decoder gave up".to_owned()));
-        let Some(document) = checked.unwrap_or_else(gave_up)? else { return Ok(Applied::Known) };
-        self.document = document;
-        self.bytes += bytes.len();
-        Ok(Applied::New)
+        document.apply_changes(changes).map_err(malformed)?;
+        (self.document, self.bytes, self.operations) = (document, bytes, operations);
+        Ok(())
     }
 
     fn check_change(&self, bytes: &[u8]) -> Result<(), CardError> {
         within("a change in bytes", bytes.len(), MAX_CHANGE_BYTES)?;
-        within("the card's history in bytes", self.bytes.saturating_add(bytes.len()), MAX_DOCUMENT_BYTES)
+        within("the card's history in bytes", self.bytes.saturating_add(bytes.len()), MAX_DOCUMENT_BYTES)?;
+        bounds::check_operations(bytes, MAX_CHANGE_OPERATIONS)
     }
 
-    /// The document with the change, when that is new and leaves a card within the bounds on top of exactly what it
-    /// builds on.
-    fn check_effect(&self, author: Option<&AccountId>, bytes: &[u8]) -> Result<Option<AutoCommit>, CardError> {
-        let malformed = |error: &dyn fmt::Display| CardError::Malformed(error.to_string());
-        let change = Change::from_bytes(bytes.to_vec()).map_err(|error| malformed(&error))?;
-        // The library leaves the checksum, the first bytes of the hash, to its callers.
-        if bytes.get(4..8) != change.hash().0.get(..4) {
-            return Err(CardError::Malformed("its checksum is wrong".to_owned()));
+    /// Whether the author has room for so many more operations; depends on the author's own changes only.
+    fn check_share(&self, author: &AccountId, change: &Change) -> Result<(), CardError> {
+        let used = self.operations.get(author).copied().unwrap_or(0);
+        let found = used.saturating_add(count(change));
+        if found <= self.share {
+            return Ok(());
         }
-        if let Some(author) = author
-            && !change.actor_id().to_bytes().starts_with(&author.0)
-        {
+        Err(CardError::TooLarge { what: "the author's history in operations", found, limit: self.share })
+    }
+
+    fn accept(&mut self, author: &AccountId, change: &Change, document: AutoCommit) {
+        self.bytes += change.raw_bytes().len();
+        *self.operations.entry(*author).or_default() += count(change);
+        self.document = document;
+    }
+
+    /// The document with the change, when that leaves a card within the bounds on top of exactly what it builds on;
+    /// `None` when it is here already.
+    fn check_effect(&self, author: &AccountId, change: &Change) -> Result<Option<AutoCommit>, CardError> {
+        if !change.actor_id().to_bytes().starts_with(&author.0) {
             return Err(CardError::WrongAuthor { author: *author });
         }
         let mut document = self.document.clone();
@@ -328,12 +316,37 @@ impl CardDocument {
         if change.deps().is_empty() {
             return Err(CardError::Malformed("it does not build on the empty card".to_owned()));
         }
-        let mut before = document.fork_at(change.deps()).map_err(|error| malformed(&error))?;
-        before.apply_changes([change.clone()]).map_err(|error| malformed(&error))?;
-        check_card(&fields(&before)?.card())?;
-        document.apply_changes([change]).map_err(|error| malformed(&error))?;
+        self.check_share(author, change)?;
+        // Most changes build on everything there is; going back to what another one knew takes much longer.
+        let is_latest = BTreeSet::from_iter(change.deps()) == BTreeSet::from_iter(&document.get_heads());
+        if !is_latest {
+            let mut before = document.fork_at(change.deps()).map_err(malformed)?;
+            before.apply_changes([change.clone()]).map_err(malformed)?;
+            check_card(&fields(&before)?.card())?;
+        }
+        document.apply_changes([change.clone()]).map_err(malformed)?;
+        if is_latest {
+            check_card(&fields(&document)?.card())?;
+        }
         Ok(Some(document))
     }
+}
+
+fn malformed(error: impl fmt::Display) -> CardError {
+    CardError::Malformed(error.to_string())
+}
+
+fn count(change: &Change) -> u64 {
+    change.len() as u64
+}
+
+fn parse(bytes: &[u8]) -> Result<Change, CardError> {
+    let change = Change::from_bytes(bytes.to_vec()).map_err(malformed)?;
+    // The library leaves the checksum, the first bytes of the hash, to its callers.
+    if bytes.get(4..8) != change.hash().0.get(..4) {
+        return Err(CardError::Malformed("its checksum is wrong".to_owned()));
+    }
+    Ok(change)
 }
 
 fn fields(document: &AutoCommit) -> Result<Fields, CardError> {

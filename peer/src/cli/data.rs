@@ -13,6 +13,10 @@ use super::pick::DATANET;
 use super::table::Table;
 use super::text;
 
+mod card;
+
+use card::CardEdit;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
     /// Begin a datanet that others can add records to.
@@ -44,6 +48,13 @@ pub(crate) enum DataCommand {
         /// Its id, the beginning of it, or its name.
         datanet: String,
     },
+    /// Show what people read about one, or change it.
+    Card {
+        /// Its id, the beginning of it, or its name.
+        datanet: String,
+        #[command(flatten)]
+        edit: CardEdit,
+    },
 }
 
 /// Refused lines that people are shown.
@@ -64,6 +75,7 @@ pub(super) async fn run(context: &Context, command: DataCommand) -> Result<Outpu
             let known = context.client.get("/api/datanets").await?;
             Ok(show(DATANET.find(&known, &datanet)?))
         }
+        DataCommand::Card { datanet, edit } => card::run(context, &datanet, &edit).await,
     }
 }
 
@@ -176,11 +188,12 @@ fn added(summary: Value, datanet: String) -> Output {
 }
 
 fn list(known: Value) -> Output {
-    let mut table = Table::new(&["DATANET", "NAME", "LICENCE", "BY", "RECORDS", "SIZE", "HERE"]);
+    let mut table = Table::new(&["DATANET", "NAME", "TITLE", "LICENCE", "BY", "RECORDS", "SIZE", "HERE"]);
     for row in text::rows(&known) {
         table.row([
             text::short(&row["id"]),
             text::field(&row["name"]),
+            text::field(&row["title"]),
             text::field(&row["licence"]),
             text::rows(&row["contributors"]).len().to_string(),
             text::grouped(text::number(&row["records"])),
@@ -205,6 +218,7 @@ fn show(row: &Value) -> Output {
     let mut shown = text::fields(&[
         ("datanet", text::field(&row["id"])),
         ("name", text::field(&row["name"])),
+        ("title", text::field(&row["title"])),
         ("licence", text::field(&row["licence"])),
         ("head", text::field(&row["head"])),
         ("records", text::grouped(text::number(&row["records"]))),
@@ -257,7 +271,7 @@ mod tests {
     #[test]
     fn the_list_fits_a_terminal() {
         let row = json!({
-            "id": "0".repeat(64), "name": "n".repeat(64), "licence": "l".repeat(64), "contributors": [1, 2],
+            "id": "0".repeat(64), "name": "n".repeat(64), "title": "t".repeat(200), "licence": "l".repeat(64), "contributors": [1, 2],
             "records": 1_000_000, "bytes": 5_000_000_000_u64, "complete": true,
         });
         let output = list(json!([row]));

@@ -81,9 +81,28 @@ fn show_datanet(node: &Node, datanet: &Datanet) -> Value {
     })
 }
 
+/// A datanet and how many changes its card has.
+type Shown = (DatanetId, usize, Value);
+
+fn look(node: &Node, datanet: &Datanet) -> Shown {
+    let id = datanet.id();
+    let changes = node.card_logs(&id).map_or(0, |logs| logs.changes().len());
+    (id, changes, show_datanet(node, datanet))
+}
+
+async fn titled(api: &ApiState, (id, changes, mut shown): Shown) -> Result<Value, ApiError> {
+    shown["title"] = json!(api.cards.title(id, changes).await?);
+    Ok(shown)
+}
+
 pub(super) async fn list(State(api): Api) -> Answer<Vec<Value>> {
-    let show = |node: &Node| node.datanets().map(|datanet| show_datanet(node, datanet)).collect();
-    Ok(Json(api.handle.view(show).await?))
+    let looked: Vec<Shown> =
+        api.handle.view(|node| node.datanets().map(|datanet| look(node, datanet)).collect()).await?;
+    let mut list = Vec::with_capacity(looked.len());
+    for datanet in looked {
+        list.push(titled(&api, datanet).await?);
+    }
+    Ok(Json(list))
 }
 
 pub(super) fn unknown(id: &DatanetId) -> ApiError {
@@ -92,8 +111,8 @@ pub(super) fn unknown(id: &DatanetId) -> ApiError {
 }
 
 pub(super) async fn show(State(api): Api, Path(id): Path<DatanetId>) -> Answer<Value> {
-    let found = api.handle.view(move |node| node.datanet(&id).map(|datanet| show_datanet(node, datanet))).await?;
-    found.map(Json).ok_or_else(|| unknown(&id))
+    let found = api.handle.view(move |node| node.datanet(&id).map(|datanet| look(node, datanet))).await?;
+    Ok(Json(titled(&api, found.ok_or_else(|| unknown(&id))?).await?))
 }
 
 #[derive(Deserialize)]

@@ -38,7 +38,7 @@ pub(super) struct Datanets {
 }
 
 /// Whether an ask of `subject` is due, and notes it; `asked` stays small.
-fn ask_due<K: Ord + Copy>(asked: &mut BTreeMap<K, u64>, subject: K, now_ms: u64) -> bool {
+pub(super) fn ask_due<K: Ord + Copy>(asked: &mut BTreeMap<K, u64>, subject: K, now_ms: u64) -> bool {
     if asked.get(&subject).is_some_and(|asked| now_ms.saturating_sub(*asked) < RETRY_MS) {
         return false;
     }

@@ -7,6 +7,7 @@ use bincode::{Decode, Encode};
 
 use super::Node;
 use crate::batch::{BatchHead, EpochBody, EpochHead};
+use crate::card::CardChange;
 use crate::datanet::{Contribution, Genesis};
 use crate::envelope::Signed;
 use crate::id::{Hash, NodeId, TaskId};
@@ -137,13 +138,18 @@ pub enum Fact {
     },
     /// A result of this node was refuted.
     ResultRefuted(NodeId),
+    /// A change of a datanet's card was accepted.
+    CardChanged(Box<Signed<CardChange>>),
 }
 
 impl Node {
     /// Changes the state by one durable event.
     pub(super) fn apply(&mut self, fact: Fact) {
         match fact {
-            Fact::Genesis(genesis) => self.datanets.apply_genesis(self.config.network, *genesis),
+            Fact::Genesis(genesis) => {
+                self.cards.apply_genesis(self.config.network, &genesis);
+                self.datanets.apply_genesis(self.config.network, *genesis);
+            }
             Fact::Contribution(entry) => self.datanets.apply_entry(*entry),
             Fact::ShardHeld(blob) => self.datanets.apply_held(blob),
             Fact::Requested(command) => self.requester.apply_requested(command),
@@ -183,6 +189,7 @@ impl Node {
             Fact::Witnessed(receipt) => self.receipts.apply_witnessed(receipt),
             Fact::ResultRefuted(node) => self.requester.apply_refuted(node),
             Fact::VerifierPayout { key, to } => self.requester.apply_payout(key, to),
+            Fact::CardChanged(entry) => self.cards.apply_change(self.account, *entry),
         }
     }
 

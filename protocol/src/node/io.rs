@@ -1,6 +1,7 @@
 //! What goes into a node and what comes out of it.
 
 use crate::batch::EpochBody;
+use crate::card::CardChange;
 use crate::datanet::{Genesis, Head};
 use crate::envelope::Signed;
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
@@ -104,6 +105,15 @@ pub enum Input {
     },
     /// What the chain says about [`Output::ReadFunding`]; streams it knows nothing of are left out.
     FundingRead(Vec<Funding>),
+    /// The driver checked the changes of [`Output::CheckCard`].
+    CardChecked {
+        /// Who had sent them.
+        from: NodeId,
+        /// Whose card.
+        datanet: DatanetId,
+        /// Each with what was found, in the same order.
+        checked: Vec<(Signed<CardChange>, CardFinding)>,
+    },
 }
 
 /// What escrow has moved into the distributor, ever, for one payer's work by one payee.
@@ -135,6 +145,24 @@ pub enum Command {
     StopFineTune(Hash),
     /// Count all receipts known and anchor the sums.
     CloseEpoch,
+    /// Change a datanet's card.
+    EditCard {
+        /// Whose card.
+        datanet: DatanetId,
+        /// The change, which the driver made on top of those known.
+        change: Vec<u8>,
+    },
+}
+
+/// What the driver found of a change of a card, on top of those before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CardFinding {
+    /// It leaves a readable card.
+    Good,
+    /// It builds on changes that are not here yet.
+    Early,
+    /// It is no change, not its signer's, or leaves no card within the bounds.
+    Broken(String),
 }
 
 /// A shard to contribute.
@@ -354,6 +382,16 @@ pub enum Output {
     /// Read on the settlement chain what fees arrived for these payers' work by these payees, and say
     /// [`Input::FundingRead`].
     ReadFunding(Vec<(AccountId, ChainAddress)>),
+    /// Check changes of a card on top of those known, in their order, then say [`Input::CardChecked`]; may be dropped,
+    /// since what is missing is asked for again.
+    CheckCard {
+        /// Who sent them.
+        from: NodeId,
+        /// Whose card.
+        datanet: DatanetId,
+        /// The changes.
+        changes: Vec<Signed<CardChange>>,
+    },
     /// A peer broke the rules.
     Penalise {
         /// Who.
@@ -471,4 +509,6 @@ pub enum Event {
         /// Whether the sums agree.
         agrees: bool,
     },
+    /// A datanet's card changed.
+    CardChanged(DatanetId),
 }

@@ -2,6 +2,7 @@
 
 use super::requester::RequestView;
 use super::{AskView, Node, PeerView};
+use crate::card::CardLogs;
 use crate::datanet::Datanet;
 use crate::envelope::Signed;
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
@@ -65,6 +66,12 @@ impl Node {
     /// All datanets.
     pub fn datanets(&self) -> impl Iterator<Item = &Datanet> {
         self.datanets.iter()
+    }
+
+    /// The changes of a datanet's card.
+    #[must_use]
+    pub fn card_logs(&self, id: &DatanetId) -> Option<&CardLogs> {
+        self.cards.get(id)
     }
 
     /// Whether a shard is in the store.

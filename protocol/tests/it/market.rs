@@ -189,6 +189,7 @@ impl Net {
             | Output::FetchBody { .. }
             | Output::Provide { .. }
             | Output::Learn { .. }
+            | Output::CheckCard { .. }
             | Output::Event(_) => {}
         }
     }

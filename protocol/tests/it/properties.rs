@@ -1,9 +1,11 @@
 //! Properties of the codec: one value has one encoding, and nothing else is read.
 
 use proptest::prelude::*;
-use tributary_protocol::datanet::{Head, LogHead};
-use tributary_protocol::envelope::{self, NetworkId, ReplayGuard, seal};
+use tributary_protocol::card::{CardChange, CardHead, CardLogs};
+use tributary_protocol::datanet::{Appended, Head, LogHead};
+use tributary_protocol::envelope::{self, NetworkId, ReplayGuard, Signed, seal};
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash, TaskId};
+use tributary_protocol::limits::{CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES};
 use tributary_protocol::message::{Heartbeat, Message, MessageError};
 use tributary_protocol::receipt::SignedReceipt;
 use tributary_protocol::refusal::{DeclineReason, Declined};
@@ -103,6 +105,23 @@ fn a_head_out_of_order_is_out_of_bounds() {
 }
 
 #[test]
+fn a_card_s_head_out_of_order_and_a_change_too_large_are_out_of_bounds() {
+    let mut head = samples::card_head();
+    head.logs.reverse();
+    for message in [Message::CardHead(head.clone()), Message::CardWanted(head)] {
+        let kind = message.kind();
+        assert_eq!(Message::from_body(kind, &message.to_body()), Err(MessageError::Bounds(kind)));
+    }
+    let mut change = samples::card_change();
+    change.change = vec![0; CARD_CHANGE_MAX_BYTES + 1];
+    let one = |change: CardChange| Signed::new(samples::network(), &samples::key(2), change);
+    let huge = Message::CardChanges(vec![one(change)]);
+    assert_eq!(Message::from_body(31, &huge.to_body()), Err(MessageError::Bounds(31)));
+    let many = Message::CardChanges(vec![one(samples::card_change()); CARD_BATCH_MAX + 1]);
+    assert_eq!(Message::from_body(31, &many.to_body()), Err(MessageError::Bounds(31)));
+}
+
+#[test]
 fn an_account_s_signature_is_no_envelope_s() {
     // A statement and an envelope over the same bytes are signed in different domains.
     let receipt = samples::signed_receipt();
@@ -119,6 +138,18 @@ prop_compose! {
             .map(|(contributor, (length, newest))| LogHead { contributor: AccountId(contributor), length, newest: Hash(newest) })
             .collect();
         Head { datanet: DatanetId(datanet), logs }
+    }
+}
+
+/// Has `there` take what it lacks of `here`, in the batches in which it would travel.
+fn pull(here: &CardLogs, there: &mut CardLogs) {
+    while there.lacks_some_of(&here.head()) {
+        let screened = there.screen(here.after(&there.head()));
+        assert_eq!(screened.refused, None);
+        assert!(!screened.fit.is_empty(), "every batch brings something");
+        for entry in screened.fit {
+            assert_eq!(there.append(entry), Ok(Appended::New));
+        }
     }
 }
 
@@ -147,6 +178,43 @@ proptest! {
         }
         let message = Message::Declined(Declined { task, reason: DeclineReason::Unable { says: says.clone() } });
         prop_assert_eq!(Message::from_body(message.kind(), &message.to_body()).is_ok(), says.len() <= 128);
+    }
+
+    #[test]
+    fn a_card_s_messages_survive_the_way(head in heads(), change in prop::collection::vec(any::<u8>(), 0..300), sequence in any::<u64>()) {
+        let previous = Hash([sequence.to_le_bytes()[0]; 32]);
+        let entry = CardChange { datanet: head.datanet, sequence, previous, change };
+        let signed = Signed::new(samples::network(), &samples::key(2), entry);
+        let head = CardHead { datanet: head.datanet, logs: head.logs };
+        for message in [Message::CardHead(head.clone()), Message::CardWanted(head), Message::CardChanges(vec![signed.clone(), signed])] {
+            prop_assert_eq!(&Message::from_body(message.kind(), &message.to_body()).unwrap(), &message);
+        }
+    }
+
+    #[test]
+    fn nodes_that_wrote_apart_and_met_have_the_same_changes(
+        steps in prop::collection::vec((0..3_usize, 0..3_usize, 1..9_000_usize), 1..40),
+    ) {
+        let genesis = Signed::new(samples::network(), &samples::key(1), samples::genesis());
+        let mut nodes = [(); 3].map(|()| CardLogs::begin(samples::network(), &genesis));
+        for (node, other, length) in steps {
+            // The genesis names 1 as owner, 2 and 3 as members.
+            let key = samples::key(u8::try_from(node).unwrap() + 1);
+            let (sequence, previous) = nodes[node].next_place(&AccountId(key.verifying_key().to_bytes()));
+            let datanet = nodes[node].head().datanet;
+            let entry = Signed::new(samples::network(), &key, CardChange { datanet, sequence, previous, change: vec![7; length] });
+            nodes[node].append(entry).unwrap();
+            let here = nodes[node].clone();
+            pull(&here, &mut nodes[other]);
+        }
+        for place in [1, 2, 0, 1] {
+            let here = nodes[place].clone();
+            nodes.iter_mut().for_each(|node| pull(&here, node));
+        }
+        for node in &nodes[1..] {
+            prop_assert_eq!(node.head(), nodes[0].head());
+            prop_assert_eq!(node.cost(), nodes[0].cost());
+        }
     }
 
     #[test]

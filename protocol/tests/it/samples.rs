@@ -3,6 +3,7 @@
 use ed25519_dalek::SigningKey;
 use tributary_protocol::attribution::{Share, WHOLE};
 use tributary_protocol::batch::{BatchHead, EpochHead};
+use tributary_protocol::card::{CardChange, CardHead};
 use tributary_protocol::datanet::{Contribution, Genesis, Head, LogHead, Policy, Schema};
 use tributary_protocol::economy::{self, Beneficiaries, FeePolicy};
 use tributary_protocol::envelope::{NetworkId, Signed, Statement, statement_digest};
@@ -71,6 +72,14 @@ fn contribution() -> Contribution {
         payout: address(10),
         claimed_ms: NOW_MS,
     }
+}
+
+pub fn card_change() -> CardChange {
+    CardChange { datanet: DatanetId([4; 32]), sequence: 1, previous: hash(74), change: vec![75, 76, 77] }
+}
+
+pub fn card_head() -> CardHead {
+    CardHead { datanet: DatanetId([4; 32]), logs: head().logs }
 }
 
 pub fn head() -> Head {
@@ -323,6 +332,9 @@ pub fn messages() -> Vec<Message> {
         Message::Epoch(signed(44, epoch_head())),
         Message::Question(Box::new(signed(61, request()))),
         Message::Declined(Declined { task, reason: DeclineReason::BudgetTooLow { asks: Amount(1_200_000) } }),
+        Message::CardHead(card_head()),
+        Message::CardWanted(card_head()),
+        Message::CardChanges(vec![signed(2, card_change())]),
     ]
 }
 
@@ -348,5 +360,6 @@ pub fn statements() -> Vec<StatementSample> {
         statement("Certificate", &certificate(69)),
         statement("Release", &release()),
         statement("InferenceRequest", &request()),
+        statement("CardChange", &card_change()),
     ]
 }

@@ -9,6 +9,8 @@ use tributary_protocol::id::{AccountId, Amount, ReceiptId};
 use tributary_protocol::node::Node;
 
 use super::World;
+use super::cards::CHANGES_EACH;
+use super::users::Plan;
 use crate::behaviour::Behaviour;
 use crate::host::Host;
 use crate::invariant::Violation;
@@ -68,6 +70,16 @@ impl World {
         missing
     }
 
+    /// The cards that lack changes; with all of them everybody has the same.
+    fn missing_cards(&self, node: &Node) -> Vec<String> {
+        let whole = |plan: &Plan| {
+            let Some(logs) = node.card_logs(&plan.id) else { return false };
+            plan.contributors.iter().all(|place| logs.next_place(&self.hosts[*place].account).0 == CHANGES_EACH)
+        };
+        let plans = self.users.plans.iter().filter(|plan| !whole(plan));
+        plans.map(|plan| format!("changes of the card of datanet {}", plan.id.short())).collect()
+    }
+
     fn missing_at(&self, host: &Host, node: &Node, every: &BTreeSet<ReceiptId>) -> Vec<String> {
         let mut missing = Vec::new();
         let held: BTreeSet<ReceiptId> = node.receipts().map(|(id, _)| *id).collect();
@@ -89,6 +101,7 @@ impl World {
                 missing.push(format!("the head of datanet {}", plan.id.short()));
             }
         }
+        missing.extend(self.missing_cards(node));
         if host.is_honest() && !node.jobs().is_empty() {
             missing.push(format!("pay for {} tasks", node.jobs().len()));
         }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tributary_protocol::batch::{BatchHead, EpochHead};
+use tributary_protocol::card::CardChange;
 use tributary_protocol::envelope::{self, Signed};
 use tributary_protocol::id::{Amount, Hash, Signature};
 use tributary_protocol::limits::REQUEST_MAX_BYTES;
@@ -54,7 +55,7 @@ impl World {
     }
 
     fn harmful_bytes(&mut self, host: usize) -> Option<Vec<u8>> {
-        match self.attack_chance.below(8) {
+        match self.attack_chance.below(9) {
             0 => {
                 let length = usize::try_from(self.attack_chance.below(2_000)).unwrap_or(0);
                 Some(self.attack_chance.noise(length))
@@ -73,6 +74,10 @@ impl World {
             }
             6 => {
                 let message = self.forged_voucher(host);
+                Some(self.sealed(host, message.kind(), message.to_body()))
+            }
+            7 => {
+                let message = self.forged_card(host)?;
                 Some(self.sealed(host, message.kind(), message.to_body()))
             }
             _ => {
@@ -123,6 +128,18 @@ impl World {
             fees_cumulative: Amount(u128::MAX),
             signature: self.attack_chance.noise(65),
         }))
+    }
+
+    /// A change of a card in the name of an editor, or in the attacker's own, who is none.
+    fn forged_card(&mut self, host: usize) -> Option<Message> {
+        let plan = self.users.plans.first()?;
+        let (datanet, editor) = (plan.id, self.hosts[*plan.contributors.first()?].account);
+        let body = CardChange { datanet, sequence: 0, previous: Hash::default(), change: self.attack_chance.noise(40) };
+        let mut entry = Signed::new(self.network, &self.hosts[host].account_key(), body);
+        if self.attack_chance.happens(500_000) {
+            entry.account = editor;
+        }
+        Some(Message::CardChanges(vec![entry]))
     }
 
     /// A batch or an epoch in the name of another node.

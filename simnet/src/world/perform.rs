@@ -133,6 +133,7 @@ impl World {
                 let funding = self.chain.funding(&streams);
                 self.schedule_local(host, 1, Input::FundingRead(funding));
             }
+            Output::CheckCard { from, datanet, changes } => self.check_card(host, from, datanet, changes),
             Output::Penalise { peer, reason } => self.penalised(peer, reason),
             Output::Event(event) => self.event(host, &event),
         }

@@ -37,7 +37,7 @@ pub(super) struct Plan {
     pub(super) id: DatanetId,
     genesis: Genesis,
     builder: usize,
-    contributors: Vec<usize>,
+    pub(super) contributors: Vec<usize>,
     head: Option<Head>,
     /// How often each run was asked for: the adapter's, then the leave-out runs'.
     attempts: Vec<u64>,
@@ -76,7 +76,7 @@ impl Plan {
             name: format!("datanet {number}"),
             owners: vec![owner.account],
             licence: "CC0-1.0".into(),
-            policy: Policy::Open,
+            policy: Policy::Members(contributors.iter().map(|place| hosts[*place].account).collect()),
             schema: Schema::PromptCompletion,
             created_ms: BEGIN_MS,
         };
@@ -154,6 +154,7 @@ impl World {
             self.command(owner, Command::CreateDatanet(genesis));
         }
         for host in contributors {
+            self.decide_card(host, id);
             let machine = &mut self.hosts[host];
             let known = machine.node.as_ref().and_then(|node| node.datanet(&id));
             let Some((length, _)) = known.map(|datanet| datanet.log_position(&machine.account)) else { continue };

@@ -21,7 +21,7 @@ fn edit(card: &mut CardDocument, number: u8, change: impl FnOnce(&mut Card)) -> 
 
 #[test]
 fn an_edit_travels_as_one_change() {
-    let (mut here, mut there) = (CardDocument::new(), CardDocument::new());
+    let (mut here, mut there) = (CardDocument::new(3), CardDocument::new(3));
     let change = edit(&mut here, 1, |card| {
         card.title = "Almanac of Velmora".to_owned();
         card.description = "Fäcts about a country — invented.".to_owned();
@@ -37,14 +37,13 @@ fn an_edit_travels_as_one_change() {
 
 #[test]
 fn every_card_begins_alike() {
-    assert_eq!(CardDocument::new().heads(), CardDocument::new().heads());
-    assert_eq!(CardDocument::new().card().unwrap(), Card::default());
-    assert!(CardDocument::new().changes_since(&[]).is_empty());
+    assert_eq!(CardDocument::new(3).heads(), CardDocument::new(3).heads());
+    assert_eq!(CardDocument::new(3).card().unwrap(), Card::default());
 }
 
 #[test]
 fn edits_made_at_once_are_merged_and_both_sides_agree() {
-    let (mut here, mut there) = (CardDocument::new(), CardDocument::new());
+    let (mut here, mut there) = (CardDocument::new(3), CardDocument::new(3));
     let first = edit(&mut here, 1, |card| card.description = "The harbour is grey.".to_owned());
     there.apply(&AccountId([1; 32]), &first).unwrap();
 
@@ -70,13 +69,13 @@ fn edits_made_at_once_are_merged_and_both_sides_agree() {
 
 #[test]
 fn no_change_is_no_bytes() {
-    let mut card = CardDocument::new();
+    let mut card = CardDocument::new(3);
     assert_eq!(card.edit(&writer(1), |_| ()).unwrap(), None);
 }
 
 #[test]
 fn a_change_of_another_hand_is_refused() {
-    let (mut here, mut there) = (CardDocument::new(), CardDocument::new());
+    let (mut here, mut there) = (CardDocument::new(3), CardDocument::new(3));
     let change = edit(&mut here, 1, |card| card.title = "mine".to_owned());
     let author = AccountId([9; 32]);
     assert_eq!(there.apply(&author, &change), Err(CardError::WrongAuthor { author }));
@@ -85,7 +84,7 @@ fn a_change_of_another_hand_is_refused() {
 
 #[test]
 fn a_change_ahead_of_its_time_names_what_is_missing() {
-    let (mut here, mut there) = (CardDocument::new(), CardDocument::new());
+    let (mut here, mut there) = (CardDocument::new(3), CardDocument::new(3));
     let first = edit(&mut here, 1, |card| card.title = "1".to_owned());
     let needed = here.heads();
     let second = edit(&mut here, 1, |card| card.title = "2".to_owned());
@@ -98,7 +97,7 @@ fn a_change_ahead_of_its_time_names_what_is_missing() {
 
 #[test]
 fn texts_beyond_the_bounds_are_refused_and_the_card_stays() {
-    let mut card = CardDocument::new();
+    let mut card = CardDocument::new(3);
     let too_long = |error: Result<Option<Vec<u8>>, CardError>| matches!(error, Err(CardError::TooLarge { .. }));
     assert!(too_long(card.edit(&writer(1), |card| card.title = "x".repeat(MAX_TITLE_BYTES + 1))));
     assert!(too_long(card.edit(&writer(1), |card| card.description = "x".repeat(MAX_DESCRIPTION_BYTES + 1))));
@@ -109,12 +108,12 @@ fn texts_beyond_the_bounds_are_refused_and_the_card_stays() {
     let full =
         card.edit(&writer(1), |card| card.description = "ü".repeat(MAX_DESCRIPTION_BYTES / 16)).unwrap().unwrap();
     assert!(full.len() < MAX_CHANGE_BYTES);
-    assert_eq!(CardDocument::new().apply(&AccountId([1; 32]), &full), Ok(Applied::New));
+    assert_eq!(CardDocument::new(3).apply(&AccountId([1; 32]), &full), Ok(Applied::New));
 }
 
 /// A change made with the bare library, as a hostile member would.
 fn foreign(work: impl FnOnce(&mut AutoCommit)) -> Vec<u8> {
-    let mut document: AutoCommit = CardDocument::new().document.with_actor(ActorId::from(vec![5; 64]));
+    let mut document: AutoCommit = CardDocument::new(3).document.with_actor(ActorId::from(vec![5; 64]));
     work(&mut document);
     document.commit_with(CommitOptions::default().with_time(0));
     document.get_last_local_change().unwrap().raw_bytes().to_vec()
@@ -123,7 +122,7 @@ fn foreign(work: impl FnOnce(&mut AutoCommit)) -> Vec<u8> {
 #[test]
 fn a_change_that_breaks_the_card_is_refused() {
     let author = AccountId([5; 32]);
-    let mut card = CardDocument::new();
+    let mut card = CardDocument::new(3);
     let gone = foreign(|document| document.delete(ROOT, "title").unwrap());
     assert!(matches!(card.apply(&author, &gone), Err(CardError::Breaks(_))));
     let number = foreign(|document| document.put(ROOT, "description", 7).unwrap());
@@ -133,7 +132,7 @@ fn a_change_that_breaks_the_card_is_refused() {
     let huge = foreign(|document| document.put(ROOT, "other", "x".repeat(MAX_CHANGE_BYTES)).unwrap());
     assert!(matches!(card.apply(&author, &huge), Err(CardError::TooLarge { .. })));
     assert_eq!(card.card().unwrap(), Card::default());
-    assert_eq!(card.heads(), CardDocument::new().heads());
+    assert_eq!(card.heads(), CardDocument::new(3).heads());
 }
 
 #[test]
@@ -144,28 +143,43 @@ fn the_operations_of_a_real_change_are_counted() {
 }
 
 #[test]
-fn a_saved_card_comes_back_with_its_history() {
-    let mut card = CardDocument::new();
-    edit(&mut card, 1, |card| card.title = "kept".to_owned());
-    edit(&mut card, 2, |card| card.tags.extend(["a".to_owned()]));
-    let loaded = CardDocument::load(&card.save()).unwrap();
-    assert_eq!(loaded.card().unwrap(), card.card().unwrap());
-    assert_eq!(loaded.heads(), card.heads());
-    assert_eq!(loaded.save(), card.save());
-    let bytes = card.save();
-    for cut in [0, 4, 9, bytes.len() - 1] {
-        assert!(CardDocument::load(&bytes[..cut]).is_err());
-    }
+fn a_card_is_rebuilt_from_its_checked_changes() {
+    let mut card = CardDocument::new(3);
+    let kept = edit(&mut card, 1, |card| card.title = "kept".to_owned());
+    let tagged = edit(&mut card, 2, |card| card.tags.extend(["a".to_owned()]));
+    let authors = [writer(1).account, writer(2).account];
+    let changes = [(&authors[0], &kept[..]), (&authors[1], &tagged[..])];
+    let mut rebuilt = CardDocument::new(3);
+    rebuilt.extend(changes[..1].iter().copied()).unwrap();
+    rebuilt.extend(changes).unwrap();
+    assert_eq!(rebuilt.card().unwrap(), card.card().unwrap());
+    assert_eq!(rebuilt.heads(), card.heads());
+    assert_eq!((rebuilt.bytes, &rebuilt.operations), (card.bytes, &card.operations));
+    assert!(rebuilt.extend([(&authors[0], &b"no change"[..])]).is_err());
+    assert_eq!(rebuilt.heads(), card.heads());
 }
 
 #[test]
-fn a_peer_that_knows_some_heads_gets_only_the_rest() {
-    let mut card = CardDocument::new();
-    let first = edit(&mut card, 1, |card| card.title = "1".to_owned());
-    let heads = card.heads();
-    let second = edit(&mut card, 1, |card| card.title = "2".to_owned());
-    assert_eq!(card.changes_since(&heads), std::slice::from_ref(&second));
-    assert_eq!(card.changes_since(&[]), [first, second]);
+fn an_author_who_wears_the_card_out_is_stopped_and_the_others_are_not() {
+    let mut card = CardDocument::new(3);
+    card.share = 1_000;
+    let mut written = 0;
+    let refused = loop {
+        let text = if written % 2 == 0 { "x".repeat(200) } else { String::new() };
+        match card.edit(&writer(1), |card| card.description = text) {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, CardError::TooLarge { limit: 1_000, .. }), "{refused}");
+    assert!(written > 2, "{written}");
+    let (before, heads) = (card.card().unwrap(), card.heads());
+    let change = foreign(|document| {
+        (0..1_001_i64).for_each(|number| document.put(ROOT, "other", number).unwrap());
+    });
+    assert!(matches!(card.apply(&AccountId([5; 32]), &change), Err(CardError::TooLarge { limit: 1_000, .. })));
+    assert_eq!((card.card().unwrap(), card.heads()), (before, heads));
+    edit(&mut card, 2, |card| card.title = "still mine".to_owned());
 }
 
 proptest! {
@@ -175,7 +189,7 @@ proptest! {
     fn peers_agree_whatever_they_did_and_whenever_they_met(
         steps in prop::collection::vec((0..3_usize, 0..5_u8, "[a-zäö ]{0,12}", any::<bool>()), 1..25),
     ) {
-        let mut peers = [CardDocument::new(), CardDocument::new(), CardDocument::new()];
+        let mut peers = [CardDocument::new(3), CardDocument::new(3), CardDocument::new(3)];
         let mut made: Vec<(AccountId, Vec<u8>)> = Vec::new();
         for (peer, action, word, meet) in steps {
             let writer = writer(u8::try_from(peer).unwrap());
@@ -203,8 +217,8 @@ proptest! {
 
     #[test]
     fn any_change_of_a_change_is_answered(place in any::<prop::sample::Index>(), value in any::<u8>()) {
-        let mut card = CardDocument::new();
-        let mut change = edit(&mut CardDocument::new(), 1, |card| {
+        let mut card = CardDocument::new(3);
+        let mut change = edit(&mut CardDocument::new(3), 1, |card| {
             card.title = "title".to_owned();
             card.description = "a description".to_owned();
         });

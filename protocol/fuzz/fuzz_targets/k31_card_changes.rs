@@ -1,0 +1,7 @@
+//! Bodies of `CardChanges`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    tributary_protocol_fuzz::read_and_write(31, data);
+});
