@@ -121,6 +121,7 @@ impl Demo {
             let bytes = added["bytes"].as_u64().unwrap_or(0);
             self.screen.say(&format!("  {} added {} records in a shard of {bytes} bytes", member.name, added["added"]));
         }
+        self.write_card(contributors[0], &path).await?;
         let wanted = contributors.len();
         let heads = |seen: &Value| {
             let whole = seen["complete"].as_bool() == Some(true) && count(&seen["contributors"]) == wanted;
@@ -134,6 +135,19 @@ impl Demo {
             }
         }
         Ok(id)
+    }
+
+    /// Gives the datanet a card and waits until every node has it.
+    async fn write_card(&self, owner: &Member, datanet: &str) -> Result<(), DemoError> {
+        let path = format!("{datanet}/card");
+        let title = format!("{}, by its contributors", self.material.title);
+        let card = json!({"title": title, "description": "What the demo's contributors know.", "languages": ["en"]});
+        owner.post(&path, &card).await?;
+        for member in self.cluster.members() {
+            let written = |seen: &Value| (seen["title"] == title.as_str()).then_some(());
+            until("data", "card of the datanet", member, datanet, written).await?;
+        }
+        Ok(())
     }
 
     async fn create_datanet(&self, member: &Member) -> Result<String, DemoError> {
