@@ -101,7 +101,7 @@ fn who_may_not_edit_a_card_is_told_so_and_bounds_are_kept() {
     let refused = stranger.post(&route, &json!({"title": "mine"})).unwrap_err();
     assert_eq!(refused.exit_code(), 2, "{refused}");
     assert!(refused.to_string().contains("may not edit"), "{refused}");
-    for body in [json!({"title": "x".repeat(201)}), json!({"tags": ["x".repeat(65)]}), json!({"titel": "x"})] {
+    for body in [json!({"title": "x".repeat(201)}), json!({"tags": ["x".repeat(65)]}), json!({"subtitle": "x"})] {
         assert!(owner.post(&route, &body).is_err(), "{body}");
     }
     assert_eq!(edit(&owner, &id, &json!({"title": "Letters"}))["changed"], false);
