@@ -4,7 +4,7 @@
 //! within a determinism class, and not on what shares its batch. An adapter that doesn't fit is an error, never
 //! the base model's answer.
 
-mod answer;
+pub(crate) mod answer;
 mod params;
 mod text;
 
@@ -12,8 +12,9 @@ use std::ops::ControlFlow;
 
 pub use params::{Finish, GenerateParams, Generation, MAX_OUTPUT_TOKENS, MAX_PROMPT_BYTES, MAX_STOP_BYTES, MAX_STOPS};
 
+use crate::kv::Cache;
 use crate::lora::Adapter;
-use crate::model::{Base, LogitRows, ModelError};
+use crate::model::{Base, Feed, LogitRows, ModelError};
 use answer::{Answer, Heard};
 use text::TextStream;
 
@@ -60,6 +61,9 @@ pub enum EngineError {
     /// The tokenizer's text for a token depends on the tokens after it, so it can't be streamed.
     #[error("the tokenizer rewrites earlier text")]
     Detokenize,
+    /// The asked form is none that answers can be held to, or no token fits it.
+    #[error("constrained output: {0}")]
+    Constraint(String),
     /// The model refused or failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -122,25 +126,48 @@ impl Engine {
         if requests.len() > MAX_BATCH_REQUESTS {
             return Err(EngineError::Batch { got: requests.len() });
         }
-        let decode = |tokens: &[u32]| Ok(base.tokenizer().decode(tokens)?);
-        let mut answers: Vec<Result<Answer<'_>, EngineError>> =
-            requests.iter().map(|request| Answer::open(base, request, &decode)).collect();
-        while step(base, &mut answers, on_text)? {}
-        Ok(answers.into_iter().map(|answer| answer.and_then(Answer::close)).collect())
+        let mut turns: Vec<Result<Turn<'_>, EngineError>> =
+            requests.iter().map(|request| Turn::open(base, request)).collect();
+        while step(base, &mut turns, on_text)? {}
+        Ok(turns.into_iter().map(|turn| turn.and_then(|turn| turn.answer.close())).collect())
+    }
+}
+
+/// An answer with what it runs on.
+struct Turn<'a> {
+    answer: Answer,
+    adapter: Option<&'a Adapter>,
+    cache: Cache,
+}
+
+impl<'a> Turn<'a> {
+    fn open(base: &Base, request: &Request<'a>) -> Result<Self, EngineError> {
+        request.params.check()?;
+        if request.adapter.is_some_and(|adapter| !adapter.fits(base.config())) {
+            return Err(EngineError::Adapter);
+        }
+        let prompt = answer::encode(base, request.prompt)?;
+        let cache = Cache::new(base.config().layers, base.config().kv_width());
+        Ok(Self { answer: Answer::open(base, prompt, request.params)?, adapter: request.adapter, cache })
+    }
+
+    fn feed(&mut self) -> Option<Feed<'_>> {
+        let tokens = self.answer.next_tokens(self.cache.positions(), PREFILL_TOKENS)?;
+        Some(Feed { tokens, adapter: self.adapter, cache: &mut self.cache })
     }
 }
 
 /// Feeds every open answer its next tokens and lets it pick one. Whether any is left open.
 fn step(
     base: &Base,
-    answers: &mut [Result<Answer<'_>, EngineError>],
+    turns: &mut [Result<Turn<'_>, EngineError>],
     on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
 ) -> Result<bool, EngineError> {
     let (mut open, mut feeds) = (Vec::new(), Vec::new());
     let mut row = 0;
-    for (at, answer) in answers.iter_mut().enumerate() {
-        let Ok(answer) = answer else { continue };
-        let Some(feed) = answer.feed(PREFILL_TOKENS) else { continue };
+    for (at, turn) in turns.iter_mut().enumerate() {
+        let Ok(turn) = turn else { continue };
+        let Some(feed) = turn.feed() else { continue };
         row += feed.tokens.len();
         open.push((at, row - 1));
         feeds.push(feed);
@@ -151,10 +178,13 @@ fn step(
     let stepped = base.model().step(&mut feeds, LogitRows::Last)?;
     let logits = stepped.logits.ok_or(EngineError::NoLogits)?.to_vec2::<f32>()?;
     for ((at, row), logits) in open.into_iter().zip(logits) {
-        let Ok(answer) = &mut answers[at] else { continue };
+        let Ok(turn) = &mut turns[at] else { continue };
+        if !turn.answer.has_read(turn.cache.positions()) {
+            continue;
+        }
         let state = stepped.hidden.get(row)?.to_vec1::<f32>()?;
-        if let Err(error) = answer.heard(Heard { state, logits: &logits }, &mut |text| on_text(at, text)) {
-            answers[at] = Err(error);
+        if let Err(error) = turn.answer.heard(Heard { state, logits: &logits }, &mut |text| on_text(at, text)) {
+            turns[at] = Err(error);
         }
     }
     Ok(true)
@@ -172,10 +202,10 @@ pub fn replay_finish(
     output_tokens: &[u32],
 ) -> Result<(Option<Finish>, usize), EngineError> {
     let decode = |tokens: &[u32]| Ok(base.tokenizer().decode(tokens)?);
-    let mut text = TextStream::new(&decode, &params.stop);
+    let mut text = TextStream::new(&params.stop);
     for (at, &token) in output_tokens.iter().enumerate() {
         if !base.tokenizer().is_end(token) {
-            text.push(token)?;
+            text.push(&decode, token)?;
         }
         let finish = answer::finish_after(base, params, prompt_tokens, at + 1, token, text.stopped());
         if finish.is_some() {

@@ -1,12 +1,15 @@
-//! Keys and values of one sequence, in blocks.
+//! Keys and values of one sequence, in blocks that sequences can share.
 //!
-//! Invariant: position p of a layer is row p % 32 of block p / 32, and a written row never moves or changes: growth
-//! takes a new block, so an answer's memory is what it used, and attention reads the rows in order of position.
+//! Invariant: position p of a layer is row p % 32 of block p / 32, and a written row never changes: growth takes a new
+//! block, a full block is sealed and can then belong to several sequences whose tokens and adapter agree up to its end.
+//! Attention reads the rows in order of position, whoever wrote them.
+
+use std::sync::Arc;
 
 use crate::ops::Run;
 
 /// Positions of one block: small enough that short answers waste little, large enough that a run is a long read.
-const BLOCK_POSITIONS: usize = 32;
+pub const BLOCK_POSITIONS: usize = 32;
 
 #[derive(Debug, Clone)]
 struct Block {
@@ -14,11 +17,17 @@ struct Block {
     values: Vec<f32>,
 }
 
+/// One full block of every layer. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct SealedBlock(Arc<[Arc<Block>]>);
+
 /// Keys (already rotated) and values of one layer, rows of `width` values.
 #[derive(Debug, Clone)]
 pub struct LayerCache {
     width: usize,
-    blocks: Vec<Block>,
+    sealed: Vec<Arc<Block>>,
+    /// Fewer than [`BLOCK_POSITIONS`] rows.
+    open: Block,
 }
 
 /// What one sequence remembers of the tokens it has seen.
@@ -27,11 +36,31 @@ pub struct Cache {
     layers: Vec<LayerCache>,
 }
 
+/// Bytes of one block of all layers.
+#[must_use]
+pub const fn block_bytes(layers: usize, width: usize) -> usize {
+    layers * width * BLOCK_POSITIONS * 2 * size_of::<f32>()
+}
+
 impl Cache {
     /// An empty memory for `layers` layers whose keys are `width` wide.
     #[must_use]
     pub fn new(layers: usize, width: usize) -> Self {
-        Self { layers: vec![LayerCache { width, blocks: Vec::new() }; layers] }
+        Self::with_prefix(layers, width, &[])
+    }
+
+    /// A memory that begins with blocks of another sequence.
+    ///
+    /// # Panics
+    /// When a block is of a model with fewer layers.
+    #[must_use]
+    pub fn with_prefix(layers: usize, width: usize, prefix: &[SealedBlock]) -> Self {
+        let layer = |at: usize| LayerCache {
+            width,
+            sealed: prefix.iter().map(|block| block.0[at].clone()).collect(),
+            open: Block { keys: Vec::new(), values: Vec::new() },
+        };
+        Self { layers: (0..layers).map(layer).collect() }
     }
 
     /// Positions that every layer holds.
@@ -44,39 +73,69 @@ impl Cache {
     pub fn layer_mut(&mut self, at: usize) -> &mut LayerCache {
         &mut self.layers[at]
     }
+
+    /// The block at `index`, once it is full in every layer.
+    #[must_use]
+    pub fn sealed(&self, index: usize) -> Option<SealedBlock> {
+        let blocks: Option<Vec<_>> = self.layers.iter().map(|layer| layer.sealed.get(index).cloned()).collect();
+        blocks.filter(|blocks| !blocks.is_empty()).map(|blocks| SealedBlock(blocks.into()))
+    }
+
+    /// Forgets every position from `positions` on: after a step that failed halfway.
+    pub fn truncate(&mut self, positions: usize) {
+        for layer in &mut self.layers {
+            layer.truncate(positions);
+        }
+    }
 }
 
 impl LayerCache {
     /// Positions held.
     #[must_use]
     pub fn positions(&self) -> usize {
-        match self.blocks.split_last() {
-            Some((last, full)) => full.len() * BLOCK_POSITIONS + last.keys.len() / self.width,
-            None => 0,
-        }
+        self.sealed.len() * BLOCK_POSITIONS + self.open.keys.len() / self.width
     }
 
     /// Adds whole rows; `keys` and `values` are equally long.
     pub fn append(&mut self, keys: &[f32], values: &[f32]) {
-        for (keys, values) in keys.chunks_exact(self.width).zip(values.chunks_exact(self.width)) {
-            let block = self.open_block();
-            block.keys.extend_from_slice(keys);
-            block.values.extend_from_slice(values);
+        let room = BLOCK_POSITIONS * self.width;
+        let (mut keys, mut values) = (keys, values);
+        while !keys.is_empty() {
+            if self.open.keys.capacity() == 0 {
+                self.open = Block { keys: Vec::with_capacity(room), values: Vec::with_capacity(room) };
+            }
+            let now = (room - self.open.keys.len()).min(keys.len());
+            let (now_keys, later_keys) = keys.split_at(now);
+            let (now_values, later_values) = values.split_at(now);
+            self.open.keys.extend_from_slice(now_keys);
+            self.open.values.extend_from_slice(now_values);
+            (keys, values) = (later_keys, later_values);
+            if self.open.keys.len() == room {
+                let full = std::mem::replace(&mut self.open, Block { keys: Vec::new(), values: Vec::new() });
+                self.sealed.push(Arc::new(full));
+            }
         }
     }
 
     /// All rows in order of position.
     #[must_use]
     pub fn runs(&self) -> Vec<Run<'_>> {
-        self.blocks.iter().map(|block| Run { keys: &block.keys, values: &block.values }).collect()
+        let blocks = self.sealed.iter().map(AsRef::as_ref).chain(std::iter::once(&self.open));
+        let runs = blocks.map(|block| Run { keys: &block.keys, values: &block.values });
+        runs.filter(|run| !run.keys.is_empty()).collect()
     }
 
-    fn open_block(&mut self) -> &mut Block {
-        let room = BLOCK_POSITIONS * self.width;
-        if self.blocks.last().is_none_or(|block| block.keys.len() >= room) {
-            self.blocks.push(Block { keys: Vec::with_capacity(room), values: Vec::with_capacity(room) });
+    fn truncate(&mut self, positions: usize) {
+        if positions >= self.positions() {
+            return;
         }
-        self.blocks.last_mut().expect("invariant: a block was just ensured")
+        let (full, rest) = (positions / BLOCK_POSITIONS, positions % BLOCK_POSITIONS * self.width);
+        if full < self.sealed.len() {
+            self.open = Block::clone(&self.sealed[full]);
+            self.sealed.truncate(full);
+        }
+        self.open.keys.truncate(rest);
+        self.open.values.truncate(rest);
     }
 }
 
@@ -122,6 +181,43 @@ mod tests {
             layer.append(&keys[row * 12..][..12], &vals[row * 12..][..12]);
             let one = attend_cached(&queries[row * 24..][..24], &layer.runs(), row + 1, shape);
             assert_eq!(one, at_once[row * 24..][..24], "row {row}");
+        }
+    }
+
+    #[test]
+    fn a_shared_prefix_reads_like_rows_of_ones_own() {
+        let rows = BLOCK_POSITIONS * 2 + 7;
+        let (keys, vals) = (values(rows * 3, 0.0), values(rows * 3, 1.0));
+        let mut first = Cache::new(2, 3);
+        for layer in 0..2 {
+            first.layer_mut(layer).append(&keys, &vals);
+        }
+        assert!(first.sealed(2).is_none(), "the third block is not full");
+        let prefix: Vec<_> = (0..2).map(|at| first.sealed(at).unwrap()).collect();
+        let mut second = Cache::with_prefix(2, 3, &prefix);
+        assert_eq!(second.positions(), 2 * BLOCK_POSITIONS);
+        let own = 2 * BLOCK_POSITIONS * 3;
+        for layer in 0..2 {
+            second.layer_mut(layer).append(&keys[own..], &vals[own..]);
+            let read: Vec<f32> = second.layer_mut(layer).runs().iter().flat_map(|run| run.keys).copied().collect();
+            assert_eq!(read, keys);
+        }
+    }
+
+    #[test]
+    fn truncating_forgets_exactly_the_end() {
+        let rows = BLOCK_POSITIONS * 3 + 4;
+        let (keys, vals) = (values(rows * 3, 0.0), values(rows * 3, 1.0));
+        for left in [0, 1, BLOCK_POSITIONS - 1, BLOCK_POSITIONS, BLOCK_POSITIONS * 2 + 5, rows, rows + 9] {
+            let mut cache = Cache::new(1, 3);
+            cache.layer_mut(0).append(&keys, &vals);
+            let other = cache.clone();
+            cache.truncate(left);
+            assert_eq!(cache.positions(), left.min(rows));
+            cache.layer_mut(0).append(&keys[left.min(rows) * 3..], &vals[left.min(rows) * 3..]);
+            let read: Vec<f32> = cache.layer_mut(0).runs().iter().flat_map(|run| run.values).copied().collect();
+            assert_eq!(read, vals);
+            assert_eq!(other.positions(), rows, "a sharer keeps its rows");
         }
     }
 }

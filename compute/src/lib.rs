@@ -15,5 +15,6 @@ pub mod ops;
 pub mod proof;
 pub mod random;
 pub mod sample;
+pub mod serve;
 pub mod tokenizer;
 pub mod train;

@@ -13,7 +13,7 @@ use crate::model::{Config, Module};
 use crate::ops::narrow;
 use crate::random::{Stream, uniform};
 
-pub use files::{AdapterFiles, MAX_ADAPTER_CONFIG_BYTES};
+pub use files::{AdapterFiles, AdapterMeasure, MAX_ADAPTER_CONFIG_BYTES, measure};
 
 /// Largest rank: the cap of mistral.rs; above it LoRA saves nothing.
 pub const MAX_RANK: usize = 256;

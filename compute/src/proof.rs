@@ -12,7 +12,6 @@
 mod fingerprint;
 mod polynomial;
 
-pub(crate) use fingerprint::fingerprints_of;
 pub use fingerprint::{Deviation, Fingerprint, FingerprintError, TOKENS_PER_FINGERPRINT, TOP_VALUES, fingerprint_root};
 
 use crate::device;
@@ -20,7 +19,7 @@ use crate::engine::{EngineError, GenerateParams, replay_finish};
 use crate::linear::Hook;
 use crate::lora::Adapter;
 use crate::model::{Base, Mode, Packed};
-use crate::sample::pick;
+use crate::sample::Sampler;
 
 /// Rows whose logits are held at once: bounds memory for large vocabularies.
 const LOGIT_ROWS: usize = 128;
@@ -185,22 +184,24 @@ fn compare(
             return Ok(Some(Mismatch::Fingerprint { at, deviation: claimed.deviation(states) }));
         }
     }
-    first_other_token(base, &hidden, output, params)
+    first_other_token(base, &hidden, prompt, output, params)
 }
 
 fn first_other_token(
     base: &Base,
     hidden: &candle_core::Tensor,
+    prompt: &[u32],
     output: &[u32],
     params: &GenerateParams,
 ) -> Result<Option<Mismatch>, EngineError> {
+    let mut sampler = Sampler::new(base.tokenizer(), params, prompt)?;
     for (chunk, claimed) in output.chunks(LOGIT_ROWS).enumerate() {
         let from = chunk * LOGIT_ROWS;
         let logits = base.model().logits(&hidden.narrow(0, from, claimed.len())?)?.to_vec2::<f32>()?;
         for (at, (&claimed, logits)) in (from..).zip(claimed.iter().zip(&logits)) {
             let step = u32::try_from(at).map_err(|_| EngineError::Params("too many tokens"))?;
-            match pick(logits, params.temperature, params.seed, step) {
-                Ok(expected) if expected == claimed => {}
+            match sampler.pick(logits, step) {
+                Ok(expected) if expected == claimed => sampler.accept(claimed)?,
                 Ok(expected) => return Ok(Some(Mismatch::Token { at, claimed, expected })),
                 Err(EngineError::NotFinite { .. }) => return Ok(Some(Mismatch::NotFinite)),
                 Err(error) => return Err(error),

@@ -3,7 +3,18 @@
 //! Invariant: the choice is a pure function of the logits, the temperature, the committed seed and the step;
 //! there is no generator state to carry, so step 700 is re-checked without the 699 before it. Temperature 0 is
 //! greedy. Otherwise the Gumbel-max trick draws from the softmax exactly: the largest of
-//! `logit / temperature + gumbel` is a sample (Gumbel 1954; Maddison et al., arXiv 1411.0030).
+//! `logit / temperature + gumbel` is a sample (Gumbel 1954; Maddison et al., arXiv 1411.0030). Penalties and a grammar
+//! also depend on the tokens before, which a checker has; filters only take candidates away, so the noise of a token
+//! is the same with and without them.
+
+mod constraint;
+mod filter;
+mod params;
+mod sampler;
+
+pub use constraint::Grammars;
+pub use params::{Format, MAX_SCHEMA_BYTES, MAX_TOP_LOGPROBS, Sampling};
+pub use sampler::{Sampler, TokenLogprob, top_logprobs};
 
 use crate::engine::EngineError;
 use crate::random::{Stream, words};
@@ -22,6 +33,11 @@ pub fn pick(logits: &[f32], temperature: f32, seed: u64, step: u32) -> Result<u3
     // One draw of the counter-based generator gives the noise of four neighbouring tokens.
     let noise = (0_u64..).flat_map(|quad| words(seed, Stream::Sample, step, quad)).map(gumbel);
     largest(logits.iter().zip(noise).map(|(&logit, noise)| f64::from(logit) / f64::from(temperature) + noise))
+}
+
+/// The noise of one token, as [`pick`] draws it.
+fn noise_of(seed: u64, step: u32, token: u32) -> f64 {
+    gumbel(words(seed, Stream::Sample, step, u64::from(token / 4))[(token % 4) as usize])
 }
 
 /// Standard Gumbel noise from 32 uniform bits; the half keeps the uniform strictly between 0 and 1.

@@ -9,6 +9,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
 use crate::model::{MAX_VOCAB, ModelError};
+use crate::sample::Grammars;
 
 /// The longest `tokenizer.json` read; Llama-3's has 9 MB.
 pub const MAX_TOKENIZER_BYTES: usize = 64 << 20;
@@ -27,6 +28,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: Option<u32>,
     eos: Vec<u32>,
+    grammars: Grammars,
 }
 
 fn refused(what: impl std::fmt::Display) -> ModelError {
@@ -60,7 +62,7 @@ impl Tokenizer {
         if highest == 0 || highest > vocab {
             return Err(refused(format!("{highest} ids for a model with a vocabulary of {vocab}")));
         }
-        Ok(Self { inner, bos, eos: eos.to_vec() })
+        Ok(Self { inner, bos, eos: eos.to_vec(), grammars: Grammars::default() })
     }
 
     /// The tokens of a text, without special tokens around it.
@@ -105,6 +107,22 @@ impl Tokenizer {
     #[must_use]
     pub fn is_end(&self, token: u32) -> bool {
         self.eos.contains(&token)
+    }
+
+    /// The tokens that end an answer.
+    #[must_use]
+    pub fn ends(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// The `tokenizer.json` of this tokenizer.
+    pub(crate) fn to_json(&self) -> Result<serde_json::Value, ModelError> {
+        serde_json::to_value(&self.inner).map_err(refused)
+    }
+
+    /// What compiles grammars over these tokens.
+    pub(crate) const fn grammars(&self) -> &Grammars {
+        &self.grammars
     }
 
     /// The token that begins a text, if the model has one.

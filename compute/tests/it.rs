@@ -11,6 +11,8 @@ mod files;
 mod gradients;
 #[path = "it/proving.rs"]
 mod proving;
+#[path = "it/server.rs"]
+mod server;
 #[path = "it/serving.rs"]
 mod serving;
 #[path = "it/serving_base.rs"]

@@ -1,47 +1,46 @@
 //! One answer in the making.
 //!
-//! Invariant: `states[i]` is the last hidden state that `output[i]` was picked from, and once `finish` is set nothing
-//! changes any more.
+//! Invariant: fingerprints and `states` together cover `output`, one last hidden state for each token, the one that it
+//! was picked from; once `finish` is set nothing changes any more.
 
 use std::ops::ControlFlow;
 
-use super::text::{Decode, TextStream};
-use super::{EngineError, Finish, GenerateParams, Generation, MAX_PROMPT_BYTES, Request};
-use crate::kv::Cache;
-use crate::lora::Adapter;
-use crate::model::{Base, Feed};
-use crate::proof::fingerprints_of;
-use crate::sample::pick;
+use super::text::TextStream;
+use super::{EngineError, Finish, GenerateParams, Generation, MAX_PROMPT_BYTES};
+use crate::model::Base;
+use crate::proof::{Fingerprint, TOKENS_PER_FINGERPRINT};
+use crate::sample::Sampler;
 
 /// What a step gave for the last token fed.
-pub(super) struct Heard<'a> {
-    pub(super) state: Vec<f32>,
-    pub(super) logits: &'a [f32],
+pub(crate) struct Heard<'a> {
+    pub(crate) state: Vec<f32>,
+    pub(crate) logits: &'a [f32],
 }
 
-pub(super) struct Answer<'a> {
-    base: &'a Base,
-    adapter: Option<&'a Adapter>,
-    params: &'a GenerateParams,
+/// The tokens of a prompt, refused before they are made when they can't fit.
+pub(crate) fn encode(base: &Base, prompt: &str) -> Result<Vec<u32>, EngineError> {
+    if prompt.len() > MAX_PROMPT_BYTES {
+        return Err(EngineError::PromptTooLong { tokens: prompt.len(), context: base.config().max_positions });
+    }
+    Ok(base.tokenizer().encode_prompt(prompt)?)
+}
+
+pub(crate) struct Answer {
+    base: Base,
+    params: GenerateParams,
+    sampler: Sampler,
     prompt: Vec<u32>,
     output: Vec<u32>,
+    fingerprints: Vec<Fingerprint>,
     states: Vec<Vec<f32>>,
-    cache: Cache,
-    text: TextStream<'a>,
+    text: TextStream,
     finish: Option<Finish>,
 }
 
-impl<'a> Answer<'a> {
-    pub(super) fn open(base: &'a Base, request: &Request<'a>, decode: Decode<'a>) -> Result<Self, EngineError> {
+impl Answer {
+    /// Begins the answer to `prompt`, whose tokens may come from anybody.
+    pub(crate) fn open(base: &Base, prompt: Vec<u32>, params: &GenerateParams) -> Result<Self, EngineError> {
         let config = base.config();
-        request.params.check()?;
-        if request.prompt.len() > MAX_PROMPT_BYTES {
-            return Err(EngineError::PromptTooLong { tokens: request.prompt.len(), context: config.max_positions });
-        }
-        if request.adapter.is_some_and(|adapter| !adapter.fits(config)) {
-            return Err(EngineError::Adapter);
-        }
-        let prompt = base.tokenizer().encode_prompt(request.prompt)?;
         if prompt.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
@@ -49,56 +48,70 @@ impl<'a> Answer<'a> {
             return Err(EngineError::PromptTooLong { tokens: prompt.len(), context: config.max_positions });
         }
         Ok(Self {
-            base,
-            adapter: request.adapter,
-            params: request.params,
+            sampler: Sampler::new(base.tokenizer(), params, &prompt)?,
+            base: base.clone(),
+            params: params.clone(),
             prompt,
             output: Vec::new(),
+            fingerprints: Vec::new(),
             states: Vec::new(),
-            cache: Cache::new(config.layers, config.kv_width()),
-            text: TextStream::new(decode, &request.params.stop),
+            text: TextStream::new(&params.stop),
             finish: None,
         })
     }
 
-    /// The next tokens to feed, at most `most`; `None` once the answer ended.
-    pub(super) fn feed(&mut self, most: usize) -> Option<Feed<'_>> {
-        if self.finish.is_some() {
-            return None;
+    /// The next tokens to feed after `seen` positions, at most `most`; `None` once the answer ended.
+    pub(crate) fn next_tokens(&self, seen: usize, most: usize) -> Option<&[u32]> {
+        match (self.finish, self.output.last()) {
+            (Some(_), _) => None,
+            (None, Some(last)) => Some(std::slice::from_ref(last)),
+            (None, None) => Some(&self.prompt[seen..self.prompt.len().min(seen + most)]),
         }
-        let seen = self.cache.positions();
-        let tokens = match self.output.last() {
-            Some(last) => std::slice::from_ref(last),
-            None => &self.prompt[seen..self.prompt.len().min(seen + most)],
-        };
-        Some(Feed { tokens, adapter: self.adapter, cache: &mut self.cache })
     }
 
-    /// Picks a token from what a step gave, unless the prompt is not through yet.
-    pub(super) fn heard(
+    /// Whether `seen` positions are the whole prompt, so that a token can be picked.
+    pub(crate) fn has_read(&self, seen: usize) -> bool {
+        seen >= self.prompt.len()
+    }
+
+    /// Tokens so far.
+    pub(crate) fn output(&self) -> &[u32] {
+        &self.output
+    }
+
+    /// Why the answer ended, once it has.
+    pub(crate) fn finish(&self) -> Option<Finish> {
+        self.finish
+    }
+
+    /// Picks a token from what a step gave after the whole prompt was read.
+    pub(crate) fn heard(
         &mut self,
         heard: Heard<'_>,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<(), EngineError> {
-        if self.cache.positions() < self.prompt.len() {
-            return Ok(());
-        }
         let step = u32::try_from(self.output.len()).map_err(|_| EngineError::Params("too many tokens"))?;
         if heard.state.iter().any(|value| !value.is_finite()) {
             return Err(EngineError::NotFinite { step });
         }
-        let token = pick(heard.logits, self.params.temperature, self.params.seed, step)?;
+        let token = self.sampler.pick(heard.logits, step)?;
+        self.sampler.accept(token)?;
         self.output.push(token);
         self.states.push(heard.state);
-        let piece = match self.base.tokenizer().is_end(token) {
+        if self.states.len() == TOKENS_PER_FINGERPRINT {
+            self.seal()?;
+        }
+        let base = &self.base;
+        let decode = |tokens: &[u32]| Ok(base.tokenizer().decode(tokens)?);
+        let piece = match base.tokenizer().is_end(token) {
             true => "",
-            false => self.text.push(token)?,
+            false => self.text.push(&decode, token)?,
         };
         let gone = !piece.is_empty() && on_text(piece).is_break();
         let (prompt, output) = (self.prompt.len(), self.output.len());
-        self.finish = finish_after(self.base, self.params, prompt, output, token, self.text.stopped());
+        self.finish = finish_after(base, &self.params, prompt, output, token, self.text.stopped());
         if self.finish.is_some() && !gone {
-            let rest = self.text.finish()?;
+            let rest = self.text.finish(&decode)?;
             if !rest.is_empty() {
                 // The answer is over anyway: whether its listener stays makes no difference.
                 let _ = on_text(rest);
@@ -110,15 +123,25 @@ impl<'a> Answer<'a> {
         Ok(())
     }
 
-    pub(super) fn close(self) -> Result<Generation, EngineError> {
-        let fingerprints = fingerprints_of(&self.states).ok_or(EngineError::NotFinite { step: 0 })?;
+    pub(crate) fn close(mut self) -> Result<Generation, EngineError> {
+        self.seal()?;
         Ok(Generation {
             text: self.text.text().to_owned(),
             prompt_tokens: self.prompt,
             output_tokens: self.output,
-            fingerprints,
+            fingerprints: self.fingerprints,
             finish: self.finish.unwrap_or(Finish::Cancelled),
         })
+    }
+
+    /// Turns the states so far into a fingerprint: only 32 of them are ever held.
+    fn seal(&mut self) -> Result<(), EngineError> {
+        if !self.states.is_empty() {
+            let sealed = Fingerprint::of(&self.states).ok_or(EngineError::NotFinite { step: 0 })?;
+            self.fingerprints.push(sealed);
+            self.states.clear();
+        }
+        Ok(())
     }
 }
 

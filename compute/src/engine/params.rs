@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::EngineError;
 use crate::proof::Fingerprint;
+use crate::sample::{Format, Sampling};
 
 /// The longest answer; the model's context ends earlier for small bases.
 pub const MAX_OUTPUT_TOKENS: usize = 8_192;
@@ -29,11 +30,24 @@ pub struct GenerateParams {
     /// Texts that end the answer; they are not part of it.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// What bends or cuts the distribution.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// The form that the answer must have.
+    #[serde(default)]
+    pub format: Format,
 }
 
 impl Default for GenerateParams {
     fn default() -> Self {
-        Self { max_tokens: 256, temperature: 0.0, seed: 0, stop: Vec::new() }
+        Self {
+            max_tokens: 256,
+            temperature: 0.0,
+            seed: 0,
+            stop: Vec::new(),
+            sampling: Sampling::default(),
+            format: Format::Text,
+        }
     }
 }
 
@@ -55,7 +69,8 @@ impl GenerateParams {
         if self.stop.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
             return Err(EngineError::Params("a stop sequence must have 1 to 256 bytes"));
         }
-        Ok(())
+        self.sampling.check()?;
+        self.format.check()
     }
 }
 

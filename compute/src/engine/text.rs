@@ -12,9 +12,8 @@ const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 pub(crate) type Decode<'a> = &'a dyn Fn(&[u32]) -> Result<String, EngineError>;
 
 /// The text of a growing answer.
-pub(crate) struct TextStream<'a> {
-    decode: Decode<'a>,
-    stops: &'a [String],
+pub(crate) struct TextStream {
+    stops: Vec<String>,
     tokens: Vec<u32>,
     /// Tokens before this one are settled; the window from here on gives the context that the decoder needs.
     window: usize,
@@ -25,15 +24,23 @@ pub(crate) struct TextStream<'a> {
     stopped: bool,
 }
 
-impl<'a> TextStream<'a> {
-    pub(crate) fn new(decode: Decode<'a>, stops: &'a [String]) -> Self {
-        Self { decode, stops, tokens: Vec::new(), window: 0, read: 0, text: String::new(), given: 0, stopped: false }
+impl TextStream {
+    pub(crate) fn new(stops: &[String]) -> Self {
+        Self {
+            stops: stops.to_vec(),
+            tokens: Vec::new(),
+            window: 0,
+            read: 0,
+            text: String::new(),
+            given: 0,
+            stopped: false,
+        }
     }
 
     /// Adds a token and returns the text that is certain now.
-    pub(crate) fn push(&mut self, token: u32) -> Result<&str, EngineError> {
+    pub(crate) fn push(&mut self, decode: Decode<'_>, token: u32) -> Result<&str, EngineError> {
         self.tokens.push(token);
-        self.settle(false)?;
+        self.settle(decode, false)?;
         let end = if self.stopped { self.text.len() } else { self.text.len() - self.held_back() };
         Ok(self.hand_out(end))
     }
@@ -44,9 +51,9 @@ impl<'a> TextStream<'a> {
     }
 
     /// What was held back for a character or a stop sequence that never came.
-    pub(crate) fn finish(&mut self) -> Result<&str, EngineError> {
+    pub(crate) fn finish(&mut self, decode: Decode<'_>) -> Result<&str, EngineError> {
         if !self.stopped {
-            self.settle(true)?;
+            self.settle(decode, true)?;
         }
         let end = self.text.len();
         Ok(self.hand_out(end))
@@ -57,9 +64,9 @@ impl<'a> TextStream<'a> {
         &self.text
     }
 
-    fn settle(&mut self, last: bool) -> Result<(), EngineError> {
-        let before = (self.decode)(&self.tokens[self.window..self.read])?;
-        let now = (self.decode)(&self.tokens[self.window..])?;
+    fn settle(&mut self, decode: Decode<'_>, last: bool) -> Result<(), EngineError> {
+        let before = decode(&self.tokens[self.window..self.read])?;
+        let now = decode(&self.tokens[self.window..])?;
         if now.ends_with(REPLACEMENT) && !last {
             return Ok(());
         }
@@ -119,15 +126,15 @@ mod tests {
 
     fn stream(input: &[u8], stops: &[&str]) -> (String, Vec<String>) {
         let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
-        let mut stream = TextStream::new(&bytes, &stops);
+        let mut stream = TextStream::new(&stops);
         let mut pieces = Vec::new();
         for &byte in input {
-            pieces.push(stream.push(u32::from(byte)).unwrap().to_owned());
+            pieces.push(stream.push(&bytes, u32::from(byte)).unwrap().to_owned());
             if stream.stopped() {
                 break;
             }
         }
-        pieces.push(stream.finish().unwrap().to_owned());
+        pieces.push(stream.finish(&bytes).unwrap().to_owned());
         assert_eq!(pieces.concat(), stream.text());
         (pieces.concat(), pieces)
     }

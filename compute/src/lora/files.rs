@@ -4,6 +4,8 @@
 //! Invariant: files from strangers are measured before anything is allocated for them, and hold exactly the tensors
 //! their configuration calls for.
 
+mod measure;
+
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
@@ -12,6 +14,8 @@ use tributary_protocol::id::Hash;
 
 use super::{Adapter, LoraConfig, LoraError, MAX_RANK, Pair, parameter_count, sites};
 use crate::model::{Config, Module, weights};
+
+pub use measure::{AdapterMeasure, measure};
 
 /// The longest `adapter_config.json` read; PEFT writes about one kilobyte.
 pub const MAX_ADAPTER_CONFIG_BYTES: usize = 64 * 1024;

@@ -190,11 +190,6 @@ pub fn fingerprint_root(fingerprints: &[Fingerprint]) -> Hash {
     Hash::of(&bytes)
 }
 
-/// The fingerprints of an answer's states, one row for each generated token. `None` when a value is not finite.
-pub(crate) fn fingerprints_of(states: &[Vec<f32>]) -> Option<Vec<Fingerprint>> {
-    states.chunks(TOKENS_PER_FINGERPRINT).map(Fingerprint::of).collect()
-}
-
 fn exact_hash(states: &[Vec<f32>]) -> Hash {
     let mut hasher = blake3::Hasher::new_derive_key(EXACT_CONTEXT);
     for row in states {
@@ -242,7 +237,7 @@ fn apart(top: &[(u32, u16)], modulus: u32) -> bool {
 mod tests {
     use proptest::prelude::{ProptestConfig, prop_assert, proptest};
 
-    use super::{Fingerprint, TOKENS_PER_FINGERPRINT, fingerprint_root, fingerprints_of, to_bf16};
+    use super::{Fingerprint, TOKENS_PER_FINGERPRINT, fingerprint_root, to_bf16};
 
     fn states(rows: usize, width: usize, seed: f32) -> Vec<Vec<f32>> {
         (0..rows)
@@ -287,7 +282,9 @@ mod tests {
 
     #[test]
     fn the_root_depends_on_order_and_number() {
-        let all = fingerprints_of(&states(TOKENS_PER_FINGERPRINT * 2 + 3, 16, 0.0)).unwrap();
+        let states = states(TOKENS_PER_FINGERPRINT * 2 + 3, 16, 0.0);
+        let all: Vec<Fingerprint> =
+            states.chunks(TOKENS_PER_FINGERPRINT).map(|chunk| Fingerprint::of(chunk).unwrap()).collect();
         assert_eq!(all.iter().map(Fingerprint::tokens).collect::<Vec<_>>(), [32, 32, 3]);
         let mut swapped = all.clone();
         swapped.swap(0, 1);

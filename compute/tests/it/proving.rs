@@ -15,7 +15,7 @@ use crate::serving_base::{adapter, base, lora};
 const PROMPT: &str = "where does the river flow?";
 
 fn sampled() -> GenerateParams {
-    GenerateParams { max_tokens: 75, temperature: 0.9, seed: 21, stop: Vec::new() }
+    GenerateParams { max_tokens: 75, temperature: 0.9, seed: 21, ..GenerateParams::default() }
 }
 
 fn greedy() -> GenerateParams {

@@ -10,7 +10,7 @@ use tributary_compute::model::{Base, Mode, Packed};
 use crate::serving_base::{adapter, base};
 
 fn params(max_tokens: usize, temperature: f32, seed: u64) -> GenerateParams {
-    GenerateParams { max_tokens, temperature, seed, stop: Vec::new() }
+    GenerateParams { max_tokens, temperature, seed, ..GenerateParams::default() }
 }
 
 fn quiet(base: &Base, adapter: Option<&Adapter>, prompt: &str, params: &GenerateParams) -> Generation {

@@ -43,7 +43,7 @@ fn params(max_tokens: u32, temperature_milli: u32, seed: u64) -> Result<Generate
         max_tokens: usize::try_from(max_tokens).map_err(text)?,
         temperature: f32::from(thousandths) / 1_000.0,
         seed,
-        stop: Vec::new(),
+        ..GenerateParams::default()
     };
     params.check().map_err(text)?;
     Ok(params)

@@ -1,0 +1,99 @@
+//! Answers held to a form by a grammar over tokens; `llguidance` compiles JSON schemas and computes the masks.
+//!
+//! Invariant: a mask depends on the tokenizer, the format and the accepted tokens only. Schemas come from strangers:
+//! llguidance bounds its own work by counting, not by time, so the bound is the same on every machine.
+
+use std::sync::{Arc, OnceLock};
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{Matcher, ParserFactory, token_bytes_from_tokenizer_json};
+
+use super::Format;
+use crate::engine::EngineError;
+use crate::tokenizer::Tokenizer;
+
+/// What says which tokens may come next.
+pub(super) trait Constraint: Send {
+    /// The tokens allowed now.
+    fn allowed(&mut self) -> Result<SimpleVob, EngineError>;
+    /// Goes on after a token.
+    fn accept(&mut self, token: u32) -> Result<(), EngineError>;
+}
+
+fn refused(what: impl std::fmt::Display) -> EngineError {
+    EngineError::Constraint(what.to_string())
+}
+
+/// The grammar compiler of one tokenizer, made when it is first needed: it holds a tree of all tokens.
+#[derive(Clone, Default)]
+pub struct Grammars(Arc<OnceLock<Result<ParserFactory, String>>>);
+
+impl std::fmt::Debug for Grammars {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grammars").field("made", &self.0.get().is_some()).finish()
+    }
+}
+
+impl Grammars {
+    /// A constraint of that form, before its first token.
+    pub(super) fn constraint(tokenizer: &Tokenizer, format: &Format) -> Result<Box<dyn Constraint>, EngineError> {
+        let schema = match format {
+            Format::Text => serde_json::json!(true),
+            Format::JsonObject => serde_json::json!({ "type": "object" }),
+            Format::JsonSchema(schema) => serde_json::from_str(schema).map_err(refused)?,
+        };
+        let made = tokenizer.grammars().0.get_or_init(|| factory(tokenizer).map_err(|error| error.to_string()));
+        let factory = made.as_ref().map_err(refused)?;
+        let parser = factory.create_parser(TopLevelGrammar::from_json_schema(schema)).map_err(refused)?;
+        let matcher = Matcher::new(Ok(parser));
+        match matcher.get_error() {
+            Some(error) => Err(refused(error)),
+            None => Ok(Box::new(JsonConstraint { matcher, ends: tokenizer.ends().to_vec() })),
+        }
+    }
+}
+
+fn factory(tokenizer: &Tokenizer) -> Result<ParserFactory, EngineError> {
+    let Some(end) = tokenizer.ends().first() else {
+        return Err(refused("the model has no end token, which would end the JSON"));
+    };
+    let mut words = token_bytes_from_tokenizer_json(&tokenizer.to_json()?).map_err(refused)?;
+    let vocabulary = u32::try_from(words.len()).map_err(refused)?;
+    for end in tokenizer.ends() {
+        mark_special(&mut words, *end);
+    }
+    let trie = TokTrie::from(&TokRxInfo::new(vocabulary, *end), &words).with_eos_tokens(tokenizer.ends());
+    let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+    let mut factory = ParserFactory::new_simple(&env).map_err(refused)?;
+    factory.quiet();
+    factory.limits_mut().verbose_errors = false;
+    Ok(factory)
+}
+
+/// An end token must never count as text of the JSON.
+fn mark_special(words: &mut [Vec<u8>], token: u32) {
+    if let Some(word) = words.get_mut(token as usize)
+        && word.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER)
+    {
+        word.insert(0, TokTrie::SPECIAL_TOKEN_MARKER);
+    }
+}
+
+struct JsonConstraint {
+    matcher: Matcher,
+    ends: Vec<u32>,
+}
+
+impl Constraint for JsonConstraint {
+    fn allowed(&mut self) -> Result<SimpleVob, EngineError> {
+        self.matcher.compute_mask_or_eos().map_err(refused)
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), EngineError> {
+        if self.ends.contains(&token) && self.matcher.is_stopped() {
+            return Ok(());
+        }
+        self.matcher.consume_token(token).map_err(refused)
+    }
+}
