@@ -6,9 +6,9 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use crate::lora::{Adapter, Pair};
+use crate::lora::Adapter;
 use crate::model::Module;
-use crate::ops::{lora_product, product};
+use crate::ops::{Addition, add_segments, lora_product, product};
 use crate::train::Dropout;
 
 /// Which adapter applies to which rows.
@@ -66,21 +66,24 @@ impl Linear {
     /// One product for all rows, then each segment's addition: on a processor faster than gathering pairs per row.
     fn segmented(&self, x: &Tensor, segments: &[(Range<usize>, Option<&Adapter>)]) -> Result<Tensor> {
         let base = product(x, &self.weight)?;
-        let pair_of = |adapter: &Option<&Adapter>| -> Option<(Pair, f32)> {
-            let adapter = (*adapter)?;
-            Some((adapter.pair(self.layer, self.module)?.clone(), adapter.config().scale()))
-        };
-        let mut parts = Vec::with_capacity(segments.len());
-        for (range, adapter) in segments {
-            let own = base.narrow(0, range.start, range.len())?;
-            parts.push(match pair_of(adapter) {
-                None => own,
-                Some((pair, scale)) => {
-                    let small = product(&x.narrow(0, range.start, range.len())?, &pair.down)?;
-                    (own + (product(&small, &pair.up)? * f64::from(scale))?)?
+        let mut additions: Vec<Addition<'_>> = Vec::with_capacity(segments.len());
+        let mut last: Option<&Adapter> = None;
+        for (rows, adapter) in segments {
+            let Some(adapter) = *adapter else {
+                last = None;
+                continue;
+            };
+            let Some(pair) = adapter.pair(self.layer, self.module) else { continue };
+            match additions.last_mut().filter(|_| last.is_some_and(|last| std::ptr::eq(last, adapter))) {
+                // Neighbours of one adapter are one product.
+                Some(addition) => addition.rows.end = rows.end,
+                None => {
+                    let scale = adapter.config().scale();
+                    additions.push(Addition { rows: rows.clone(), down: &pair.down, up: &pair.up, scale });
                 }
-            });
+            }
+            last = Some(adapter);
         }
-        Tensor::cat(&parts, 0)
+        if additions.is_empty() { Ok(base) } else { add_segments(x, &base, &additions) }
     }
 }

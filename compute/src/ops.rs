@@ -7,10 +7,12 @@
 mod attention;
 mod entropy;
 mod exponential;
+mod few;
 mod lora;
 mod norm;
 mod product;
 mod rope;
+mod segments;
 mod swiglu;
 
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, bail};
@@ -22,6 +24,7 @@ pub use lora::lora_product;
 pub use norm::rms_norm;
 pub use product::product;
 pub use rope::{RopeTable, rotate};
+pub use segments::{Addition, add_segments};
 pub use swiglu::swiglu;
 
 /// Rows one thread takes at a time in row-wise kernels: enough work to outweigh waking a thread.

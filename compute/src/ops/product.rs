@@ -1,24 +1,27 @@
 //! Matrix products whose rows come out the same whatever stands beside them.
 //!
-//! Invariant: row i of `product(x, w)` depends bitwise only on row i of x and on w. The gemm below candle breaks that in
-//! three cases, each avoided here: one row (another kernel: the row is doubled), a contiguous reduction axis on both
-//! sides with at most 256 results (another kernel: weights are stored (in, out)), and more than 512 terms with at
-//! most 64 columns (another blocking: summed in our own blocks).
+//! Invariant: row i of `product(x, w)` depends bitwise only on row i of x and on w: it is the sum, in order, of blocks of
+//! 512 terms, each a chain of fused multiply-adds. The gemm below candle computes such chains except in three cases,
+//! each avoided here: one row (another kernel: the row is doubled), a contiguous reduction axis on both sides with at
+//! most 256 results (another kernel: weights are stored (in, out)), and more than 512 terms (its blocks depend on rows,
+//! columns and cache sizes: summed in our own). Few rows are computed by a kernel of ours that gives the same bits.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-/// Terms gemm sums in one block for any number of rows (gemm 0.19, `gemm.rs`, `kc`).
+use super::few::{self, FewWeight};
+use super::floats;
+
+/// Terms summed in one block. Up to here gemm sums all terms in order; beyond, its blocks would depend on the number
+/// of rows and on the processor's caches (gemm-common 0.19, `cache.rs`).
 const BLOCK_TERMS: usize = 512;
-/// Columns up to which gemm's blocking depends on the number of rows.
-const NARROW_COLUMNS: usize = 64;
 
 /// x (rows, in) · w (in, out). The gradient of either side is computed only where it is tracked.
 ///
 /// # Errors
 /// When the shapes don't fit.
 pub fn product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    if x.dim(0)? == 1 {
+    if x.dim(0)? == 1 && dense_for_few(w.layout()).is_none() {
         return Tensor::cat(&[x, x], 0)?.apply_op2(w, Product)?.narrow(0, 0, 1);
     }
     x.contiguous()?.apply_op2(w, Product)
@@ -31,7 +34,16 @@ pub(super) fn multiply(x: &CpuStorage, x_at: &Layout, w: &CpuStorage, w_at: &Lay
     if terms != inner {
         candle_core::bail!("product of ({rows}, {terms}) with ({inner}, {columns})");
     }
-    if terms <= BLOCK_TERMS || columns > NARROW_COLUMNS {
+    if rows <= few::MOST_ROWS
+        && x_at.is_contiguous()
+        && let Some(by_columns) = dense_for_few(w_at)
+    {
+        let values = w.as_slice::<f32>()?;
+        let start = w_at.start_offset();
+        let weight = FewWeight { values: &values[start..start + terms * columns], terms, columns, by_columns };
+        return Ok(CpuStorage::F32(few::multiply_few(floats(x, x_at)?, weight, BLOCK_TERMS)));
+    }
+    if terms <= BLOCK_TERMS {
         return x.matmul(w, (1, rows, columns, terms), x_at, w_at);
     }
     let mut total = vec![0.0_f32; rows * columns];
@@ -44,6 +56,15 @@ pub(super) fn multiply(x: &CpuStorage, x_at: &Layout, w: &CpuStorage, w_at: &Lay
         }
     }
     Ok(CpuStorage::F32(total))
+}
+
+/// Whether our kernel for few rows takes a weight of that layout, and then whether it is stored by columns. One column
+/// only is left to gemm's blocks, where it is a product of vectors for many rows.
+fn dense_for_few(w_at: &Layout) -> Option<bool> {
+    let columns = w_at.dims().last().copied()?;
+    let by_columns = !w_at.is_contiguous();
+    let dense = !by_columns || w_at.is_fortran_contiguous();
+    (few::is_available() && columns > 1 && dense).then_some(by_columns)
 }
 
 struct Product;
@@ -73,15 +94,21 @@ mod tests {
 
     #[test]
     fn rows_do_not_depend_on_their_company() {
-        let shapes =
-            [(192, 16), (512, 16), (16, 512), (192, 64), (192, 512), (512, 192), (1500, 16), (1500, 96), (192, 2048)];
+        let narrow = [(192, 16), (512, 16), (16, 512), (192, 64), (1500, 16), (3, 5), (515, 2)];
+        let shapes = [(192, 512), (512, 192), (1500, 96), (192, 2048), (768, 256), (2048, 768), (1030, 700)];
+        let shapes = narrow.into_iter().chain(shapes);
         for (terms, columns) in shapes {
             let x = Tensor::randn(0f32, 1.0, (300, terms), &Device::Cpu).unwrap();
             let w = Tensor::randn(0f32, 1.0, (terms, columns), &Device::Cpu).unwrap();
+            let by_columns = w.t().unwrap().contiguous().unwrap().t().unwrap();
             let whole: Vec<Vec<f32>> = product(&x, &w).unwrap().to_vec2().unwrap();
             for rows in [1, 2, 3, 5, 8, 16, 17, 33, 64, 65, 200] {
                 let part: Vec<Vec<f32>> = product(&x.narrow(0, 0, rows).unwrap(), &w).unwrap().to_vec2().unwrap();
                 assert_eq!(part, whole[..rows], "{terms}x{columns}, {rows} rows");
+                let part = product(&x.narrow(0, 0, rows).unwrap(), &by_columns).unwrap();
+                let part: Vec<Vec<f32>> = part.to_vec2().unwrap();
+                let first = rows * columns > 256 || rows <= 16;
+                assert!(!first || part == whole[..rows], "{terms}x{columns} by columns, {rows} rows");
             }
         }
     }
