@@ -20,8 +20,10 @@ const THREAD_WORK: usize = 1 << 17;
 const COLUMNS: usize = 256;
 /// Terms added to a sum each time it is loaded.
 const STEP: usize = 4;
-/// Terms of a weight stored (columns, terms) that are turned around at a time, and columns read side by side for it.
-const TURNED: (usize, usize) = (128, 8);
+/// Terms of a weight stored by columns that are turned around at a time: with 256 columns they fit the second-level cache.
+const TURNED_TERMS: usize = 128;
+/// Side of the squares that are turned around in registers.
+const SIDE: usize = 8;
 
 /// Whether this processor fuses multiplication and addition in vectors.
 #[cfg(target_arch = "x86_64")]
@@ -175,31 +177,44 @@ impl Group<'_> {
         turned: &mut Vec<f32>,
         sums: &mut [f32],
     ) {
-        let (most, side) = TURNED;
         let length = columns.len();
-        for start in range.clone().step_by(most) {
-            let part = start..range.end.min(start + most);
+        for start in range.clone().step_by(TURNED_TERMS) {
+            let part = start..range.end.min(start + TURNED_TERMS);
             turned.resize(part.len() * length, 0.0);
-            for column in (0..length).step_by(side) {
-                let width = side.min(length - column);
+            for column in (0..length).step_by(SIDE) {
+                let width = SIDE.min(length - column);
                 let source = |at: usize| &self.w.values[(columns.start + column + at) * self.w.terms..][part.clone()];
-                if let (8, 8) = (side, width) {
-                    let sources: [&[f32]; 8] = std::array::from_fn(source);
-                    for (term, into) in turned.chunks_exact_mut(length).enumerate() {
-                        for (into, source) in into[column..column + 8].iter_mut().zip(sources) {
-                            *into = source[term];
-                        }
-                    }
-                } else {
-                    for at in 0..width {
-                        for (into, value) in turned.chunks_exact_mut(length).zip(source(at)) {
-                            into[column + at] = *value;
-                        }
+                let whole = if width == SIDE { part.len() / SIDE * SIDE } else { 0 };
+                for term in (0..whole).step_by(SIDE) {
+                    turn_square(
+                        std::array::from_fn(|at| &source(at)[term..]),
+                        &mut turned[term * length + column..],
+                        length,
+                    );
+                }
+                for at in 0..width {
+                    let rest = turned.chunks_exact_mut(length).zip(source(at)).skip(whole);
+                    for (into, value) in rest {
+                        into[column + at] = *value;
                     }
                 }
             }
             self.add_terms(simd, part, turned, length, length, sums);
         }
+    }
+}
+
+/// Stores eight pieces of columns as pieces of eight rows that are `stride` apart.
+#[inline(always)]
+fn turn_square(columns: [&[f32]; SIDE], into: &mut [f32], stride: usize) {
+    let mut square = [[0.0_f32; SIDE]; SIDE];
+    for (at, column) in columns.into_iter().enumerate() {
+        for (row, value) in square.iter_mut().zip(&column[..SIDE]) {
+            row[at] = *value;
+        }
+    }
+    for (row, into) in square.iter().zip(into.chunks_mut(stride)) {
+        into[..SIDE].copy_from_slice(row);
     }
 }
 

@@ -1,5 +1,6 @@
 use super::{Sampler, Sampling, top_logprobs};
 use crate::engine::GenerateParams;
+use crate::ops::narrow;
 use crate::sample::{Format, pick};
 use crate::tokenizer::{Tokenizer, train_byte_level};
 
@@ -9,7 +10,7 @@ fn tokenizer() -> Tokenizer {
 }
 
 fn logits(count: u32, seed: f32) -> Vec<f32> {
-    (0..count).map(|at| ((f64::from(at) * 0.37 + f64::from(seed)).sin() * 3.0) as f32).collect()
+    (0..count).map(|at| narrow((f64::from(at) * 0.37 + f64::from(seed)).sin() * 3.0)).collect()
 }
 
 fn sampler(params: &GenerateParams, prompt: &[u32]) -> Sampler {
