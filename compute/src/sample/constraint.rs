@@ -3,6 +3,7 @@
 //! Invariant: a mask depends on the tokenizer, the format and the accepted tokens only. Schemas come from strangers:
 //! llguidance bounds its own work by counting, not by time, so the bound is the same on every machine.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use llguidance::api::TopLevelGrammar;
@@ -43,7 +44,11 @@ impl Grammars {
             Format::JsonObject => serde_json::json!({ "type": "object" }),
             Format::JsonSchema(schema) => serde_json::from_str(schema).map_err(refused)?,
         };
-        let made = tokenizer.grammars().0.get_or_init(|| factory(tokenizer).map_err(|error| error.to_string()));
+        let made = tokenizer.grammars().0.get_or_init(|| {
+            // The tokenizer's file is a stranger's, and llguidance asserts what it expects of one.
+            let made = catch_unwind(AssertUnwindSafe(|| factory(tokenizer)));
+            made.unwrap_or_else(|_| Err(refused("not with this tokenizer"))).map_err(|error| error.to_string())
+        });
         let factory = made.as_ref().map_err(refused)?;
         let parser = factory.create_parser(TopLevelGrammar::from_json_schema(schema)).map_err(refused)?;
         let matcher = Matcher::new(Ok(parser));
