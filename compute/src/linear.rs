@@ -22,10 +22,11 @@ pub enum Hook<'a> {
     Segments(&'a [(Range<usize>, Option<&'a Adapter>)]),
 }
 
-/// A weight (in, out) at its place in the model.
+/// A weight (in, out) at its place in the model, with a bias in the families that have one.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Tensor,
+    bias: Option<Tensor>,
     layer: usize,
     module: Module,
 }
@@ -34,7 +35,13 @@ impl Linear {
     /// The product `module` of block `layer` with weight (in, out).
     #[must_use]
     pub const fn new(weight: Tensor, layer: usize, module: Module) -> Self {
-        Self { weight, layer, module }
+        Self { weight, bias: None, layer, module }
+    }
+
+    /// The same with a bias (out).
+    #[must_use]
+    pub fn with_bias(self, bias: Option<Tensor>) -> Self {
+        Self { bias, ..self }
     }
 
     /// The weight, (in, out).
@@ -48,6 +55,14 @@ impl Linear {
     /// # Errors
     /// When shapes don't fit.
     pub fn forward(&self, x: &Tensor, hook: Hook<'_>) -> Result<Tensor> {
+        let y = self.without_bias(x, hook)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+
+    fn without_bias(&self, x: &Tensor, hook: Hook<'_>) -> Result<Tensor> {
         match hook {
             Hook::Base => product(x, &self.weight),
             Hook::One(adapter, dropout) => match adapter.pair(self.layer, self.module) {

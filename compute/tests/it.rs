@@ -7,13 +7,21 @@
 mod attributing;
 #[path = "it/files.rs"]
 mod files;
+#[path = "it/golden.rs"]
+mod golden;
 #[path = "it/gradients.rs"]
 mod gradients;
+#[path = "it/parity.rs"]
+mod parity;
+#[path = "it/peft.rs"]
+mod peft;
 #[path = "it/proving.rs"]
 mod proving;
 #[path = "it/serving.rs"]
 mod serving;
 #[path = "it/serving_base.rs"]
 mod serving_base;
+#[path = "it/shards.rs"]
+mod shards;
 #[path = "it/training.rs"]
 mod training;

@@ -28,6 +28,7 @@ pub fn config(vocab: usize) -> Config {
         tied: true,
         bos: Some(0),
         eos: vec![0],
+        ..Config::default()
     }
 }
 
