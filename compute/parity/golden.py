@@ -17,6 +17,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import ggufs
 import weights
 
 TOKENS = [(at * 23 + 7) % 64 for at in range(24)]
@@ -171,6 +172,8 @@ def main() -> None:
     their_adapter(golden, "peft-lora")
     their_adapter(golden, "peft-rslora", use_rslora=True)
     their_adapter(golden, "peft-dora", use_dora=True)
+    ggufs.quantised(golden, write)
+    ggufs.whole(golden)
     if (ours / "told.json").exists():
         our_adapter(ours, golden)
         training(ours, golden)

@@ -1,4 +1,4 @@
-//! One dense product of a block, with the hook where LoRA comes in.
+//! One product of a block, dense or quantised, with the hook where LoRA comes in.
 //!
 //! Invariant: whatever the hook, a row's result depends bitwise only on the row, the weight and the row's own pair.
 
@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 
 use crate::lora::{Adapter, Pair};
 use crate::model::Module;
-use crate::ops::{lora_product, product};
+use crate::ops::{Precision, Weight, lora_product, product};
 use crate::train::Dropout;
 
 /// Which adapter applies to which rows.
@@ -25,7 +25,7 @@ pub enum Hook<'a> {
 /// A weight (in, out) at its place in the model, with a bias in the families that have one.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     layer: usize,
     module: Module,
@@ -34,8 +34,14 @@ pub struct Linear {
 impl Linear {
     /// The product `module` of block `layer` with weight (in, out).
     #[must_use]
-    pub const fn new(weight: Tensor, layer: usize, module: Module) -> Self {
+    pub const fn new(weight: Weight, layer: usize, module: Module) -> Self {
         Self { weight, bias: None, layer, module }
+    }
+
+    /// The same, multiplied in another precision.
+    #[must_use]
+    pub fn with_precision(&self, precision: Precision) -> Self {
+        Self { weight: self.weight.with_precision(precision), ..self.clone() }
     }
 
     /// The same with a bias (out).
@@ -46,7 +52,7 @@ impl Linear {
 
     /// The weight, (in, out).
     #[must_use]
-    pub const fn weight(&self) -> &Tensor {
+    pub const fn weight(&self) -> &Weight {
         &self.weight
     }
 
@@ -64,9 +70,9 @@ impl Linear {
 
     fn without_bias(&self, x: &Tensor, hook: Hook<'_>) -> Result<Tensor> {
         match hook {
-            Hook::Base => product(x, &self.weight),
+            Hook::Base => self.weight.product(x),
             Hook::One(adapter, dropout) => match adapter.pair(self.layer, self.module) {
-                None => product(x, &self.weight),
+                None => self.weight.product(x),
                 Some(pair) => {
                     let mask =
                         dropout.map(|dropout| dropout.mask(x.dims2()?.1, self.layer, self.module)).transpose()?;
@@ -80,7 +86,7 @@ impl Linear {
 
     /// One product for all rows, then each segment's addition: on a processor faster than gathering pairs per row.
     fn segmented(&self, x: &Tensor, segments: &[(Range<usize>, Option<&Adapter>)]) -> Result<Tensor> {
-        let base = product(x, &self.weight)?;
+        let base = self.weight.product(x)?;
         let pair_of = |adapter: &Option<&Adapter>| -> Option<(Pair, f32)> {
             let adapter = (*adapter)?;
             Some((adapter.pair(self.layer, self.module)?.clone(), adapter.config().scale()))

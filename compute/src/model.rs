@@ -16,25 +16,24 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-pub use base::{Base, MAX_BASE_BYTES, base_hash};
+pub use base::{Base, Extras, MAX_BASE_BYTES, base_hash};
 pub use batch::{Feed, LogitRows, Packed, Stepped};
 pub use config::{
     Config, Family, MAX_CONFIG_BYTES, MAX_END_TOKENS, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH,
     SlidingWindow,
 };
 pub use module::Module;
-pub use rope::{Frequencies, RopeScaling};
+pub use rope::{Frequencies, RopeScaling, yarn_amplitude};
 pub use weights::{WeightType, Weights};
 
+use crate::gguf::GgufError;
 use crate::linear::Hook;
-use crate::ops::{self, RopeTable};
+use crate::ops::{self, Precision, RopeTable, Table, Weight};
 use block::{Attend, Block};
+use weights::Parts;
 
 /// Most tokens of one forward pass; bounds its memory.
 pub const MAX_BATCH_TOKENS: usize = 65_536;
-
-/// Largest vocabulary whose tied head is copied: see `ops::product` for products of at most this many results.
-const SMALL_VOCAB: usize = 256;
 
 /// Why a model can't be read or run.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +47,9 @@ pub enum ModelError {
     /// `model.safetensors` does not hold exactly the expected finite tensors.
     #[error("model.safetensors: {0}")]
     Weights(String),
+    /// A GGUF file was refused.
+    #[error("gguf: {0}")]
+    Gguf(#[from] GgufError),
     /// A file of the model can't be read.
     #[error("cannot read {file}: {source}")]
     File {
@@ -77,36 +79,52 @@ pub enum Mode {
 #[derive(Debug, Clone)]
 pub struct Model {
     config: Arc<Config>,
-    /// (vocabulary, hidden).
-    embedding: Tensor,
+    embedding: Table,
     blocks: Arc<[Block]>,
     norm: Tensor,
-    /// (hidden, vocabulary).
-    head: Tensor,
+    head: Weight,
     rope: Arc<RopeTable>,
 }
 
 impl Model {
-    /// A model over `weights`, which may be variables.
+    /// A model over dense `weights`, which may be variables.
     ///
     /// # Errors
     /// When a view of a tensor can't be made.
     pub fn new(config: &Config, weights: &Weights) -> Result<Self, ModelError> {
-        let blocks = weights.blocks.iter().enumerate().map(|(layer, block)| Block::new(config, layer, block));
-        let head = match &weights.head {
-            Some(head) => head.clone(),
-            // With so few columns the products of a few rows would take another kernel over transposed weights.
-            None if config.vocab <= SMALL_VOCAB => weights.embedding.t()?.contiguous()?,
-            None => weights.embedding.t()?,
-        };
-        Ok(Self {
+        Ok(Self::assemble(config, weights.parts()?))
+    }
+
+    pub(crate) fn assemble(config: &Config, parts: Parts) -> Self {
+        let blocks = parts.blocks.iter().enumerate().map(|(layer, block)| Block::new(config, layer, block));
+        Self {
             config: Arc::new(config.clone()),
-            embedding: weights.embedding.clone(),
+            embedding: parts.embedding,
             blocks: blocks.collect(),
-            norm: weights.norm.clone(),
-            head,
+            norm: parts.norm,
+            head: parts.head,
             rope: Arc::new(RopeTable::new(&config.frequencies(), config.max_positions)),
-        })
+        }
+    }
+
+    /// The same model with its quantised products computed in another precision.
+    #[must_use]
+    pub fn with_precision(&self, precision: Precision) -> Self {
+        let blocks = self.blocks.iter().map(|block| block.with_precision(precision)).collect();
+        Self { blocks, head: self.head.with_precision(precision), ..self.clone() }
+    }
+
+    /// Whether a product is computed by quantised kernels.
+    #[must_use]
+    pub fn is_quantised(&self) -> bool {
+        let weights = self.blocks.iter().flat_map(Block::weights).chain(std::iter::once(&self.head));
+        weights.into_iter().any(Weight::is_quantised)
+    }
+
+    /// Bytes of all products as they lie in memory, without what candle repacks for its kernels.
+    #[must_use]
+    pub fn product_bytes(&self) -> usize {
+        self.blocks.iter().flat_map(Block::weights).chain(std::iter::once(&self.head)).map(Weight::bytes).sum()
     }
 
     /// The model's shape.
@@ -140,7 +158,7 @@ impl Model {
     /// # Errors
     /// When the shape doesn't fit.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(ops::product(hidden, &self.head)?)
+        Ok(self.head.product(hidden)?)
     }
 
     /// One serving step: feeds each sequence its new tokens, whatever adapters they use, and grows their caches.
@@ -210,7 +228,7 @@ impl Model {
             return Err(ModelError::Input(format!("token {token} in a vocabulary of {}", self.config.vocab)));
         }
         let ids = Tensor::new(tokens, &Device::Cpu)?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
+        let mut x = self.embedding.rows(&ids)?;
         for block in self.blocks.iter() {
             x = block.forward(&x, &self.rope, positions, hook, &mut attend)?;
         }

@@ -12,6 +12,7 @@ mod norm;
 mod product;
 mod rope;
 mod swiglu;
+mod weight;
 
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
@@ -23,6 +24,7 @@ pub use norm::rms_norm;
 pub use product::product;
 pub use rope::{RopeTable, rotate};
 pub use swiglu::swiglu;
+pub use weight::{Precision, Table, Weight};
 
 /// Rows one thread takes at a time in row-wise kernels: enough work to outweigh waking a thread.
 const ROWS_PER_JOB: usize = 32;

@@ -7,6 +7,10 @@
 mod attributing;
 #[path = "it/files.rs"]
 mod files;
+#[path = "it/gguf.rs"]
+mod gguf;
+#[path = "it/gguf_hostile.rs"]
+mod gguf_hostile;
 #[path = "it/golden.rs"]
 mod golden;
 #[path = "it/gradients.rs"]

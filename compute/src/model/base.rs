@@ -1,39 +1,73 @@
-//! A frozen base: configuration, tokenizer and weights under one hash.
+//! A frozen base: configuration, tokenizer, chat template and weights under one hash.
 //!
 //! Invariant: the hash names the files bit by bit, and a `Base` that exists has passed every check on them.
 
-use std::collections::BTreeSet;
+mod folder;
+mod rules;
+
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use tributary_protocol::id::Hash;
 
 use super::weights::TensorFiles;
-use super::{Config, MAX_CONFIG_BYTES, Model, ModelError, Weights};
-use crate::tokenizer::{MAX_TOKENIZER_BYTES, Tokenizer};
+use super::{Config, Model, ModelError, Weights};
+use crate::chat::{ChatError, ChatTemplate};
+use crate::device;
+use crate::gguf::{GgufFile, config_of, parts_of, tokenizer_json};
+use crate::ops::Precision;
+use crate::tokenizer::Tokenizer;
+use folder::{Folder, Weighing};
+use rules::Rules;
 
 /// The largest weights read, all files together: what 32-bit-indexed CPU serving can hold.
 pub const MAX_BASE_BYTES: u64 = 16 << 30;
-/// The longest index of shards; a hundred bytes for each tensor.
-const MAX_INDEX_BYTES: u64 = 4 << 20;
-/// Most shards of a model; the largest public ones have about two hundred.
-const MAX_SHARDS: usize = 512;
-/// Weights in one file.
-const SINGLE: &str = "model.safetensors";
-/// The list of shards, where there are several.
-const INDEX: &str = "model.safetensors.index.json";
+/// Names the hash of a base with files beyond the three.
+const EXTRAS_CONTEXT: &str = "tributary 2026 base with chat and generation files";
+/// Names the hash of a base in one GGUF file.
+const GGUF_CONTEXT: &str = "tributary 2026 base in gguf";
 
 /// A frozen base model. Cloning shares it.
 #[derive(Clone)]
 pub struct Base(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     model: Model,
     tokenizer: Tokenizer,
+    chat: Result<ChatTemplate, Arc<ChatError>>,
     hash: Hash,
+}
+
+/// Files that say how to talk with a model. Each is optional; a base without any has the hash of its three files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extras<'a> {
+    /// `tokenizer_config.json`: begin and end tokens, chat template.
+    pub tokenizer_config: Option<&'a [u8]>,
+    /// `generation_config.json`: end tokens.
+    pub generation_config: Option<&'a [u8]>,
+    /// `chat_template.jinja`, which goes before the one in the tokenizer's configuration.
+    pub chat_template: Option<&'a [u8]>,
+}
+
+impl Extras<'_> {
+    fn extend(&self, plain: Hash) -> Hash {
+        let files = [self.tokenizer_config, self.generation_config, self.chat_template];
+        if files.iter().all(Option::is_none) {
+            return plain;
+        }
+        let mut hasher = blake3::Hasher::new_derive_key(EXTRAS_CONTEXT);
+        hasher.update(plain.as_bytes());
+        for file in files {
+            match file {
+                None => hasher.update(&[0]),
+                Some(bytes) => hasher.update(&[1]).update(Hash::of(bytes).as_bytes()),
+            };
+        }
+        Hash(*hasher.finalize().as_bytes())
+    }
 }
 
 impl std::fmt::Debug for Base {
@@ -56,67 +90,30 @@ fn hash_of_hashes(hashes: &[Hash]) -> Hash {
     Hash(*hasher.finalize().as_bytes())
 }
 
-fn open(dir: &Path, name: &str, most: u64) -> Result<(File, u64), ModelError> {
-    let path = dir.join(name);
-    let failed = |source| ModelError::File { file: path.display().to_string(), source };
-    let file = File::open(&path).map_err(failed)?;
-    let length = file.metadata().map_err(failed)?.len();
-    if length > most {
-        return Err(ModelError::Input(format!("{name} has {length} bytes, at most {most}")));
-    }
-    Ok((file, length))
-}
-
-fn read_bounded(dir: &Path, name: &str, most: u64) -> Result<Vec<u8>, ModelError> {
-    let (file, _) = open(dir, name, most)?;
-    let mut bytes = Vec::new();
-    // A file that grows while it is read stays within the bound too.
-    let read = file.take(most).read_to_end(&mut bytes);
-    read.map_err(|source| ModelError::File { file: dir.join(name).display().to_string(), source })?;
-    Ok(bytes)
-}
-
-/// The folder's weight files in order of their names.
-fn weight_files(dir: &Path) -> Result<Vec<String>, ModelError> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
-    }
-    if dir.join(SINGLE).exists() || !dir.join(INDEX).exists() {
-        return Ok(vec![SINGLE.into()]);
-    }
-    let refused = |what: String| ModelError::Weights(format!("{INDEX}: {what}"));
-    let index: Index = serde_json::from_slice(&read_bounded(dir, INDEX, MAX_INDEX_BYTES)?)
-        .map_err(|error| refused(error.to_string()))?;
-    let files: BTreeSet<String> = index.weight_map.into_values().collect();
-    if files.is_empty() || files.len() > MAX_SHARDS {
-        return Err(refused(format!("{} files, allowed 1 to {MAX_SHARDS}", files.len())));
-    }
-    // A name from the file must not lead out of the folder.
-    let plain = |name: &String| name.ends_with(".safetensors") && !name.contains(['/', '\\']);
-    match files.iter().find(|name| !plain(name)) {
-        Some(name) => Err(refused(format!("{name:?} is no file of the folder"))),
-        None => Ok(files.into_iter().collect()),
-    }
+fn hash_of<R: Read>(name: &str, reader: &mut R) -> Result<Hash, ModelError> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(reader).map_err(|source| ModelError::File { file: name.to_owned(), source })?;
+    Ok(Hash(*hasher.finalize().as_bytes()))
 }
 
 impl Base {
-    /// Reads a folder in Hugging Face's layout: `config.json`, `tokenizer.json`, and `model.safetensors` or its shards
-    /// with their index.
+    /// Reads a GGUF file (with `tokenizer.json` beside it, if there is one), or a folder in Hugging Face's layout:
+    /// `config.json`, `tokenizer.json`, `model.safetensors` or its shards with their index, and, where they exist,
+    /// `tokenizer_config.json`, `generation_config.json` and `chat_template.jinja`.
     ///
     /// # Errors
     /// When a file is missing, too large or refused.
-    pub fn load(dir: &Path) -> Result<Self, ModelError> {
-        let config = read_bounded(dir, "config.json", MAX_CONFIG_BYTES as u64)?;
-        let tokenizer = read_bounded(dir, "tokenizer.json", MAX_TOKENIZER_BYTES as u64)?;
-        let mut left = MAX_BASE_BYTES;
-        let mut files = Vec::new();
-        for name in weight_files(dir)? {
-            let (file, length) = open(dir, &name, left)?;
-            left -= length;
-            files.push((name, BufReader::new(file)));
+    pub fn load(path: &Path) -> Result<Self, ModelError> {
+        let folder = Folder::at(path)?;
+        match folder.weights {
+            Weighing::Gguf(file) => Self::from_gguf(BufReader::new(file), folder.tokenizer.as_deref()),
+            Weighing::Safetensors { config, files } => {
+                let tokenizer = folder.tokenizer.unwrap_or_default();
+                let files: Vec<(String, BufReader<File>)> =
+                    files.into_iter().map(|(name, file)| (name, BufReader::new(file))).collect();
+                Self::from_files(&config, &tokenizer, folder.extras.lend(), files)
+            }
         }
-        Self::from_files(&config, &tokenizer, files)
     }
 
     /// Reads the three files, which may come from anybody.
@@ -124,26 +121,87 @@ impl Base {
     /// # Errors
     /// When a file is malformed, out of bounds or does not fit the others.
     pub fn from_bytes(config_json: &[u8], tokenizer_json: &[u8], safetensors: &[u8]) -> Result<Self, ModelError> {
-        Self::from_files(config_json, tokenizer_json, vec![(SINGLE.into(), std::io::Cursor::new(safetensors))])
+        Self::from_bytes_with(config_json, tokenizer_json, safetensors, Extras::default())
+    }
+
+    /// The same with the files that say how to talk with the model.
+    ///
+    /// # Errors
+    /// When a file is malformed, out of bounds or does not fit the others.
+    pub fn from_bytes_with(
+        config_json: &[u8],
+        tokenizer_json: &[u8],
+        safetensors: &[u8],
+        extras: Extras<'_>,
+    ) -> Result<Self, ModelError> {
+        let files = vec![("model.safetensors".into(), std::io::Cursor::new(safetensors))];
+        Self::from_files(config_json, tokenizer_json, extras, files)
     }
 
     fn from_files<R: Read + Seek>(
         config_json: &[u8],
         tokenizer_json: &[u8],
+        extras: Extras<'_>,
         mut files: Vec<(String, R)>,
     ) -> Result<Self, ModelError> {
         let config = Config::from_json(config_json)?;
         let tokenizer = Tokenizer::from_bytes(tokenizer_json, config.vocab, config.bos, &config.eos)?;
+        let rules = Rules::of_files(&config, &tokenizer, tokenizer_json, extras)?;
         let mut hashes = vec![Hash::of(config_json), Hash::of(tokenizer_json)];
         for (name, file) in &mut files {
-            let failed = |source| ModelError::File { file: name.clone(), source };
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_reader(file).map_err(failed)?;
-            hashes.push(Hash(*hasher.finalize().as_bytes()));
+            hashes.push(hash_of(name, file)?);
         }
+        let hash = extras.extend(hash_of_hashes(&hashes));
         let weights = Weights::from_files(&config, &mut TensorFiles::open(files)?)?;
-        let model = Model::new(&config, &weights)?;
-        Ok(Self(Arc::new(Inner { model, tokenizer, hash: hash_of_hashes(&hashes) })))
+        Ok(Self::assemble(Model::new(&config, &weights)?, tokenizer, rules, hash))
+    }
+
+    /// Reads a GGUF file from anybody, with its own tokenizer or the `tokenizer.json` given.
+    ///
+    /// # Errors
+    /// When the file is malformed, out of bounds, not finite, or of a kind we would compute wrongly.
+    pub fn from_gguf<R: Read + Seek>(reader: R, given_tokenizer: Option<&[u8]>) -> Result<Self, ModelError> {
+        let mut file = GgufFile::open(reader)?;
+        let mut config = config_of(&file)?;
+        let tokenizer_json = match given_tokenizer {
+            Some(given) => given.to_vec(),
+            None => tokenizer_json(&file)?,
+        };
+        let tokenizer = Tokenizer::from_bytes(&tokenizer_json, config.vocab, config.bos, &config.eos)?;
+        let rules = Rules::of_gguf(&config, &file)?;
+        let mut hasher = blake3::Hasher::new_derive_key(GGUF_CONTEXT);
+        hasher.update(hash_of("gguf", file.whole()?)?.as_bytes());
+        if let Some(given) = given_tokenizer {
+            hasher.update(Hash::of(given).as_bytes());
+        }
+        let hash = Hash(*hasher.finalize().as_bytes());
+        let parts = parts_of(&mut file, &mut config)?;
+        Ok(Self::assemble(Model::assemble(&config, parts), tokenizer, rules, hash))
+    }
+
+    fn assemble(model: Model, tokenizer: Tokenizer, rules: Rules, hash: Hash) -> Self {
+        let tokenizer = tokenizer.with_ends(rules.begin, rules.ends);
+        Self(Arc::new(Inner { model, tokenizer, chat: rules.chat.map_err(Arc::new), hash }))
+    }
+
+    /// The same base with its quantised products computed in another precision.
+    #[must_use]
+    pub fn with_precision(&self, precision: Precision) -> Self {
+        Self(Arc::new(Inner { model: self.0.model.with_precision(precision), ..Inner::clone(&self.0) }))
+    }
+
+    /// The determinism class of what this base computes.
+    #[must_use]
+    pub fn class(&self) -> String {
+        if self.0.model.is_quantised() { device::quantised_class() } else { device::class() }
+    }
+
+    /// The model's chat template.
+    ///
+    /// # Errors
+    /// When the model has none, or one that we can't compile.
+    pub fn chat(&self) -> Result<&ChatTemplate, Arc<ChatError>> {
+        self.0.chat.as_ref().map_err(Arc::clone)
     }
 
     /// The hash that names this base.

@@ -10,7 +10,7 @@ use candle_core::{Device, Result, Tensor};
 use super::weights::BlockWeights;
 use super::{Config, Feed, Module};
 use crate::linear::{Hook, Linear};
-use crate::ops::{self, HeadShape, RopeTable};
+use crate::ops::{self, HeadShape, Precision, RopeTable, Weight};
 
 /// Where a pass finds keys and values.
 pub(super) enum Attend<'a, 'b> {
@@ -33,8 +33,9 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn new(config: &Config, layer: usize, weights: &BlockWeights) -> Self {
+    pub(super) fn new(config: &Config, layer: usize, weights: &BlockWeights<Weight>) -> Self {
         let window = config.window_of(layer);
+        // Biases are those of the first three modules.
         let bias = |module: Module| weights.biases.as_ref()?.get(module.index()).cloned();
         Self {
             layer,
@@ -47,6 +48,14 @@ impl Block {
                 Linear::new(weights.linears[module.index()].clone(), layer, module).with_bias(bias(module))
             }),
         }
+    }
+
+    pub(super) fn with_precision(&self, precision: Precision) -> Self {
+        Self { linears: self.linears.each_ref().map(|linear| linear.with_precision(precision)), ..self.clone() }
+    }
+
+    pub(super) fn weights(&self) -> impl Iterator<Item = &Weight> {
+        self.linears.iter().map(Linear::weight)
     }
 
     /// The residual stream after this block.

@@ -8,6 +8,7 @@ use super::rope::{Frequencies, RopeScaling};
 use super::{ModelError, Module};
 
 pub use json::MAX_CONFIG_BYTES;
+pub(crate) use json::end_tokens_of;
 
 /// Widest hidden or intermediate size: four times Llama-3.1-405B's hidden size.
 pub const MAX_WIDTH: usize = 65_536;

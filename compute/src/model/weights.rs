@@ -12,7 +12,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 
 use super::{Config, ModelError, Module};
-use crate::ops::narrow;
+use crate::ops::{Table, Weight, narrow};
 use crate::random::{Stream, normal};
 
 pub(crate) use source::TensorFiles;
@@ -26,9 +26,9 @@ pub enum WeightType {
     F32,
 }
 
-/// The tensors of one block.
+/// The tensors of one block, with products of kind `L`.
 #[derive(Debug, Clone)]
-pub struct BlockWeights {
+pub struct BlockWeights<L = Tensor> {
     /// (hidden)
     pub attention_norm: Tensor,
     /// (hidden)
@@ -36,7 +36,7 @@ pub struct BlockWeights {
     /// Norms of a head's queries and of its keys, (head width) each, in the families that have them.
     pub head_norms: Option<[Tensor; 2]>,
     /// In the order of [`Module::ALL`], each (in, out).
-    pub linears: [Tensor; 7],
+    pub linears: [L; 7],
     /// Of queries, keys and values, each (out), in the families that have them.
     pub biases: Option<[Tensor; 3]>,
 }
@@ -53,6 +53,18 @@ pub struct Weights {
     /// (hidden, vocabulary), unless tied to the embedding.
     pub head: Option<Tensor>,
 }
+
+/// What a model is put together from, dense or quantised.
+pub(crate) struct Parts {
+    pub(crate) embedding: Table,
+    pub(crate) blocks: Vec<BlockWeights<Weight>>,
+    /// (hidden)
+    pub(crate) norm: Tensor,
+    pub(crate) head: Weight,
+}
+
+/// Largest vocabulary whose tied head is copied: see `ops::product` for products of at most this many results.
+pub(crate) const SMALL_VOCAB: usize = 256;
 
 /// What a tensor is for, which decides how it is laid out and initialised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,6 +245,29 @@ impl Weights {
             Ok(variable.as_tensor().clone())
         })?;
         Ok((weights, variables))
+    }
+
+    /// The parts of a dense model over these tensors.
+    pub(crate) fn parts(&self) -> candle_core::Result<Parts> {
+        let head = match &self.head {
+            Some(head) => head.clone(),
+            // With so few columns the products of a few rows would take another kernel over transposed weights.
+            None if self.embedding.dim(0)? <= SMALL_VOCAB => self.embedding.t()?.contiguous()?,
+            None => self.embedding.t()?,
+        };
+        let blocks = self.blocks.iter().map(|block| BlockWeights {
+            attention_norm: block.attention_norm.clone(),
+            mlp_norm: block.mlp_norm.clone(),
+            head_norms: block.head_norms.clone(),
+            linears: block.linears.clone().map(Weight::Dense),
+            biases: block.biases.clone(),
+        });
+        Ok(Parts {
+            embedding: Table::Dense(self.embedding.clone()),
+            blocks: blocks.collect(),
+            norm: self.norm.clone(),
+            head: Weight::Dense(head),
+        })
     }
 
     /// All tensors in canonical order.

@@ -8,6 +8,8 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
+use super::floats;
+
 /// Terms gemm sums in one block for any number of rows (gemm 0.19, `gemm.rs`, `kc`).
 const BLOCK_TERMS: usize = 512;
 /// Columns up to which gemm's blocking depends on the number of rows.
@@ -44,6 +46,18 @@ pub(super) fn multiply(x: &CpuStorage, x_at: &Layout, w: &CpuStorage, w_at: &Lay
         }
     }
     Ok(CpuStorage::F32(total))
+}
+
+/// The same for any number of rows: a single row is doubled.
+pub(super) fn multiply_padded(x: &CpuStorage, x_at: &Layout, w: &CpuStorage, w_at: &Layout) -> Result<CpuStorage> {
+    let (rows, terms) = x_at.shape().dims2()?;
+    if rows != 1 {
+        return multiply(x, x_at, w, w_at);
+    }
+    let row = floats(x, x_at)?;
+    let both = multiply(&CpuStorage::F32([row, row].concat()), &Layout::contiguous((2, terms)), w, w_at)?;
+    let values = both.as_slice::<f32>()?;
+    Ok(CpuStorage::F32(values[..values.len() / 2].to_vec()))
 }
 
 struct Product;

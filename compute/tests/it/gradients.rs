@@ -66,7 +66,7 @@ fn product() {
 
 #[test]
 fn lora_product() {
-    let weight = random(4, &[12, 9]);
+    let weight = ops::Weight::Dense(random(4, &[12, 9]));
     let mask = random(5, &[6, 12]).ge(0.0).unwrap().to_dtype(candle_core::DType::F32).unwrap();
     let mask = (mask * 2.0).unwrap();
     let inputs = [random(1, &[6, 12]), random(2, &[12, 3]), random(3, &[3, 9])];

@@ -34,6 +34,20 @@ impl TokenIds {
     }
 }
 
+/// The end tokens of a `generation_config.json`, if it names any.
+pub(crate) fn end_tokens_of(generation_config: &[u8]) -> Result<Option<Vec<u32>>, ModelError> {
+    #[derive(Deserialize)]
+    struct Raw {
+        eos_token_id: Option<TokenIds>,
+    }
+    let refused = |what: String| ModelError::Config(format!("generation_config.json: {what}"));
+    if generation_config.len() > MAX_CONFIG_BYTES {
+        return Err(refused(format!("{} bytes, at most {MAX_CONFIG_BYTES}", generation_config.len())));
+    }
+    let raw: Raw = serde_json::from_slice(generation_config).map_err(|error| refused(error.to_string()))?;
+    Ok(raw.eos_token_id.map(TokenIds::into_vec))
+}
+
 #[derive(Deserialize, Default)]
 struct RawRope {
     rope_theta: Option<f64>,
