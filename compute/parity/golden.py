@@ -17,6 +17,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import chats
 import ggufs
 import weights
 
@@ -172,6 +173,7 @@ def main() -> None:
     their_adapter(golden, "peft-lora")
     their_adapter(golden, "peft-rslora", use_rslora=True)
     their_adapter(golden, "peft-dora", use_dora=True)
+    chats.write(golden)
     ggufs.quantised(golden, write)
     ggufs.whole(golden)
     if (ours / "told.json").exists():

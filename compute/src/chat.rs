@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use jiff::fmt::strtime;
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde::Deserialize;
 
@@ -28,6 +29,8 @@ const MAX_DEPTH: usize = 64;
 /// Name of the template that `transformers` takes when tools are given and a file has several.
 const TOOL_USE: &str = "tool_use";
 const NAME: &str = "chat_template";
+/// Names under which a message's thought is passed, the standard one first.
+const THOUGHT_FIELDS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// Why a conversation can't be rendered.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +136,7 @@ impl ChatTemplate {
         let mut environment = chosen.clone();
         environment.add_function("strftime_now", move |format: String| strftime(&format, now_s));
         let variables = context! {
-            messages => conversation.messages.clone(),
+            messages => messages_for_template(&conversation.messages)?,
             tools => tools,
             documents => (),
             add_generation_prompt => ask,
@@ -149,6 +152,39 @@ impl ChatTemplate {
             Err(error) => Err(refusal(&error).unwrap_or_else(|| failed(&error))),
         }
     }
+}
+
+/// Messages as `transformers` hands them over: keys whose value is null are left out (OpenAI's interface writes
+/// `"content": null` beside calls of tools), and a thought has all the names it is known by.
+fn messages_for_template(messages: &Value) -> Result<Value, ChatError> {
+    let refused = |error: Error| ChatError::Conversation(error.to_string());
+    if messages.kind() != ValueKind::Seq {
+        return Err(ChatError::Conversation("messages are no list".into()));
+    }
+    let mut handed = Vec::new();
+    for message in messages.try_iter().map_err(refused)? {
+        if message.kind() != ValueKind::Map {
+            return Err(ChatError::Conversation("a message is no object".into()));
+        }
+        let mut fields: Vec<(String, Value)> = Vec::new();
+        for key in message.try_iter().map_err(refused)? {
+            let value = message.get_item(&key).map_err(refused)?;
+            if !value.is_none() {
+                fields.push((key.to_string(), value));
+            }
+        }
+        let named = |wanted: &str| fields.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.clone());
+        if let Some(thought) = THOUGHT_FIELDS.into_iter().find_map(named) {
+            let has_old_name = named("thinking").is_some();
+            fields.retain(|(key, _)| key != "reasoning_content");
+            fields.push(("reasoning_content".into(), thought.clone()));
+            if !has_old_name {
+                fields.push(("thinking".into(), thought));
+            }
+        }
+        handed.push(Value::from_pairs(fields));
+    }
+    Ok(handed.into())
 }
 
 /// Marks an error of `raise_exception`, to tell a refusal from a failure.

@@ -124,6 +124,20 @@ fn hostile_adapters_are_refused() {
 }
 
 #[test]
+fn adapters_of_another_base_are_refused() {
+    let files = adapter(&base(1), 4, 8.0).to_files().unwrap();
+    let config = config(320);
+    let deeper = Config { layers: 3, ..config.clone() };
+    let shallower = Config { layers: 1, ..config.clone() };
+    let wider = Config { hidden: 96, ..config.clone() };
+    let other_heads = Config { kv_heads: 4, ..config };
+    for (model, why) in [(deeper, "tensors"), (shallower, "bytes"), (wider, "shape"), (other_heads, "shape")] {
+        let refused = Adapter::from_files(&model, &files).unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+}
+
+#[test]
 fn bases_of_every_type_load_and_have_one_hash() {
     let config = config(300);
     let tokenizer = tokenizer();

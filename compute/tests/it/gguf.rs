@@ -16,7 +16,7 @@ use tributary_compute::train::{Recipe, Trainer};
 
 use crate::golden::{Golden, TOLERANCE, assert_close, element, folder, logits, word};
 use crate::parity;
-use crate::serving_base::lora;
+use crate::serving_base::{adapter_of, lora};
 
 /// Elements and bytes of a block, and its half-precision scales at their offsets.
 type BlockLayout = (usize, usize, &'static [(usize, f32)]);
@@ -157,10 +157,10 @@ fn decoding_over_quantised_weights_repeats_a_prefill_bitwise() {
 }
 
 /// Loss and its gradient with respect to every number of the adapter.
-fn gradient(base: &Base, adapter: &Adapter) -> (f64, Vec<f32>) {
+fn gradient(model: &Model, adapter: &Adapter) -> (f64, Vec<f32>) {
     let (adapter, variables) = adapter.trainable().unwrap();
     let targets = [Target { tokens: (0..20).map(|at| (at * 7 + 1) % 64).collect(), completion: 15 }];
-    let loss = token_losses(base.model(), Mode::Train, Hook::One(&adapter, None), &targets).unwrap();
+    let loss = token_losses(model, Mode::Train, Hook::One(&adapter, None), &targets).unwrap();
     let loss = loss.sum_all().unwrap();
     let gradients = loss.backward().unwrap();
     let mut values = Vec::new();
@@ -175,25 +175,38 @@ fn dot(left: &[f32], right: &[f32]) -> f64 {
     left.iter().zip(right).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }
 
+/// The loss rises along a random direction as its gradient says; gives the gradient.
+fn assert_gradient(case: &str, model: &Model, adapter: &Adapter) -> Vec<f32> {
+    let (_, told) = gradient(model, adapter);
+    let direction: Vec<f32> = (0..told.len() as u64).map(|at| element("direction", at)).collect();
+    let values = adapter.values().unwrap();
+    let along = |step: f32| {
+        let moved: Vec<f32> = values.iter().zip(&direction).map(|(value, way)| value + way * step).collect();
+        gradient(model, &Adapter::from_values(model.config(), adapter.config(), &moved).unwrap()).0
+    };
+    let measured = (along(1e-3) - along(-1e-3)) / 2e-3;
+    let expected = dot(&told, &direction);
+    assert!((measured - expected).abs() < 0.02 * expected.abs().max(1.0), "{case}: {measured}, {expected}");
+    told
+}
+
+#[test]
+fn gradients_of_every_family_follow_the_loss() {
+    for case in ["llama-yarn", "mistral-window", "qwen2-window", "qwen3-tied-window"] {
+        let model = Golden::read(case).model();
+        assert_gradient(case, &model, &adapter_of(model.config(), 5, 1.0));
+    }
+}
+
 #[test]
 fn gradients_flow_through_quantised_weights() {
     for case in ["gguf-llama-q4k", "gguf-qwen2-q6k", "gguf-qwen3-q8"] {
         let (_, base) = golden_base(case);
         let exact = base.with_precision(Precision::Exact);
-        let adapter = crate::serving_base::adapter_of(base.config(), 5, 1.0);
-        let (_, told) = gradient(&exact, &adapter);
-        // Along a random direction, the exact loss rises as its gradient says.
-        let direction: Vec<f32> = (0..told.len() as u64).map(|at| element("direction", at)).collect();
-        let values = adapter.values().unwrap();
-        let along = |step: f32| {
-            let moved: Vec<f32> = values.iter().zip(&direction).map(|(value, way)| value + way * step).collect();
-            gradient(&exact, &Adapter::from_values(base.config(), adapter.config(), &moved).unwrap()).0
-        };
-        let measured = (along(1e-3) - along(-1e-3)) / 2e-3;
-        let expected = dot(&told, &direction);
-        assert!((measured - expected).abs() < 0.02 * expected.abs().max(1.0), "{case}: {measured}, {expected}");
+        let adapter = adapter_of(base.config(), 5, 1.0);
+        let told = assert_gradient(case, exact.model(), &adapter);
         // Rounding activations in the forward changes the gradient's direction little.
-        let (_, rounded) = gradient(&base, &adapter);
+        let (_, rounded) = gradient(base.model(), &adapter);
         let cosine = dot(&told, &rounded) / (dot(&told, &told) * dot(&rounded, &rounded)).sqrt();
         assert!(cosine > 0.99, "{case}: {cosine}");
     }

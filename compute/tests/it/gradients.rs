@@ -7,7 +7,7 @@ use candle_core::{D, Device, Tensor, Var};
 use tributary_compute::linear::Hook;
 use tributary_compute::lora::{Adapter, LoraConfig};
 use tributary_compute::loss::{Target, completion_loss, token_losses};
-use tributary_compute::model::{Base, Mode, Model, Module, Packed, RopeScaling, Weights};
+use tributary_compute::model::{Base, Config, Family, Mode, Model, Module, Packed, RopeScaling, Weights};
 use tributary_compute::ops;
 use tributary_compute::random::{Stream, normal};
 
@@ -233,8 +233,8 @@ fn every_adapter_variable_gets_a_gradient() {
 
 #[test]
 fn every_base_variable_gets_a_gradient() {
-    for tied in [true, false] {
-        let config = tributary_compute::model::Config { tied, ..config(64) };
+    for (tied, family) in [false, true].into_iter().flat_map(|tied| Family::ALL.map(|family| (tied, family))) {
+        let config = Config { tied, family, ..config(64) };
         let (weights, variables) = Weights::random(&config, 5).unwrap().trainable(&config).unwrap();
         let model = Model::new(&config, &weights).unwrap();
         let targets = [Target { tokens: (0..20).collect(), completion: 19 }];
@@ -242,7 +242,7 @@ fn every_base_variable_gets_a_gradient() {
         let gradients = losses.sum_all().unwrap().backward().unwrap();
         for (index, variable) in variables.iter().enumerate() {
             let gradient = gradients.get(variable).unwrap_or_else(|| panic!("variable {index} has no gradient"));
-            assert!(values(gradient).iter().any(|value| *value != 0.0), "variable {index}, tied {tied}");
+            assert!(values(gradient).iter().any(|value| *value != 0.0), "variable {index}, tied {tied}, {family:?}");
         }
     }
 }
