@@ -70,8 +70,8 @@ def make(config) -> torch.nn.Module:
 
 
 def write(path: pathlib.Path, arrays: dict, **texts) -> None:
-    """One file: arrays and, in its header, texts."""
-    save_file(arrays, path, metadata={name: text if isinstance(text, str) else json.dumps(text) for name, text in texts.items()})
+    """One file: arrays and, under one name of its header (several have no fixed order), all texts."""
+    save_file(arrays, path, metadata={"golden": json.dumps(texts, sort_keys=True)})
     path.chmod(0o644)
     print(f"{path.name}: {path.stat().st_size} bytes")
 

@@ -1,7 +1,8 @@
 //! Chat templates: a conversation to the prompt that the model was trained on, as `transformers` renders it.
 //!
 //! Invariant: a template is a stranger's program. It sees the conversation and nothing else, runs within a bound on its
-//! steps, and what it renders has a bound; the time of day is the caller's.
+//! steps, and what it renders has a bound; the time of day is the caller's. Strings that it joins on the way have no bound
+//! in minijinja, so a hostile one can take memory: render in a process that may die.
 //!
 //! What `transformers` gives a template is given here: `raise_exception`, `strftime_now`, `tojson` with Python's spacing,
 //! Python's methods of strings, lists and maps, `break` and `continue`, trimmed blocks, and `{% generation %}`.

@@ -38,8 +38,9 @@ pub fn golden() -> Result<(), StepError> {
     let python = python(&folder)?;
     let export = ["run", "--locked", "-p", "tributary-compute", "--example", "parity_export", "--", &ours];
     run("cargo", &export, &[])?;
-    // Written without bytecode, so that no cache folder appears beside the script.
-    let settings = [("PYTHONDONTWRITEBYTECODE", "1"), ("HF_HUB_OFFLINE", "1")];
+    // Written without bytecode, so that no cache folder appears beside the script; sets keep one order, so that the same
+    // versions write the same files.
+    let settings = [("PYTHONDONTWRITEBYTECODE", "1"), ("PYTHONHASHSEED", "0"), ("HF_HUB_OFFLINE", "1")];
     run(&shown(&python), &["compute/parity/golden.py", &ours, GOLDEN], &settings)?;
     run("cargo", &["test", "--locked", "-p", "tributary-compute", "--test", "it"], &[])
 }

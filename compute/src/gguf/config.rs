@@ -25,6 +25,12 @@ pub(crate) fn config_of<R: Read + Seek>(file: &GgufFile<R>) -> Result<Config, Gg
     let family = Family::from_name(name).filter(|family| *family != Family::Mistral);
     let family =
         family.ok_or_else(|| GgufError::metadata("general.architecture", format!("{name:?} is not supported")))?;
+    if file.optional("split.count", whole)?.is_some_and(|parts| parts > 1) {
+        return Err(GgufError::metadata(
+            "split.count",
+            "one of several parts: join them with llama-gguf-split --merge",
+        ));
+    }
     let key = |rest: &str| format!("{name}.{rest}");
     let heads = file.need(&key("attention.head_count"), whole)?;
     let hidden = file.need(&key("embedding_length"), whole)?;

@@ -156,6 +156,25 @@ fn decoding_over_quantised_weights_repeats_a_prefill_bitwise() {
     }
 }
 
+#[test]
+fn adapters_of_one_step_over_quantised_weights_do_not_disturb_each_other() {
+    for case in CASES {
+        let (_, base) = golden_base(case);
+        let adapters: Vec<Adapter> = (0..3).map(|seed| adapter_of(base.config(), seed, 4.0)).collect();
+        let sequences: [Vec<u32>; 4] = [vec![5], (0..20).collect(), vec![9, 3], (30..37).collect()];
+        let of = |at: usize| adapters.get(at);
+        let alone: Vec<Vec<f32>> =
+            sequences.iter().enumerate().map(|(at, s)| cached(base.model(), s, 64, of(at))).collect();
+        let cache = || Cache::new(base.config().layers, base.config().kv_width());
+        let mut caches: Vec<Cache> = sequences.iter().map(|_| cache()).collect();
+        let feeds = sequences.iter().zip(&mut caches).enumerate();
+        let mut feeds: Vec<Feed<'_>> =
+            feeds.map(|(at, (tokens, cache))| Feed { tokens, adapter: of(at), cache }).collect();
+        let together = base.model().step(&mut feeds, LogitRows::All).unwrap().logits.unwrap();
+        assert!(together.flatten_all().unwrap().to_vec1::<f32>().unwrap() == alone.concat(), "{case}");
+    }
+}
+
 /// Loss and its gradient with respect to every number of the adapter.
 fn gradient(model: &Model, adapter: &Adapter) -> (f64, Vec<f32>) {
     let (adapter, variables) = adapter.trainable().unwrap();

@@ -42,6 +42,7 @@ fn hostile_metadata_are_refused() {
     let edits: Vec<(&str, Value)> = vec![
         ("general.architecture", Value::Text("gpt2".into())),
         ("general.architecture", number(1)),
+        ("split.count", number(3)),
         ("general.alignment", number(0)),
         ("general.alignment", number(24)),
         ("general.alignment", number(1 << 40)),
