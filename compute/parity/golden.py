@@ -2,7 +2,8 @@
 
     python golden.py OUR_FOLDER GOLDEN_FOLDER
 
-OUR_FOLDER is what `cargo run -p tributary-compute --example parity_export` wrote. `cargo xtask parity` calls both.
+OUR_FOLDER is what `cargo run -p tributary-compute --example parity_export` wrote; beside it a folder `theirs` is written,
+which `--example parity_check` reads. `cargo xtask parity` calls all three.
 """
 
 import json
@@ -18,6 +19,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import chats
+import folders
 import ggufs
 import weights
 
@@ -176,6 +178,7 @@ def main() -> None:
     chats.write(golden)
     ggufs.quantised(golden, write)
     ggufs.whole(golden)
+    folders.write(ours.parent / "theirs", CASES, SHAPE, logits_of)
     if (ours / "told.json").exists():
         our_adapter(ours, golden)
         training(ours, golden)

@@ -57,9 +57,6 @@ pub enum EngineError {
     /// The model has no vocabulary.
     #[error("no logits to choose from")]
     NoLogits,
-    /// The tokenizer's text for a token depends on the tokens after it, so it can't be streamed.
-    #[error("the tokenizer rewrites earlier text")]
-    Detokenize,
     /// The model refused or failed.
     #[error(transparent)]
     Model(#[from] ModelError),

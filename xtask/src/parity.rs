@@ -30,7 +30,8 @@ fn python(folder: &Path) -> Result<PathBuf, StepError> {
     Ok(python)
 }
 
-/// Writes the golden files: ours into a cache folder, then Python's answers into the checkout.
+/// Writes the golden files: ours into a cache folder, then Python's answers into the checkout; reads folders that Python
+/// saved.
 pub fn golden() -> Result<(), StepError> {
     let folder = cache().join("parity");
     let ours = shown(&folder.join("ours"));
@@ -42,5 +43,8 @@ pub fn golden() -> Result<(), StepError> {
     // versions write the same files.
     let settings = [("PYTHONDONTWRITEBYTECODE", "1"), ("PYTHONHASHSEED", "0"), ("HF_HUB_OFFLINE", "1")];
     run(&shown(&python), &["compute/parity/golden.py", &ours, GOLDEN], &settings)?;
+    let theirs = shown(&folder.join("theirs"));
+    let check = ["run", "--locked", "-p", "tributary-compute", "--example", "parity_check", "--", &theirs];
+    run("cargo", &check, &[])?;
     run("cargo", &["test", "--locked", "-p", "tributary-compute", "--test", "it"], &[])
 }

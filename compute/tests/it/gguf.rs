@@ -1,17 +1,21 @@
 //! GGUF: files of Python's `gguf`, quantised models against `transformers`, training over quantised weights.
 
 use std::io::Cursor;
+use std::ops::ControlFlow;
 
 use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use tributary_compute::chat::Conversation;
-use tributary_compute::gguf::{GgufTensor, Value, Values, write};
+use tributary_compute::device;
+use tributary_compute::engine::{Engine, GenerateParams};
+use tributary_compute::gguf::{GgufFile, GgufTensor, Value, Values, write};
 use tributary_compute::kv::Cache;
 use tributary_compute::linear::Hook;
 use tributary_compute::lora::Adapter;
 use tributary_compute::loss::{Target, token_losses};
 use tributary_compute::model::{Base, Feed, LogitRows, Mode, Model};
 use tributary_compute::ops::Precision;
+use tributary_compute::proof::{ProofVerdict, check_in_class};
 use tributary_compute::train::{Recipe, Trainer};
 
 use crate::golden::{Golden, TOLERANCE, assert_close, element, folder, logits, word};
@@ -109,6 +113,19 @@ fn golden_base(case: &str) -> (Golden, Base) {
     (golden, base)
 }
 
+/// One block of width 32 that computes nothing of interest.
+pub fn small_tensors(vocab: usize) -> Vec<GgufTensor> {
+    let dense =
+        |name: &str, shape: &[usize]| GgufTensor { name: name.into(), tensor: tensor(name, shape, GgmlDType::F16) };
+    let block = |stem: &str, shape: &[usize]| dense(&format!("blk.0.{stem}.weight"), shape);
+    let mut all: Vec<GgufTensor> =
+        ["attn_q", "attn_output", "ffn_gate", "ffn_up", "ffn_down"].map(|stem| block(stem, &[32, 32])).into();
+    all.extend(["attn_k", "attn_v"].map(|stem| block(stem, &[16, 32])));
+    all.extend(["attn_norm", "ffn_norm"].map(|stem| block(stem, &[32])));
+    all.extend([dense("output_norm.weight", &[32]), dense("token_embd.weight", &[vocab, 32])]);
+    all
+}
+
 const CASES: [&str; 4] = ["gguf-llama-q4k", "gguf-qwen2-q6k", "gguf-qwen3-q8", "gguf-llama-f16"];
 
 /// Largest difference that rounding a row to eight bits may make to these logits, whose own size is about five.
@@ -172,6 +189,31 @@ fn adapters_of_one_step_over_quantised_weights_do_not_disturb_each_other() {
             feeds.map(|(at, (tokens, cache))| Feed { tokens, adapter: of(at), cache }).collect();
         let together = base.model().step(&mut feeds, LogitRows::All).unwrap().logits.unwrap();
         assert!(together.flatten_all().unwrap().to_vec1::<f32>().unwrap() == alone.concat(), "{case}");
+    }
+}
+
+#[test]
+fn answers_over_quantised_weights_are_proven_bitwise() {
+    let params = GenerateParams { max_tokens: 40, temperature: 0.8, seed: 5, stop: Vec::new() };
+    for name in ["spm", "bpe"] {
+        let base = Base::load(&folder().join(format!("{name}.gguf"))).unwrap();
+        let adapter = adapter_of(base.config(), 3, 8.0);
+        let mut said = String::new();
+        let mut hear = |piece: &str| {
+            said.push_str(piece);
+            ControlFlow::Continue(())
+        };
+        let claim = Engine::new().generate(&base, Some(&adapter), "the old mill", &params, &mut hear).unwrap();
+        assert_eq!(said, claim.text);
+        let check = |class: &str, adapter: &Adapter| {
+            let (prompt, output) = (&claim.prompt_tokens, &claim.output_tokens);
+            check_in_class(class, &base, Some(adapter), prompt, output, &claim.fingerprints, &params).unwrap()
+        };
+        assert_eq!(check(&base.class(), &adapter), ProofVerdict::Match, "{name}");
+        let other = check(&base.class(), &adapter_of(base.config(), 4, 8.0));
+        assert!(matches!(other, ProofVerdict::Mismatch { .. }), "{name}: {other:?}");
+        let dense = check(&device::class(), &adapter);
+        assert!(matches!(dense, ProofVerdict::CannotCheck { .. }), "f32 and quantised are two classes: {dense:?}");
     }
 }
 
@@ -324,6 +366,32 @@ fn files_of_pythons_gguf_are_read_with_their_tokenizers() {
         let theirs: Vec<f32> = serde_json::from_value(told[name]["logits"].clone()).unwrap();
         let ours = logits(base.with_precision(Precision::Exact).model(), Mode::Infer, &tokens, Hook::Base);
         assert_close(name, &ours[ours.len() - theirs.len()..], &theirs, TOLERANCE);
+    }
+}
+
+#[test]
+fn every_known_pre_tokenizer_splits_and_joins() {
+    // Bytes and what Python's tokenizers learnt, split in each of the known ways.
+    let bytes = std::fs::read(folder().join("bpe.gguf")).unwrap();
+    let file = GgufFile::open(Cursor::new(&bytes)).unwrap();
+    let own = |key: &str| file.get(key).unwrap().clone();
+    let vocab = own("tokenizer.ggml.tokens").texts().unwrap().len();
+    for pre in ["llama-bpe", "qwen2", "tekken", "smollm", "gpt-2", "default", "deepseek-r1-qwen"] {
+        let mut metadata = metadata("llama", 32, 8, vocab);
+        metadata.retain(|(key, _)| !key.starts_with("tokenizer.") || key.ends_with("model"));
+        for key in ["tokens", "merges", "token_type"] {
+            let key = format!("tokenizer.ggml.{key}");
+            metadata.push((key.clone(), own(&key)));
+        }
+        metadata.push(("tokenizer.ggml.pre".into(), Value::Text(pre.into())));
+        let base = Base::from_gguf(Cursor::new(write(&metadata, &small_tensors(vocab)).unwrap()), None).unwrap();
+        for text in ["Hello've world 1234\n\n  foo\t!", "Zoë's mill, 李雷 🦀", "ÀÉ they'RE", "", "<|im_end|>x"] {
+            let ids = base.tokenizer().encode(text).unwrap();
+            assert_eq!(base.tokenizer().decode(&ids).unwrap(), text.replace("<|im_end|>", ""), "{pre}: {text:?}");
+        }
+        let digits = base.tokenizer().encode("123").unwrap().len();
+        let single = matches!(pre, "qwen2" | "tekken" | "smollm" | "deepseek-r1-qwen");
+        assert!(if single { digits == 3 } else { digits < 3 }, "{pre}: {digits}");
     }
 }
 
