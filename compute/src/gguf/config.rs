@@ -7,6 +7,10 @@ use std::io::{Read, Seek};
 use super::{GgufError, GgufFile, Value};
 use crate::model::{Config, Family, RopeScaling, yarn_amplitude};
 
+/// Texts of tokens that end a turn or a text.
+const ENDS: [&str; 7] =
+    ["<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>"];
+
 fn whole(value: &Value) -> Option<usize> {
     value.unsigned().and_then(|value| usize::try_from(value).ok())
 }
@@ -50,6 +54,11 @@ pub(crate) fn config_of<R: Read + Seek>(file: &GgufFile<R>) -> Result<Config, Gg
     for end in ends {
         eos.extend(end?.filter(|end| !eos.contains(end)));
     }
+    for end in ends_by_text(file) {
+        if !eos.contains(&end) {
+            eos.push(end);
+        }
+    }
     let config = Config {
         family,
         hidden,
@@ -69,6 +78,16 @@ pub(crate) fn config_of<R: Read + Seek>(file: &GgufFile<R>) -> Result<Config, Gg
         eos,
     };
     config.checked().map_err(|error| GgufError::metadata(name, error))
+}
+
+/// Special tokens whose text says that they end an answer. Older converters name only one, often not the one that ends a
+/// turn; llama.cpp looks at the texts too.
+fn ends_by_text<R: Read + Seek>(file: &GgufFile<R>) -> Vec<u32> {
+    const CONTROL: i64 = 3;
+    let tokens = file.get("tokenizer.ggml.tokens").and_then(Value::texts).unwrap_or_default();
+    let kinds = file.get("tokenizer.ggml.token_type").and_then(Value::wholes).unwrap_or_default();
+    let said = (0_u32..).zip(tokens.iter().zip(kinds));
+    said.filter(|(_, (text, kind))| **kind == CONTROL && ENDS.contains(&text.as_str())).map(|(id, _)| id).collect()
 }
 
 /// The scaling that the metadata name; Llama 3.1's divisors lie in a tensor and are added with the weights.

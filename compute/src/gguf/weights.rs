@@ -138,17 +138,39 @@ impl<R: Read + Seek> Reader<'_, R> {
         if !(bytes.as_ptr() as usize).is_multiple_of(BLOCK_ALIGNMENT) {
             return Err(GgufError::tensor(name, "memory is not aligned"));
         }
-        let tensor = QTensor::new(QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, info.kind)?, shape)?;
-        let floats = tensor.dequantize(&Device::Cpu)?;
-        if !with_floats(&floats, |values| values.iter().all(|value| value.is_finite()))? {
-            return Err(GgufError::tensor(name, "a value is not finite"));
+        let infinite = || GgufError::tensor(name, "a value is not finite");
+        let scales = scale_offsets(info.kind);
+        if !scales_are_finite(&bytes, info.kind, scales) {
+            return Err(infinite());
         }
         self.used.insert(name.to_owned());
-        Ok(match info.kind {
-            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => Stored::Floats(floats),
-            _ => Stored::Blocks(Arc::new(tensor)),
-        })
+        let tensor = QTensor::new(QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, info.kind)?, shape)?;
+        if !scales.is_empty() {
+            return Ok(Stored::Blocks(Arc::new(tensor)));
+        }
+        let floats = tensor.dequantize(&Device::Cpu)?;
+        match with_floats(&floats, |values| values.iter().all(|value| value.is_finite()))? {
+            true => Ok(Stored::Floats(floats)),
+            false => Err(infinite()),
+        }
     }
+}
+
+/// Where a block has its half-precision scales; none for floating-point types. All else in a block are small integers, so
+/// its numbers are finite exactly if its scales are.
+const fn scale_offsets(kind: GgmlDType) -> &'static [usize] {
+    match kind {
+        GgmlDType::Q4_0 | GgmlDType::Q5_0 | GgmlDType::Q8_0 => &[0],
+        GgmlDType::Q4K | GgmlDType::Q5K => &[0, 2],
+        GgmlDType::Q6K => &[208],
+        _ => &[],
+    }
+}
+
+fn scales_are_finite(bytes: &[u8], kind: GgmlDType, offsets: &[usize]) -> bool {
+    bytes
+        .chunks_exact(kind.type_size())
+        .all(|block| offsets.iter().all(|at| half::f16::from_le_bytes([block[*at], block[at + 1]]).is_finite()))
 }
 
 /// Rows of each head in halves again, where llama.cpp's converter laid the halves' rows alternately.
@@ -168,7 +190,30 @@ fn put_back(bytes: &[u8], rows: usize, width: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::put_back;
+    use super::{Device, GgmlDType, QStorage, QTensor, Tensor, put_back, scale_offsets, scales_are_finite};
+
+    #[test]
+    fn a_scale_that_is_not_finite_is_found_in_every_kind() {
+        let kinds = [GgmlDType::Q4_0, GgmlDType::Q5_0, GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K];
+        let x = Tensor::randn(0f32, 1.0, (2, 256), &Device::Cpu).unwrap();
+        for kind in kinds {
+            let good = QTensor::quantize(&x, kind).unwrap().data().unwrap().into_owned();
+            let offsets = scale_offsets(kind);
+            assert!(scales_are_finite(&good, kind, offsets), "{kind:?}");
+            let last = good.len() - kind.type_size();
+            for at in offsets {
+                for bad in [half::f16::NAN, half::f16::INFINITY] {
+                    let mut bytes = good.clone();
+                    bytes[last + at..last + at + 2].copy_from_slice(&bad.to_le_bytes());
+                    assert!(!scales_are_finite(&bytes, kind, offsets), "{kind:?} {at}");
+                    // The same by expanding: these are the fields that decide.
+                    let storage = QStorage::from_data(bytes.into(), &Device::Cpu, kind).unwrap();
+                    let values = QTensor::new(storage, (2, 256)).unwrap().dequantize(&Device::Cpu).unwrap();
+                    assert!(values.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().any(|v| !v.is_finite()));
+                }
+            }
+        }
+    }
 
     #[test]
     fn alternating_rows_become_halves() {

@@ -406,6 +406,9 @@ fn gguf_says_where_texts_begin_and_end() {
     assert_eq!(spm.tokenizer().encode(&text).unwrap().iter().filter(|id| **id == 2).count(), 2);
     let bpe = Base::load(&folder().join("bpe.gguf")).unwrap();
     assert_eq!(bpe.tokenizer().encode_prompt("the").unwrap(), bpe.tokenizer().encode("the").unwrap());
-    assert!(bpe.tokenizer().is_end(u32::try_from(bpe.config().vocab - 1).unwrap()));
+    let last = u32::try_from(bpe.config().vocab - 1).unwrap();
+    assert!(bpe.tokenizer().is_end(last), "the metadata's end token");
+    assert!(bpe.tokenizer().is_end(last - 1), "<|endoftext|> by its text");
+    assert!(!bpe.tokenizer().is_end(last - 2));
     assert!(bpe.chat().is_err());
 }
