@@ -50,6 +50,12 @@ impl Linear {
         Self { bias, ..self }
     }
 
+    /// The bias, (out).
+    #[must_use]
+    pub const fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     /// The weight, (in, out).
     #[must_use]
     pub const fn weight(&self) -> &Weight {

@@ -8,6 +8,7 @@ mod base;
 mod batch;
 mod block;
 mod config;
+mod export;
 mod module;
 mod rope;
 pub(crate) mod weights;

@@ -17,6 +17,8 @@ mod gguf_hostile;
 mod golden;
 #[path = "it/gradients.rs"]
 mod gradients;
+#[path = "it/merging.rs"]
+mod merging;
 #[path = "it/parity.rs"]
 mod parity;
 #[path = "it/peft.rs"]

@@ -58,6 +58,17 @@ impl Block {
         self.linears.iter().map(Linear::weight)
     }
 
+    /// Norms of attention, of the MLP, and of the heads where there are any.
+    pub(super) fn norms(&self) -> (Tensor, Tensor, Option<[Tensor; 2]>) {
+        (self.attention_norm.clone(), self.mlp_norm.clone(), self.head_norms.clone())
+    }
+
+    /// Biases of queries, keys and values, where there are any.
+    pub(super) fn biases(&self) -> Option<[Tensor; 3]> {
+        let [query, key, value, ..] = &self.linears;
+        Some([query.bias()?.clone(), key.bias()?.clone(), value.bias()?.clone()])
+    }
+
     /// The residual stream after this block.
     pub(super) fn forward(
         &self,

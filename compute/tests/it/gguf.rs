@@ -107,7 +107,7 @@ fn file(golden: &Golden) -> Vec<u8> {
     write(&metadata(architecture, 256, head, 64), &tensors).unwrap()
 }
 
-fn golden_base(case: &str) -> (Golden, Base) {
+pub fn golden_base(case: &str) -> (Golden, Base) {
     let golden = Golden::read(case);
     let base = Base::from_gguf(Cursor::new(file(&golden)), None).unwrap();
     (golden, base)
