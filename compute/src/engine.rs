@@ -58,9 +58,6 @@ pub enum EngineError {
     /// The model has no vocabulary.
     #[error("no logits to choose from")]
     NoLogits,
-    /// The tokenizer's text for a token depends on the tokens after it, so it can't be streamed.
-    #[error("the tokenizer rewrites earlier text")]
-    Detokenize,
     /// The asked form is none that answers can be held to, or no token fits it.
     #[error("constrained output: {0}")]
     Constraint(String),

@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn one_row_at_a_time_attends_like_all_at_once() {
-        let shape = HeadShape { heads: 4, kv_heads: 2, width: 6 };
+        let shape = HeadShape { heads: 4, kv_heads: 2, width: 6, window: Some(20) };
         let rows = BLOCK_POSITIONS + 9;
         let queries = values(rows * 24, 3.0);
         let (keys, vals) = (values(rows * 12, 0.0), values(rows * 12, 1.0));

@@ -1,11 +1,15 @@
-//! Models on the processor: a Llama family that trains with LoRA and serves, from Hugging Face and PEFT files.
+//! Models on the processor: Llama, Mistral, Qwen2 and Qwen3 that train with LoRA and serve, from Hugging Face's, PEFT's
+//! and llama.cpp's files, with the logits of `transformers` and `peft` (`cargo xtask parity` writes what the tests compare
+//! with).
 //!
 //! Invariant: every product and reduction adds in an order that depends on neither the batch around a row nor the
 //! number of threads, so that a second machine of the same [`device::class`] repeats any result bit by bit.
 
 pub mod attribute;
+pub mod chat;
 pub mod device;
 pub mod engine;
+pub mod gguf;
 pub mod kv;
 pub mod linear;
 pub mod lora;

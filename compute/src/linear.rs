@@ -1,4 +1,4 @@
-//! One dense product of a block, with the hook where LoRA comes in.
+//! One product of a block, dense or quantised, with the hook where LoRA comes in.
 //!
 //! Invariant: whatever the hook, a row's result depends bitwise only on the row, the weight and the row's own pair.
 
@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 
 use crate::lora::Adapter;
 use crate::model::Module;
-use crate::ops::{Addition, add_segments, lora_product, product};
+use crate::ops::{Addition, Precision, Weight, add_segments, lora_product};
 use crate::train::Dropout;
 
 /// Which adapter applies to which rows.
@@ -22,10 +22,11 @@ pub enum Hook<'a> {
     Segments(&'a [(Range<usize>, Option<&'a Adapter>)]),
 }
 
-/// A weight (in, out) at its place in the model.
+/// A weight (in, out) at its place in the model, with a bias in the families that have one.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
+    bias: Option<Tensor>,
     layer: usize,
     module: Module,
 }
@@ -33,13 +34,31 @@ pub struct Linear {
 impl Linear {
     /// The product `module` of block `layer` with weight (in, out).
     #[must_use]
-    pub const fn new(weight: Tensor, layer: usize, module: Module) -> Self {
-        Self { weight, layer, module }
+    pub const fn new(weight: Weight, layer: usize, module: Module) -> Self {
+        Self { weight, bias: None, layer, module }
+    }
+
+    /// The same, multiplied in another precision.
+    #[must_use]
+    pub fn with_precision(&self, precision: Precision) -> Self {
+        Self { weight: self.weight.with_precision(precision), ..self.clone() }
+    }
+
+    /// The same with a bias (out).
+    #[must_use]
+    pub fn with_bias(self, bias: Option<Tensor>) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// The bias, (out).
+    #[must_use]
+    pub const fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
     }
 
     /// The weight, (in, out).
     #[must_use]
-    pub const fn weight(&self) -> &Tensor {
+    pub const fn weight(&self) -> &Weight {
         &self.weight
     }
 
@@ -48,10 +67,18 @@ impl Linear {
     /// # Errors
     /// When shapes don't fit.
     pub fn forward(&self, x: &Tensor, hook: Hook<'_>) -> Result<Tensor> {
+        let y = self.without_bias(x, hook)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+
+    fn without_bias(&self, x: &Tensor, hook: Hook<'_>) -> Result<Tensor> {
         match hook {
-            Hook::Base => product(x, &self.weight),
+            Hook::Base => self.weight.product(x),
             Hook::One(adapter, dropout) => match adapter.pair(self.layer, self.module) {
-                None => product(x, &self.weight),
+                None => self.weight.product(x),
                 Some(pair) => {
                     let mask =
                         dropout.map(|dropout| dropout.mask(x.dims2()?.1, self.layer, self.module)).transpose()?;
@@ -65,7 +92,7 @@ impl Linear {
 
     /// One product for all rows, then each segment's addition: on a processor faster than gathering pairs per row.
     fn segmented(&self, x: &Tensor, segments: &[(Range<usize>, Option<&Adapter>)]) -> Result<Tensor> {
-        let base = product(x, &self.weight)?;
+        let base = self.weight.product(x)?;
         let mut additions: Vec<Addition<'_>> = Vec::with_capacity(segments.len());
         let mut last: Option<&Adapter> = None;
         for (rows, adapter) in segments {

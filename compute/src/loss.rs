@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 
 use crate::linear::Hook;
 use crate::lora::Adapter;
-use crate::model::{Llama, Mode, ModelError, Packed};
+use crate::model::{Mode, Model, ModelError, Packed};
 use crate::ops::negative_log_likelihood;
 
 /// Tokens of which the last `completion` are to be predicted.
@@ -31,7 +31,7 @@ impl Target {
 ///
 /// # Errors
 /// When a target has no prompt or no completion token, or the model can't run it.
-pub fn token_losses(model: &Llama, mode: Mode, hook: Hook<'_>, targets: &[Target]) -> Result<Tensor, ModelError> {
+pub fn token_losses(model: &Model, mode: Mode, hook: Hook<'_>, targets: &[Target]) -> Result<Tensor, ModelError> {
     if let Some(target) =
         targets.iter().find(|target| target.completion == 0 || target.completion >= target.tokens.len())
     {
@@ -61,7 +61,7 @@ pub fn token_losses(model: &Llama, mode: Mode, hook: Hook<'_>, targets: &[Target
 /// # Errors
 /// When either is empty or the model can't run them.
 pub fn completion_loss(
-    model: &Llama,
+    model: &Model,
     mode: Mode,
     adapter: Option<&Adapter>,
     prompt: &[u32],
@@ -77,7 +77,7 @@ pub fn completion_loss(
 /// # Errors
 /// When the model can't run the tokens.
 pub fn completion_gradient(
-    model: &Llama,
+    model: &Model,
     adapter: &Adapter,
     prompt: &[u32],
     completion: &[u32],

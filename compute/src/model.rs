@@ -1,27 +1,37 @@
-//! The Llama family: training over packed sequences with gradients, and serving over caches, with the same kernels.
+//! Llama, Mistral, Qwen2 and Qwen3: training over packed sequences with gradients, and serving over caches, with the
+//! same kernels.
 //!
 //! Invariant: a token's hidden state depends bitwise only on the weights, its adapter and its own sequence, in both
 //! modes, whatever else is in the batch; so a prefill repeats exactly what decoding token by token computed.
 
 mod base;
+mod batch;
+mod block;
 mod config;
+mod export;
+mod module;
+mod rope;
 pub(crate) mod weights;
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{Device, Tensor};
 
-pub use base::{Base, MAX_BASE_BYTES, base_hash};
+pub use base::{Base, Extras, MAX_BASE_BYTES, base_hash};
+pub use batch::{Feed, LogitRows, Packed, Stepped};
 pub use config::{
-    Config, MAX_CONFIG_BYTES, MAX_END_TOKENS, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, Module,
+    Config, Family, MAX_CONFIG_BYTES, MAX_END_TOKENS, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH,
+    SlidingWindow,
 };
+pub use module::Module;
+pub use rope::{Frequencies, RopeScaling, yarn_amplitude};
 pub use weights::{WeightType, Weights};
 
-use crate::kv::Cache;
-use crate::linear::{Hook, Linear};
-use crate::lora::Adapter;
-use crate::ops::{self, HeadShape, RopeTable};
+use crate::gguf::GgufError;
+use crate::linear::Hook;
+use crate::ops::{self, Precision, RopeTable, Table, Weight};
+use block::{Attend, Block};
+use weights::Parts;
 
 /// Most tokens of one forward pass; bounds its memory.
 pub const MAX_BATCH_TOKENS: usize = 65_536;
@@ -38,6 +48,9 @@ pub enum ModelError {
     /// `model.safetensors` does not hold exactly the expected finite tensors.
     #[error("model.safetensors: {0}")]
     Weights(String),
+    /// A GGUF file was refused.
+    #[error("gguf: {0}")]
+    Gguf(#[from] GgufError),
     /// A file of the model can't be read.
     #[error("cannot read {file}: {source}")]
     File {
@@ -63,127 +76,56 @@ pub enum Mode {
     Infer,
 }
 
-/// Sequences laid end to end, without padding; each attends to itself only, from position 0.
+/// A model. Cloning shares the weights.
 #[derive(Debug, Clone)]
-pub struct Packed {
-    tokens: Vec<u32>,
-    sequences: Arc<[Range<usize>]>,
-    positions: Arc<[u32]>,
-}
-
-impl Packed {
-    /// Packs sequences.
-    ///
-    /// # Errors
-    /// When there is none, one is empty, or there are more than [`MAX_BATCH_TOKENS`] tokens.
-    pub fn new<T: AsRef<[u32]>>(sequences: &[T]) -> Result<Self, ModelError> {
-        let (mut tokens, mut ranges, mut positions) = (Vec::new(), Vec::new(), Vec::new());
-        for sequence in sequences {
-            let sequence = sequence.as_ref();
-            let start = tokens.len();
-            if sequence.is_empty() || start + sequence.len() > MAX_BATCH_TOKENS {
-                return Err(ModelError::Input(format!("a sequence of {} tokens after {start}", sequence.len())));
-            }
-            tokens.extend_from_slice(sequence);
-            ranges.push(start..tokens.len());
-            positions.extend((0_u32..).take(sequence.len()));
-        }
-        match tokens.is_empty() {
-            true => Err(ModelError::Input("no sequence".into())),
-            false => Ok(Self { tokens, sequences: ranges.into(), positions: positions.into() }),
-        }
-    }
-
-    /// Rows of each sequence.
-    #[must_use]
-    pub fn sequences(&self) -> &[Range<usize>] {
-        &self.sequences
-    }
-
-    /// Number of rows.
-    #[must_use]
-    pub const fn rows(&self) -> usize {
-        self.tokens.len()
-    }
-}
-
-/// One sequence's part of a serving step.
-pub struct Feed<'a> {
-    /// New tokens: a prompt (or a piece of one), or the last token picked.
-    pub tokens: &'a [u32],
-    /// The adapter that answers, or the base.
-    pub adapter: Option<&'a Adapter>,
-    /// What the sequence remembers; grows by the new tokens.
-    pub cache: &'a mut Cache,
-}
-
-/// Which rows of a step need logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogitRows {
-    /// None.
-    None,
-    /// The last new token of each sequence: one row per sequence.
-    Last,
-    /// Every new token.
-    All,
-}
-
-/// The result of a serving step.
-pub struct Stepped {
-    /// Final hidden states after the last norm, (new tokens of all sequences, hidden).
-    pub hidden: Tensor,
-    /// (rows asked for, vocabulary); `None` for [`LogitRows::None`].
-    pub logits: Option<Tensor>,
-}
-
-#[derive(Debug, Clone)]
-struct Block {
-    attention_norm: Tensor,
-    mlp_norm: Tensor,
-    linears: [Linear; 7],
-}
-
-/// A Llama model. Cloning shares the weights.
-#[derive(Debug, Clone)]
-pub struct Llama {
+pub struct Model {
     config: Arc<Config>,
-    /// (vocabulary, hidden).
-    embedding: Tensor,
+    embedding: Table,
     blocks: Arc<[Block]>,
     norm: Tensor,
-    /// (hidden, vocabulary).
-    head: Tensor,
+    head: Weight,
     rope: Arc<RopeTable>,
 }
 
-enum Attend<'a, 'b> {
-    Packed(&'a Arc<[Range<usize>]>),
-    Cached(&'a mut [Feed<'b>]),
-}
-
-impl Llama {
-    /// A model over `weights`, which may be variables.
+impl Model {
+    /// A model over dense `weights`, which may be variables.
     ///
     /// # Errors
     /// When a view of a tensor can't be made.
     pub fn new(config: &Config, weights: &Weights) -> Result<Self, ModelError> {
-        let blocks = weights.blocks.iter().enumerate().map(|(layer, block)| Block {
-            attention_norm: block.attention_norm.clone(),
-            mlp_norm: block.mlp_norm.clone(),
-            linears: Module::ALL.map(|module| Linear::new(block.linears[module.index()].clone(), layer, module)),
-        });
-        let head = match &weights.head {
-            Some(head) => head.clone(),
-            None => weights.embedding.t()?,
-        };
-        Ok(Self {
+        Ok(Self::assemble(config, weights.parts()?))
+    }
+
+    pub(crate) fn assemble(config: &Config, parts: Parts) -> Self {
+        let blocks = parts.blocks.iter().enumerate().map(|(layer, block)| Block::new(config, layer, block));
+        Self {
             config: Arc::new(config.clone()),
-            embedding: weights.embedding.clone(),
+            embedding: parts.embedding,
             blocks: blocks.collect(),
-            norm: weights.norm.clone(),
-            head,
-            rope: Arc::new(RopeTable::new(config.head_dim, config.max_positions, config.rope_theta)),
-        })
+            norm: parts.norm,
+            head: parts.head,
+            rope: Arc::new(RopeTable::new(&config.frequencies(), config.max_positions)),
+        }
+    }
+
+    /// The same model with its quantised products computed in another precision.
+    #[must_use]
+    pub fn with_precision(&self, precision: Precision) -> Self {
+        let blocks = self.blocks.iter().map(|block| block.with_precision(precision)).collect();
+        Self { blocks, head: self.head.with_precision(precision), ..self.clone() }
+    }
+
+    /// Whether a product is computed by quantised kernels.
+    #[must_use]
+    pub fn is_quantised(&self) -> bool {
+        let weights = self.blocks.iter().flat_map(Block::weights).chain(std::iter::once(&self.head));
+        weights.into_iter().any(Weight::is_quantised)
+    }
+
+    /// Bytes of all products as they lie in memory, without what candle repacks for its kernels.
+    #[must_use]
+    pub fn product_bytes(&self) -> usize {
+        self.blocks.iter().flat_map(Block::weights).chain(std::iter::once(&self.head)).map(Weight::bytes).sum()
     }
 
     /// The model's shape.
@@ -217,7 +159,7 @@ impl Llama {
     /// # Errors
     /// When the shape doesn't fit.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(ops::product(hidden, &self.head)?)
+        Ok(self.head.product(hidden)?)
     }
 
     /// One serving step: feeds each sequence its new tokens, whatever adapters they use, and grows their caches.
@@ -287,52 +229,10 @@ impl Llama {
             return Err(ModelError::Input(format!("token {token} in a vocabulary of {}", self.config.vocab)));
         }
         let ids = Tensor::new(tokens, &Device::Cpu)?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
-        let eps = self.config.rms_norm_eps;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let linear = |module: Module, x: &Tensor| block.linears[module.index()].forward(x, hook);
-            let normed = ops::rms_norm(&x, &block.attention_norm, eps)?;
-            let q = ops::rotate(&linear(Module::Query, &normed)?, &self.rope, positions)?;
-            let k = ops::rotate(&linear(Module::Key, &normed)?, &self.rope, positions)?;
-            let v = linear(Module::Value, &normed)?;
-            let mixed = self.attend(layer, [&q, &k, &v], &mut attend)?;
-            x = (x + linear(Module::Output, &mixed)?)?;
-            let normed = ops::rms_norm(&x, &block.mlp_norm, eps)?;
-            let inner = ops::swiglu(&linear(Module::Gate, &normed)?, &linear(Module::Up, &normed)?)?;
-            x = (x + linear(Module::Down, &inner)?)?;
+        let mut x = self.embedding.rows(&ids)?;
+        for block in self.blocks.iter() {
+            x = block.forward(&x, &self.rope, positions, hook, &mut attend)?;
         }
-        Ok(ops::rms_norm(&x, &self.norm, eps)?)
-    }
-
-    fn attend(
-        &self,
-        layer: usize,
-        [q, k, v]: [&Tensor; 3],
-        attend: &mut Attend<'_, '_>,
-    ) -> candle_core::Result<Tensor> {
-        let shape = HeadShape { heads: self.config.heads, kv_heads: self.config.kv_heads, width: self.config.head_dim };
-        let feeds = match attend {
-            Attend::Packed(sequences) => return ops::attend(q, k, v, shape, sequences),
-            Attend::Cached(feeds) => feeds,
-        };
-        let (q_width, kv_width) = (q.dim(D::Minus1)?, k.dim(D::Minus1)?);
-        let mut mixed = Vec::with_capacity(q.elem_count());
-        ops::with_floats(q, |q| {
-            ops::with_floats(k, |k| {
-                ops::with_floats(v, |v| {
-                    let mut row = 0;
-                    for feed in feeds.iter_mut() {
-                        let rows = row..row + feed.tokens.len();
-                        let kv = rows.start * kv_width..rows.end * kv_width;
-                        let cache = feed.cache.layer_mut(layer);
-                        cache.append(&k[kv.clone()], &v[kv]);
-                        let queries = &q[rows.start * q_width..rows.end * q_width];
-                        mixed.extend(ops::attend_cached(queries, &cache.runs(), cache.positions(), shape));
-                        row = rows.end;
-                    }
-                })
-            })
-        })???;
-        Tensor::from_vec(mixed, q.shape().clone(), &Device::Cpu)
+        Ok(ops::rms_norm(&x, &self.norm, self.config.rms_norm_eps)?)
     }
 }

@@ -14,6 +14,7 @@ mod product;
 mod rope;
 mod segments;
 mod swiglu;
+mod weight;
 
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
@@ -26,6 +27,7 @@ pub use product::product;
 pub use rope::{RopeTable, rotate};
 pub use segments::{Addition, add_segments};
 pub use swiglu::swiglu;
+pub use weight::{Precision, Table, Weight};
 
 /// Rows one thread takes at a time in row-wise kernels: enough work to outweigh waking a thread.
 const ROWS_PER_JOB: usize = 32;

@@ -14,7 +14,6 @@ mod polynomial;
 
 pub use fingerprint::{Deviation, Fingerprint, FingerprintError, TOKENS_PER_FINGERPRINT, TOP_VALUES, fingerprint_root};
 
-use crate::device;
 use crate::engine::{EngineError, GenerateParams, replay_finish};
 use crate::linear::Hook;
 use crate::lora::Adapter;
@@ -107,7 +106,7 @@ pub fn check_in_class(
     fingerprints: &[Fingerprint],
     params: &GenerateParams,
 ) -> Result<ProofVerdict, EngineError> {
-    let own = device::class();
+    let own = base.class();
     if class != own {
         let reason = CannotCheck::OtherClass { claimed: class.to_owned(), own };
         return Ok(ProofVerdict::CannotCheck { reason });

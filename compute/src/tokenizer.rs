@@ -65,7 +65,14 @@ impl Tokenizer {
         Ok(Self { inner, bos, eos: eos.to_vec(), grammars: Grammars::default() })
     }
 
-    /// The tokens of a text, without special tokens around it.
+    /// The same with the token that begins prompts and those that end answers, the first of which ends completions.
+    #[must_use]
+    pub fn with_ends(self, bos: Option<u32>, eos: Vec<u32>) -> Self {
+        Self { bos, eos, ..self }
+    }
+
+    /// The tokens of a text, without special tokens around it. Special tokens that the text itself spells out, as a
+    /// rendered chat template does, become those tokens.
     ///
     /// # Errors
     /// When the text is too long or the tokenizer can't encode it.

@@ -5,10 +5,24 @@
 
 #[path = "it/attributing.rs"]
 mod attributing;
+#[path = "it/chat.rs"]
+mod chat;
 #[path = "it/files.rs"]
 mod files;
+#[path = "it/gguf.rs"]
+mod gguf;
+#[path = "it/gguf_hostile.rs"]
+mod gguf_hostile;
+#[path = "it/golden.rs"]
+mod golden;
 #[path = "it/gradients.rs"]
 mod gradients;
+#[path = "it/merging.rs"]
+mod merging;
+#[path = "it/parity.rs"]
+mod parity;
+#[path = "it/peft.rs"]
+mod peft;
 #[path = "it/proving.rs"]
 mod proving;
 #[path = "it/server.rs"]
@@ -17,5 +31,7 @@ mod server;
 mod serving;
 #[path = "it/serving_base.rs"]
 mod serving_base;
+#[path = "it/shards.rs"]
+mod shards;
 #[path = "it/training.rs"]
 mod training;

@@ -43,6 +43,7 @@ fn config() -> Config {
         tied: true,
         bos: Some(0),
         eos: vec![0],
+        ..Config::default()
     }
 }
 

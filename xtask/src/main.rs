@@ -4,6 +4,7 @@
 //! a cache of the user's, never into the checkout.
 
 mod clients;
+mod parity;
 mod steps;
 mod tools;
 
@@ -16,6 +17,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   clients      run OpenAI's official clients against the nodes of a demo
   contracts    recompile the contracts, compare with the committed artifacts, run their tests
   artifacts    recompile the contracts and write the artifacts anew
+  parity       write the golden files of compute's tests anew from transformers and peft (loads 3 GB from PyPI once)
   base         pretrain the demo's base model anew from its seed into examples/base";
 
 fn main() -> ExitCode {
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         Some("clients") => clients::clients(),
         Some("contracts") => steps::contracts(),
         Some("artifacts") => steps::artifacts(),
+        Some("parity") => parity::golden(),
         Some("base") => steps::base(),
         _ => {
             eprintln!("{USAGE}");

@@ -1,7 +1,8 @@
 //! Token by token back to text: whole characters only, and nothing of a stop sequence.
 //!
 //! Invariant: the pieces handed out, joined, are a prefix of what decoding all tokens at once gives, and after
-//! [`TextStream::finish`] they are that text up to the first stop sequence.
+//! [`TextStream::finish`] they are that text up to the first stop sequence. Only where a byte-fallback model writes bytes
+//! that are no UTF-8 behind good ones, decoding at once would take back characters already handed out; those stay.
 
 use crate::engine::EngineError;
 
@@ -70,7 +71,14 @@ impl TextStream {
         if now.ends_with(REPLACEMENT) && !last {
             return Ok(());
         }
-        let fresh = now.strip_prefix(before.as_str()).ok_or(EngineError::Detokenize)?;
+        let alone;
+        let fresh = match now.strip_prefix(before.as_str()) {
+            Some(fresh) => fresh,
+            None => {
+                alone = decode(&self.tokens[self.read..])?;
+                alone.as_str()
+            }
+        };
         if fresh.is_empty() && !last {
             return Ok(());
         }
@@ -152,6 +160,27 @@ mod tests {
         for raw in [&b"ok\xe4\xb8"[..], b"\xffabc", b"a\xe4b\xf0\x9f", b"\xf0\x9f\xa6\x80\x80!"] {
             assert_eq!(stream(raw, &[]).0, String::from_utf8_lossy(raw));
         }
+    }
+
+    /// As the decoder `ByteFallback`: a run of bytes that is no UTF-8 as a whole shows one mark for each byte. Ids beyond
+    /// bytes are the word "ok".
+    fn fallback(ids: &[u32]) -> Result<String, EngineError> {
+        let runs = ids.chunk_by(|a, b| (*a < 256) == (*b < 256));
+        let texts = runs.map(|run| match run.iter().map(|&id| u8::try_from(id)).collect::<Result<Vec<u8>, _>>() {
+            Ok(raw) => String::from_utf8(raw).unwrap_or_else(|error| "\u{fffd}".repeat(error.as_bytes().len())),
+            Err(_) => "ok".repeat(run.len()),
+        });
+        Ok(texts.collect())
+    }
+
+    #[test]
+    fn bytes_that_spoil_earlier_ones_take_nothing_back() {
+        let mut stream = TextStream::new(&[]);
+        let ids = "李雷".bytes().map(u32::from).chain([0xE6, 256, 0xE6]);
+        let mut said: String = ids.map(|id| stream.push(&fallback, id).unwrap().to_owned()).collect();
+        said.push_str(stream.finish(&fallback).unwrap());
+        assert_eq!(said, "李雷\u{fffd}ok\u{fffd}");
+        assert_eq!(said, stream.text());
     }
 
     #[test]

@@ -6,10 +6,11 @@
 
 mod measure;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use tributary_protocol::id::Hash;
 
 use super::{Adapter, LoraConfig, LoraError, MAX_RANK, Pair, parameter_count, sites};
@@ -65,25 +66,53 @@ struct RawAdapter {
     target_modules: Targets,
     bias: Option<String>,
     modules_to_save: Option<Vec<String>>,
-    layers_to_transform: Option<serde_json::Value>,
-    rank_pattern: Option<serde_json::Map<String, serde_json::Value>>,
-    alpha_pattern: Option<serde_json::Map<String, serde_json::Value>>,
+    layers_to_transform: Option<Value>,
+    rank_pattern: Option<Map<String, Value>>,
+    alpha_pattern: Option<Map<String, Value>>,
+    /// PEFT's newer fields, each of which changes what is computed unless it is absent, null, false or empty.
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+/// Fields among [`RawAdapter::others`] that must be off.
+const CHANGES_THE_COMPUTATION: [&str; 10] = [
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+];
+
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
 }
 
 impl RawAdapter {
     fn refuse_unsupported(&self) -> Result<(), LoraError> {
-        let patterned = |map: &Option<serde_json::Map<_, _>>| map.as_ref().is_some_and(|map| !map.is_empty());
+        let patterned = |map: &Option<Map<_, _>>| map.as_ref().is_some_and(|map| !map.is_empty());
         let problems = [
             (self.peft_type != "LORA", "a peft_type other than LORA"),
-            (self.use_dora, "use_dora"),
+            (self.use_dora, "DoRA (use_dora), whose magnitudes a sum of low-rank products can't express,"),
             (self.fan_in_fan_out, "fan_in_fan_out"),
             (self.bias.as_deref().is_some_and(|bias| bias != "none"), "bias"),
             (self.modules_to_save.as_ref().is_some_and(|saved| !saved.is_empty()), "modules_to_save"),
             (self.layers_to_transform.as_ref().is_some_and(|layers| !layers.is_null()), "layers_to_transform"),
             (patterned(&self.rank_pattern) || patterned(&self.alpha_pattern), "rank_pattern or alpha_pattern"),
         ];
-        match problems.iter().find(|(present, _)| *present) {
-            Some((_, what)) => Err(LoraError::Config(format!("{what} is not supported"))),
+        let newer = |field: &&&str| self.others.get(**field).is_some_and(|value| !is_off(value));
+        let problem = problems.iter().find(|(present, _)| *present).map(|(_, what)| *what);
+        match problem.or_else(|| CHANGES_THE_COMPUTATION.iter().find(newer).copied()) {
+            Some(what) => Err(LoraError::Config(format!("{what} is not supported"))),
             None => Ok(()),
         }
     }
@@ -93,8 +122,11 @@ impl RawAdapter {
             Targets::Keyword(word) if word == "all-linear" => Module::ALL.to_vec(),
             Targets::Keyword(word) => return Err(LoraError::Config(format!("target_modules {word:?}"))),
             Targets::Named(names) => {
+                // A newer PEFT names each product by its whole path; whether they are the same ones in every layer
+                // shows in the number of tensors.
                 let known = |name: &String| {
-                    Module::from_name(name).ok_or_else(|| LoraError::Config(format!("unknown module {name:?}")))
+                    let last = name.rsplit('.').next().unwrap_or(name);
+                    Module::from_name(last).ok_or_else(|| LoraError::Config(format!("unknown module {name:?}")))
                 };
                 names.iter().map(known).collect::<Result<_, _>>()?
             }
@@ -187,8 +219,7 @@ impl Adapter {
             return Err(LoraError::Weights(format!("{} tensors, expected {tensors}", file.len())));
         }
         let read = |name: String, shape: [usize; 2]| -> Result<Tensor, LoraError> {
-            let tensor = weights::read(&file, &name, &shape, &Device::Cpu)
-                .map_err(|error| LoraError::Weights(error.to_string()))?;
+            let tensor = weights::read(&file, &name, &shape).map_err(|error| LoraError::Weights(error.to_string()))?;
             Ok(tensor.t()?.contiguous()?)
         };
         let mut pairs = Vec::new();

@@ -1,13 +1,15 @@
-//! A model's shape, read from Hugging Face's `config.json` (Llama family) and refused when it is not one we compute exactly.
+//! A model's shape, read from Hugging Face's `config.json` and refused when it is not one we compute exactly.
 //!
 //! Invariant: a `Config` that exists is within every bound below, so no later arithmetic on its fields can overflow.
 
-use serde::{Deserialize, Serialize};
+mod json;
 
-use super::ModelError;
+use super::rope::{Frequencies, RopeScaling};
+use super::{ModelError, Module};
 
-/// The longest `config.json` read; real ones are about one kilobyte.
-pub const MAX_CONFIG_BYTES: usize = 64 * 1024;
+pub use json::MAX_CONFIG_BYTES;
+pub(crate) use json::end_tokens_of;
+
 /// Widest hidden or intermediate size: four times Llama-3.1-405B's hidden size.
 pub const MAX_WIDTH: usize = 65_536;
 /// Most layers: twice Llama-3.1-405B's.
@@ -16,16 +18,92 @@ pub const MAX_LAYERS: usize = 256;
 pub const MAX_HEADS: usize = 512;
 /// Largest vocabulary: twice Llama-3's.
 pub const MAX_VOCAB: usize = 262_144;
-/// Longest context: Llama-3.1's.
+/// Longest context: Llama-3.1's. A model that says it can do more is served up to here.
 pub const MAX_POSITIONS: usize = 131_072;
+/// Longest context a file may claim; beyond it the number is a mistake.
+const MAX_CLAIMED_POSITIONS: usize = 1 << 24;
 /// Most entries (positions · head width) of the rotation table: 128 MiB, enough for heads of 256 in the longest context.
 const MAX_ROTATIONS: usize = 1 << 25;
 /// Most end-of-text tokens a model may name.
 pub const MAX_END_TOKENS: usize = 16;
 
-/// The shape of a Llama-family model.
-#[derive(Debug, Clone, PartialEq)]
+/// The families whose blocks we compute. They differ in biases, norms of heads and windows, which the same code covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Family {
+    /// Llama 2 and 3 and what copies them.
+    #[default]
+    Llama,
+    /// Llama with a sliding window.
+    Mistral,
+    /// Biases on queries, keys and values.
+    Qwen2,
+    /// A norm over each head's queries and keys before the rotation.
+    Qwen3,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
+
+    /// `model_type` of config.json.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+
+    /// The family of a `model_type`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.name() == name)
+    }
+
+    /// Whether queries, keys and values have biases.
+    #[must_use]
+    pub const fn has_biases(self) -> bool {
+        matches!(self, Self::Qwen2)
+    }
+
+    /// Whether each head's queries and keys are normed.
+    #[must_use]
+    pub const fn has_head_norms(self) -> bool {
+        matches!(self, Self::Qwen3)
+    }
+
+    /// Whether prompts begin with the begin token where nothing else says so.
+    #[must_use]
+    pub const fn begins_texts(self) -> bool {
+        matches!(self, Self::Llama | Self::Mistral)
+    }
+
+    const fn architecture(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+}
+
+/// Attention to the latest positions only, in some layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlidingWindow {
+    /// Positions that a query sees, its own included.
+    pub positions: usize,
+    /// For each layer, whether it has the window.
+    pub layers: Vec<bool>,
+}
+
+/// The shape of a model.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Config {
+    /// Which family's blocks.
+    pub family: Family,
     /// Width of the residual stream.
     pub hidden: usize,
     /// Width inside the MLP.
@@ -46,6 +124,10 @@ pub struct Config {
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// How the frequencies are stretched.
+    pub rope_scaling: RopeScaling,
+    /// Which layers see the latest positions only.
+    pub window: Option<SlidingWindow>,
     /// Whether the output product uses the embedding.
     pub tied: bool,
     /// Token put before every text, if the model has one.
@@ -54,164 +136,12 @@ pub struct Config {
     pub eos: Vec<u32>,
 }
 
-/// One of the seven products of a block, all of which can carry LoRA.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Module {
-    /// Queries.
-    #[serde(rename = "q_proj")]
-    Query,
-    /// Keys.
-    #[serde(rename = "k_proj")]
-    Key,
-    /// Values.
-    #[serde(rename = "v_proj")]
-    Value,
-    /// Output of attention.
-    #[serde(rename = "o_proj")]
-    Output,
-    /// Gate of the MLP.
-    #[serde(rename = "gate_proj")]
-    Gate,
-    /// Up product of the MLP.
-    #[serde(rename = "up_proj")]
-    Up,
-    /// Down product of the MLP.
-    #[serde(rename = "down_proj")]
-    Down,
-}
-
-impl Module {
-    /// All seven, in canonical order.
-    pub const ALL: [Self; 7] = [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
-
-    /// Hugging Face's name of the module, as in `target_modules`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Query => "q_proj",
-            Self::Key => "k_proj",
-            Self::Value => "v_proj",
-            Self::Output => "o_proj",
-            Self::Gate => "gate_proj",
-            Self::Up => "up_proj",
-            Self::Down => "down_proj",
-        }
-    }
-
-    /// The module's path inside a layer: `self_attn.q_proj`.
-    #[must_use]
-    pub fn path(self) -> String {
-        let parent = match self {
-            Self::Query | Self::Key | Self::Value | Self::Output => "self_attn",
-            Self::Gate | Self::Up | Self::Down => "mlp",
-        };
-        format!("{parent}.{}", self.name())
-    }
-
-    /// The module of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|module| module.name() == name)
-    }
-
-    /// Position in [`Module::ALL`].
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum TokenIds {
-    One(u32),
-    Many(Vec<u32>),
-}
-
-#[derive(Deserialize)]
-struct RopeParameters {
-    rope_theta: Option<f64>,
-    rope_type: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RawConfig {
-    model_type: String,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    vocab_size: usize,
-    max_position_embeddings: usize,
-    rms_norm_eps: f64,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<serde_json::Value>,
-    rope_parameters: Option<RopeParameters>,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    hidden_act: Option<String>,
-    bos_token_id: Option<u32>,
-    eos_token_id: Option<TokenIds>,
-}
-
 impl Config {
-    /// Reads and checks a `config.json`.
-    ///
-    /// # Errors
-    /// When it is not JSON, not of the Llama family, uses something we would compute wrongly, or breaks a bound.
-    pub fn from_json(bytes: &[u8]) -> Result<Self, ModelError> {
-        if bytes.len() > MAX_CONFIG_BYTES {
-            return Err(ModelError::Config(format!("{} bytes, at most {MAX_CONFIG_BYTES}", bytes.len())));
-        }
-        let raw: RawConfig = serde_json::from_slice(bytes).map_err(|error| ModelError::Config(error.to_string()))?;
-        raw.refuse_unsupported()?;
-        raw.into_config().checked()
-    }
-
-    /// The configuration as `config.json`, readable by `transformers` and by [`Config::from_json`].
-    #[must_use]
-    pub fn to_json(&self) -> Vec<u8> {
-        let eos = match self.eos.as_slice() {
-            [] => serde_json::Value::Null,
-            [one] => serde_json::json!(one),
-            many => serde_json::json!(many),
-        };
-        let value = serde_json::json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_size": self.hidden,
-            "intermediate_size": self.intermediate,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads,
-            "head_dim": self.head_dim,
-            "vocab_size": self.vocab,
-            "max_position_embeddings": self.max_positions,
-            "rms_norm_eps": self.rms_norm_eps,
-            "rope_theta": self.rope_theta,
-            "tie_word_embeddings": self.tied,
-            "attention_bias": false,
-            "mlp_bias": false,
-            "hidden_act": "silu",
-            "bos_token_id": self.bos,
-            "eos_token_id": eos,
-        });
-        let mut text = format!("{value:#}");
-        text.push('\n');
-        text.into_bytes()
-    }
-
     /// Checks every bound.
     ///
     /// # Errors
     /// Names the field that breaks one.
-    pub fn checked(self) -> Result<Self, ModelError> {
+    pub fn checked(mut self) -> Result<Self, ModelError> {
         let within = |name: &str, value: usize, most: usize| match value {
             0 => Err(ModelError::Config(format!("{name} is zero"))),
             value if value > most => Err(ModelError::Config(format!("{name} is {value}, at most {most}"))),
@@ -224,8 +154,9 @@ impl Config {
         within("num_key_value_heads", self.kv_heads, MAX_HEADS)?;
         within("head_dim", self.head_dim, MAX_WIDTH)?;
         within("vocab_size", self.vocab, MAX_VOCAB)?;
-        within("max_position_embeddings", self.max_positions, MAX_POSITIONS)?;
+        within("max_position_embeddings", self.max_positions, MAX_CLAIMED_POSITIONS)?;
         within("query width", self.query_width(), MAX_WIDTH)?;
+        self.max_positions = self.max_positions.min(MAX_POSITIONS);
         if !self.head_dim.is_multiple_of(2) {
             return Err(ModelError::Config(format!("head_dim {} is odd", self.head_dim)));
         }
@@ -239,12 +170,28 @@ impl Config {
         if !(self.rope_theta > 1.0 && self.rope_theta < 1e12) {
             return Err(ModelError::Config(format!("rope_theta {}", self.rope_theta)));
         }
+        self.rope_scaling.check(self.head_dim)?;
+        self.check_window()?;
+        self.check_tokens()?;
+        Ok(self)
+    }
+
+    fn check_window(&self) -> Result<(), ModelError> {
+        match &self.window {
+            Some(window) if window.positions == 0 || window.layers.len() != self.layers => Err(ModelError::Config(
+                format!("a window of {} in {} of {} layers", window.positions, window.layers.len(), self.layers),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_tokens(&self) -> Result<(), ModelError> {
         if self.eos.len() > MAX_END_TOKENS {
             return Err(ModelError::Config(format!("{} end tokens, at most {MAX_END_TOKENS}", self.eos.len())));
         }
         match self.bos.iter().chain(&self.eos).find(|id| usize::try_from(**id).is_ok_and(|id| id >= self.vocab)) {
             Some(id) => Err(ModelError::Config(format!("special token {id} outside the vocabulary of {}", self.vocab))),
-            None => Ok(self),
+            None => Ok(()),
         }
     }
 
@@ -260,7 +207,7 @@ impl Config {
         self.kv_heads.saturating_mul(self.head_dim)
     }
 
-    /// (in, out) of a module's product.
+    /// Input and output width of a module.
     #[must_use]
     pub const fn module_shape(&self, module: Module) -> (usize, usize) {
         match module {
@@ -271,50 +218,16 @@ impl Config {
             Module::Down => (self.intermediate, self.hidden),
         }
     }
-}
 
-impl RawConfig {
-    fn refuse_unsupported(&self) -> Result<(), ModelError> {
-        let unsupported = |what: String| Err(ModelError::Config(format!("{what} is not supported")));
-        if self.model_type != "llama" {
-            return unsupported(format!("model_type {:?}", self.model_type));
-        }
-        if self.attention_bias || self.mlp_bias {
-            return unsupported("bias".into());
-        }
-        if let Some(act) = self.hidden_act.as_deref().filter(|act| *act != "silu") {
-            return unsupported(format!("hidden_act {act:?}"));
-        }
-        if self.rope_scaling.as_ref().is_some_and(|scaling| !scaling.is_null()) {
-            return unsupported("rope_scaling".into());
-        }
-        let kind = self.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref());
-        match kind.filter(|kind| *kind != "default") {
-            Some(kind) => unsupported(format!("rope_type {kind:?}")),
-            None => Ok(()),
-        }
+    /// Positions that a query of this layer sees, its own included; `None` is all.
+    #[must_use]
+    pub fn window_of(&self, layer: usize) -> Option<usize> {
+        self.window.as_ref().filter(|window| window.layers.get(layer) == Some(&true)).map(|window| window.positions)
     }
 
-    fn into_config(self) -> Config {
-        let in_parameters = self.rope_parameters.and_then(|rope| rope.rope_theta);
-        Config {
-            hidden: self.hidden_size,
-            intermediate: self.intermediate_size,
-            layers: self.num_hidden_layers,
-            heads: self.num_attention_heads,
-            kv_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
-            head_dim: self.head_dim.unwrap_or(self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0)),
-            vocab: self.vocab_size,
-            max_positions: self.max_position_embeddings,
-            rms_norm_eps: self.rms_norm_eps,
-            rope_theta: self.rope_theta.or(in_parameters).unwrap_or(10_000.0),
-            tied: self.tie_word_embeddings,
-            bos: self.bos_token_id,
-            eos: match self.eos_token_id {
-                None => Vec::new(),
-                Some(TokenIds::One(id)) => vec![id],
-                Some(TokenIds::Many(ids)) => ids,
-            },
-        }
+    /// The rotary frequencies.
+    #[must_use]
+    pub fn frequencies(&self) -> Frequencies {
+        self.rope_scaling.frequencies(self.head_dim, self.rope_theta)
     }
 }

@@ -1,15 +1,21 @@
 //! A model's tensors and their file.
 //!
 //! Invariant: read weights are finite f32 of exactly the shapes the configuration calls for, products in (in, out);
-//! the file has Hugging Face's names and (out, in).
+//! the files have Hugging Face's names and (out, in).
+
+mod source;
+
+use std::io::{Cursor, Read, Seek};
 
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 
 use super::{Config, ModelError, Module};
-use crate::ops::narrow;
+use crate::ops::{Table, Weight, narrow};
 use crate::random::{Stream, normal};
+
+pub(crate) use source::TensorFiles;
 
 /// Number format of a weights file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,15 +26,19 @@ pub enum WeightType {
     F32,
 }
 
-/// The tensors of one block.
+/// The tensors of one block, with products of kind `L`.
 #[derive(Debug, Clone)]
-pub struct BlockWeights {
+pub struct BlockWeights<L = Tensor> {
     /// (hidden)
     pub attention_norm: Tensor,
     /// (hidden)
     pub mlp_norm: Tensor,
+    /// Norms of a head's queries and of its keys, (head width) each, in the families that have them.
+    pub head_norms: Option<[Tensor; 2]>,
     /// In the order of [`Module::ALL`], each (in, out).
-    pub linears: [Tensor; 7],
+    pub linears: [L; 7],
+    /// Of queries, keys and values, each (out), in the families that have them.
+    pub biases: Option<[Tensor; 3]>,
 }
 
 /// All tensors of a model.
@@ -44,33 +54,72 @@ pub struct Weights {
     pub head: Option<Tensor>,
 }
 
+/// What a model is put together from, dense or quantised.
+pub(crate) struct Parts {
+    pub(crate) embedding: Table,
+    pub(crate) blocks: Vec<BlockWeights<Weight>>,
+    /// (hidden)
+    pub(crate) norm: Tensor,
+    pub(crate) head: Weight,
+}
+
+/// Largest vocabulary whose tied head is copied: see `ops::product` for products of at most this many results.
+pub(crate) const SMALL_VOCAB: usize = 256;
+
+/// What a tensor is for, which decides how it is laid out and initialised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The embedding, (rows, width) in the file and in memory.
+    Table,
+    /// A norm's weight.
+    Norm,
+    /// A bias.
+    Bias,
+    /// A product: (out, in) in the file, (in, out) in memory.
+    Product,
+}
+
 /// What to make of one tensor while weights are built.
-struct Request<'a> {
-    name: String,
+pub(crate) struct Request<'a> {
+    pub(crate) name: String,
     /// As in the file.
-    shape: &'a [usize],
-    transposed: bool,
+    pub(crate) shape: &'a [usize],
+    pub(crate) role: Role,
 }
 
 fn shape_error(name: &str, what: impl std::fmt::Display) -> ModelError {
     ModelError::Weights(format!("{name}: {what}"))
 }
 
-/// Reads one tensor as f32, checking type, shape and that every value is finite.
-pub(crate) fn read(file: &SafeTensors<'_>, name: &str, shape: &[usize], device: &Device) -> Result<Tensor, ModelError> {
-    let view = file.tensor(name).map_err(|_| shape_error(name, "missing"))?;
-    if view.shape() != shape {
-        return Err(shape_error(name, format!("shape {:?}, expected {shape:?}", view.shape())));
+/// One tensor as f32 from its little-endian bytes, checking type, shape and that every value is finite.
+pub(crate) fn decode(
+    name: &str,
+    (kind, stored, bytes): (Dtype, &[usize], &[u8]),
+    shape: &[usize],
+) -> Result<Tensor, ModelError> {
+    if stored != shape {
+        return Err(shape_error(name, format!("shape {stored:?}, expected {shape:?}")));
     }
-    let kind = match view.dtype() {
+    let kind = match kind {
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
         Dtype::BF16 => DType::BF16,
         other => return Err(shape_error(name, format!("type {other}, expected F32, F16 or BF16"))),
     };
-    let tensor = Tensor::from_raw_buffer(view.data(), kind, shape, device)?.to_dtype(DType::F32)?;
+    let tensor = Tensor::from_raw_buffer(bytes, kind, shape, &Device::Cpu)?.to_dtype(DType::F32)?;
+    finite(name, tensor)
+}
+
+/// The tensor, unless a value in it is NaN or infinite.
+pub(crate) fn finite(name: &str, tensor: Tensor) -> Result<Tensor, ModelError> {
     let finite = crate::ops::with_floats(&tensor, |values| values.iter().all(|value| value.is_finite()))?;
     if finite { Ok(tensor) } else { Err(shape_error(name, "a value is not finite")) }
+}
+
+/// Reads one tensor of a file in memory as f32.
+pub(crate) fn read(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+    let view = file.tensor(name).map_err(|_| shape_error(name, "missing"))?;
+    decode(name, (view.dtype(), view.shape(), view.data()), shape)
 }
 
 /// The little-endian bytes of a tensor in the given type.
@@ -95,49 +144,37 @@ impl Weights {
         make: &mut dyn FnMut(Request<'_>) -> Result<Tensor, ModelError>,
     ) -> Result<Self, ModelError> {
         let (hidden, vocab) = (config.hidden, config.vocab);
-        let embedding =
-            make(Request { name: "model.embed_tokens.weight".into(), shape: &[vocab, hidden], transposed: false })?;
-        let mut blocks = Vec::with_capacity(config.layers);
-        for layer in 0..config.layers {
-            let prefix = format!("model.layers.{layer}");
-            let mut norm = |name: &str| {
-                make(Request { name: format!("{prefix}.{name}.weight"), shape: &[hidden], transposed: false })
-            };
-            let (attention_norm, mlp_norm) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
-            let mut linears = Vec::with_capacity(Module::ALL.len());
-            for module in Module::ALL {
-                let (inner, outer) = config.module_shape(module);
-                let name = format!("{prefix}.{}.weight", module.path());
-                linears.push(make(Request { name, shape: &[outer, inner], transposed: true })?);
-            }
-            let linears = linears.try_into().map_err(|_| shape_error(&prefix, "not seven products"))?;
-            blocks.push(BlockWeights { attention_norm, mlp_norm, linears });
-        }
-        let norm = make(Request { name: "model.norm.weight".into(), shape: &[hidden], transposed: false })?;
+        let table = Request { name: "model.embed_tokens.weight".into(), shape: &[vocab, hidden], role: Role::Table };
+        let embedding = make(table)?;
+        let blocks = (0..config.layers).map(|layer| BlockWeights::build(config, layer, make));
+        let blocks = blocks.collect::<Result<_, _>>()?;
+        let norm = make(Request { name: "model.norm.weight".into(), shape: &[hidden], role: Role::Norm })?;
         let head = match config.tied {
             true => None,
-            false => Some(make(Request { name: "lm_head.weight".into(), shape: &[vocab, hidden], transposed: true })?),
+            false => {
+                Some(make(Request { name: "lm_head.weight".into(), shape: &[vocab, hidden], role: Role::Product })?)
+            }
         };
         Ok(Self { embedding, blocks, norm, head })
     }
 
-    /// Reads `model.safetensors`. Nothing is allocated before the file proved large enough for it.
+    /// Reads a `model.safetensors` in memory.
     ///
     /// # Errors
     /// When a tensor is missing, surplus, of another shape or type, or not finite.
     pub fn from_safetensors(config: &Config, bytes: &[u8]) -> Result<Self, ModelError> {
-        let file = SafeTensors::deserialize(bytes).map_err(|error| ModelError::Weights(error.to_string()))?;
-        let mut taken = Vec::new();
+        Self::from_files(config, &mut TensorFiles::open(vec![("model.safetensors".into(), Cursor::new(bytes))])?)
+    }
+
+    /// Reads files tensor by tensor. Nothing is allocated before a file proved large enough for it.
+    pub(crate) fn from_files<R: Read + Seek>(config: &Config, files: &mut TensorFiles<R>) -> Result<Self, ModelError> {
         let weights = Self::build(config, &mut |request| {
-            let tensor = read(&file, &request.name, request.shape, &Device::Cpu)?;
-            taken.push(request.name);
-            if request.transposed { Ok(tensor.t()?.contiguous()?) } else { Ok(tensor) }
+            let tensor = files.take(&request.name, request.shape)?;
+            if request.role == Role::Product { Ok(tensor.t()?.contiguous()?) } else { Ok(tensor) }
         })?;
-        let mut names = file.names();
-        names.sort_unstable();
         // Some exporters store the tied head and the rotary frequencies although both follow from the rest.
         let derived = |name: &str| name.ends_with(".rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight");
-        match names.into_iter().find(|name| !derived(name) && !taken.iter().any(|taken| taken == name)) {
+        match files.names().find(|name| !derived(name)) {
             Some(name) => Err(shape_error(name, "unexpected tensor")),
             None => Ok(weights),
         }
@@ -156,7 +193,7 @@ impl Weights {
         let mut stored = Vec::new();
         Self::build(config, &mut |request| {
             let tensor = tensors.next().ok_or_else(|| shape_error(&request.name, "missing"))?.detach();
-            let written = if request.transposed { tensor.t()?.contiguous()? } else { tensor.clone() };
+            let written = if request.role == Role::Product { tensor.t()?.contiguous()? } else { tensor.clone() };
             stored.push((request.name, request.shape.to_vec(), to_bytes(&written, dtype)?));
             Ok(tensor)
         })?;
@@ -181,15 +218,16 @@ impl Weights {
             let count: usize = request.shape.iter().product();
             let writes_residual = request.name.contains("o_proj") || request.name.contains("down_proj");
             let deviation = if writes_residual { 0.02 * residual } else { 0.02 };
-            let values = match request.shape {
-                [_] => vec![1.0; count],
-                _ => (0_u64..)
+            let values = match request.role {
+                Role::Norm => vec![1.0; count],
+                Role::Bias => vec![0.0; count],
+                Role::Table | Role::Product => (0_u64..)
                     .take(count)
                     .map(|at| narrow(deviation * normal(seed, Stream::Initial, index, at)))
                     .collect(),
             };
             let tensor = Tensor::from_vec(values, request.shape, &Device::Cpu)?;
-            if request.transposed { Ok(tensor.t()?.contiguous()?) } else { Ok(tensor) }
+            if request.role == Role::Product { Ok(tensor.t()?.contiguous()?) } else { Ok(tensor) }
         })
     }
 
@@ -209,12 +247,72 @@ impl Weights {
         Ok((weights, variables))
     }
 
+    /// The parts of a dense model over these tensors.
+    pub(crate) fn parts(&self) -> candle_core::Result<Parts> {
+        let head = match &self.head {
+            Some(head) => head.clone(),
+            // With so few columns the products of a few rows would take another kernel over transposed weights.
+            None if self.embedding.dim(0)? <= SMALL_VOCAB => self.embedding.t()?.contiguous()?,
+            // Decoding streams the head for each token, three times as fast as it streams a transposed one.
+            None if !self.embedding.track_op() => self.embedding.t()?.contiguous()?,
+            None => self.embedding.t()?,
+        };
+        let blocks = self.blocks.iter().map(|block| BlockWeights {
+            attention_norm: block.attention_norm.clone(),
+            mlp_norm: block.mlp_norm.clone(),
+            head_norms: block.head_norms.clone(),
+            linears: block.linears.clone().map(Weight::Dense),
+            biases: block.biases.clone(),
+        });
+        Ok(Parts {
+            embedding: Table::Dense(self.embedding.clone()),
+            blocks: blocks.collect(),
+            norm: self.norm.clone(),
+            head: Weight::Dense(head),
+        })
+    }
+
     /// All tensors in canonical order.
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        let blocks = self
-            .blocks
-            .iter()
-            .flat_map(|block| [&block.attention_norm, &block.mlp_norm].into_iter().chain(&block.linears));
+        let blocks = self.blocks.iter().flat_map(|block| {
+            let norms = [&block.attention_norm, &block.mlp_norm].into_iter().chain(block.head_norms.iter().flatten());
+            norms.chain(&block.linears).chain(block.biases.iter().flatten())
+        });
         std::iter::once(&self.embedding).chain(blocks).chain(std::iter::once(&self.norm)).chain(&self.head)
+    }
+}
+
+impl BlockWeights {
+    fn build(
+        config: &Config,
+        layer: usize,
+        make: &mut dyn FnMut(Request<'_>) -> Result<Tensor, ModelError>,
+    ) -> Result<Self, ModelError> {
+        let prefix = format!("model.layers.{layer}");
+        let mut norm = |name: &str, width: usize| {
+            make(Request { name: format!("{prefix}.{name}.weight"), shape: &[width], role: Role::Norm })
+        };
+        let attention_norm = norm("input_layernorm", config.hidden)?;
+        let mlp_norm = norm("post_attention_layernorm", config.hidden)?;
+        let head_norms = match config.family.has_head_norms() {
+            true => Some([norm("self_attn.q_norm", config.head_dim)?, norm("self_attn.k_norm", config.head_dim)?]),
+            false => None,
+        };
+        let mut linears = Vec::with_capacity(Module::ALL.len());
+        for module in Module::ALL {
+            let (inner, outer) = config.module_shape(module);
+            let name = format!("{prefix}.{}.weight", module.path());
+            linears.push(make(Request { name, shape: &[outer, inner], role: Role::Product })?);
+        }
+        let linears = linears.try_into().map_err(|_| shape_error(&prefix, "not seven products"))?;
+        let mut bias = |module: Module| {
+            let name = format!("{prefix}.{}.bias", module.path());
+            make(Request { name, shape: &[config.module_shape(module).1], role: Role::Bias })
+        };
+        let biases = match config.family.has_biases() {
+            true => Some([bias(Module::Query)?, bias(Module::Key)?, bias(Module::Value)?]),
+            false => None,
+        };
+        Ok(Self { attention_norm, mlp_norm, head_norms, linears, biases })
     }
 }

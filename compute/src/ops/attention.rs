@@ -1,4 +1,4 @@
-//! Causal softmax attention over sequences laid end to end, and over a cache.
+//! Causal softmax attention over sequences laid end to end, and over a cache, in a sliding window where asked.
 //!
 //! Invariant: a query row's result is computed by the same loop in the same order in both, so decoding one token at a
 //! time gives bitwise what one pass over the whole sequence gives.
@@ -22,6 +22,18 @@ pub struct HeadShape {
     pub kv_heads: usize,
     /// Width of a head.
     pub width: usize,
+    /// Positions that a query sees, its own included; `None` is all before it.
+    pub window: Option<usize>,
+}
+
+impl HeadShape {
+    /// The first position that the query at `position` sees.
+    const fn first_seen(&self, position: usize) -> usize {
+        match self.window {
+            Some(window) => (position + 1).saturating_sub(window),
+            None => 0,
+        }
+    }
 }
 
 /// Consecutive rows of keys and values, each row `kv_heads · width` wide.
@@ -62,10 +74,30 @@ pub fn attend_cached(queries: &[f32], runs: &[Run<'_>], context: usize, shape: H
     let mut out = vec![0.0_f32; queries.len()];
     out.par_chunks_mut(width).enumerate().for_each(|(row, out)| {
         let seen = context + row + 1 - rows;
-        let mut scores = vec![0.0_f32; seen];
-        vectorised(|| attend_row(&queries[row * width..][..width], runs, shape, &mut scores, out));
+        let first = shape.first_seen(seen - 1);
+        let mut scores = vec![0.0_f32; seen - first];
+        let query = &queries[row * width..][..width];
+        if first == 0 {
+            return vectorised(|| attend_row(query, runs, shape, &mut scores, out));
+        }
+        let runs = runs_from(runs, first, shape.kv_heads * shape.width);
+        vectorised(|| attend_row(query, &runs, shape, &mut scores, out));
     });
     out
+}
+
+/// The runs without their first `first` rows.
+fn runs_from<'a>(runs: &[Run<'a>], first: usize, stride: usize) -> Vec<Run<'a>> {
+    let mut skip = first * stride;
+    let mut kept = Vec::with_capacity(runs.len());
+    for run in runs {
+        let now = skip.min(run.keys.len());
+        skip -= now;
+        if now < run.keys.len() {
+            kept.push(Run { keys: &run.keys[now..], values: &run.values[now..] });
+        }
+    }
+    kept
 }
 
 /// One query row against the first `scores.len()` rows of `runs`.
@@ -139,7 +171,10 @@ impl Attention {
         let (mut weights, mut slopes) = (vec![0.0_f32; rows], vec![0.0_f32; rows]);
         let queries = q.chunks_exact(width).zip(gradient.chunks_exact(width)).zip(for_q.chunks_exact_mut(width));
         for (row, ((query, gradient), for_query)) in queries.enumerate() {
-            let (weights, slopes) = (&mut weights[..=row], &mut slopes[..=row]);
+            let first = self.shape.first_seen(row);
+            let (weights, slopes) = (&mut weights[first..=row], &mut slopes[first..=row]);
+            let (k, v) = (&k[first * width..], &v[first * width..]);
+            let (for_k, for_v) = (&mut for_k[first * width..], &mut for_v[first * width..]);
             for (weight, key) in weights.iter_mut().zip(k.chunks_exact(width)) {
                 *weight = dot(query, key);
             }
@@ -223,9 +258,10 @@ impl CustomOp3 for Attention {
             self.sequences.iter().flat_map(|range| std::iter::repeat_n(range.start, range.len())).collect();
         let mut out = vec![0.0_f32; q.len()];
         out.par_chunks_mut(q_stride).enumerate().for_each(|(row, out)| {
-            let rows = starts[row] * kv_stride..(row + 1) * kv_stride;
+            let first = starts[row] + self.shape.first_seen(row - starts[row]);
+            let rows = first * kv_stride..(row + 1) * kv_stride;
             let run = [Run { keys: &k[rows.clone()], values: &v[rows] }];
-            let mut scores = vec![0.0_f32; row + 1 - starts[row]];
+            let mut scores = vec![0.0_f32; row + 1 - first];
             vectorised(|| attend_row(&q[row * q_stride..][..q_stride], &run, self.shape, &mut scores, out));
         });
         Ok(stored(out, q_at.shape().clone()))

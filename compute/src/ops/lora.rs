@@ -4,23 +4,24 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::product::multiply;
+use super::product::{multiply, multiply_padded};
+use super::weight::{Weight, multiply_by};
 use super::{floats, with_floats};
 
-/// x (rows, in), weight (in, out), down (in, rank), up (rank, out); `mask` (rows, in) scales what the addition sees.
+/// x (rows, in), weight (in, out) dense or quantised, down (in, rank), up (rank, out); `mask` (rows, in) scales what the addition sees.
 ///
 /// # Errors
 /// When the shapes don't fit.
 pub fn lora_product(
     x: &Tensor,
-    weight: &Tensor,
+    weight: &Weight,
     down: &Tensor,
     up: &Tensor,
     scale: f32,
     mask: Option<&Tensor>,
 ) -> Result<Tensor> {
     let twice = |tensor: &Tensor| Tensor::cat(&[tensor, tensor], 0);
-    if x.dim(0)? == 1 {
+    if x.dim(0)? == 1 && matches!(weight, Weight::Dense(_)) {
         let op = LoraProduct { weight: weight.clone(), scale, mask: mask.map(twice).transpose()? };
         return twice(x)?.apply_op3(down, up, op)?.narrow(0, 0, 1);
     }
@@ -28,12 +29,23 @@ pub fn lora_product(
 }
 
 struct LoraProduct {
-    weight: Tensor,
+    weight: Weight,
     scale: f32,
     mask: Option<Tensor>,
 }
 
 impl LoraProduct {
+    fn base(&self, x: &CpuStorage, x_at: &Layout) -> Result<CpuStorage> {
+        match &self.weight {
+            Weight::Quantised(weight, precision) => multiply_by(x, x_at, weight, *precision),
+            Weight::Dense(weight) => {
+                let (weight, weight_at) = weight.storage_and_layout();
+                let Storage::Cpu(weight) = &*weight else { bail!("kernel runs on the processor only") };
+                multiply(x, x_at, weight, weight_at)
+            }
+        }
+    }
+
     fn masked(&self, x: &CpuStorage, x_at: &Layout) -> Result<Option<CpuStorage>> {
         let Some(mask) = &self.mask else { return Ok(None) };
         let x = floats(x, x_at)?;
@@ -56,16 +68,14 @@ impl CustomOp3 for LoraProduct {
         up: &CpuStorage,
         up_at: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (weight, weight_at) = self.weight.storage_and_layout();
-        let Storage::Cpu(weight) = &*weight else { bail!("kernel runs on the processor only") };
-        let mut y = multiply(x, x_at, weight, weight_at)?;
+        let mut y = self.base(x, x_at)?;
         let (rows, rank) = (x_at.shape().dims2()?.0, down_at.shape().dims2()?.1);
         let columns = up_at.shape().dims2()?.1;
         let small = match self.masked(x, x_at)? {
-            Some(masked) => multiply(&masked, &Layout::contiguous(x_at.shape()), down, down_at)?,
-            None => multiply(x, x_at, down, down_at)?,
+            Some(masked) => multiply_padded(&masked, &Layout::contiguous(x_at.shape()), down, down_at)?,
+            None => multiply_padded(x, x_at, down, down_at)?,
         };
-        let addition = multiply(&small, &Layout::contiguous((rows, rank)), up, up_at)?;
+        let addition = multiply_padded(&small, &Layout::contiguous((rows, rank)), up, up_at)?;
         let CpuStorage::F32(values) = &mut y else { bail!("product is not f32") };
         for (value, addition) in values.iter_mut().zip(addition.as_slice::<f32>()?) {
             *value += self.scale * addition;
@@ -98,7 +108,7 @@ impl CustomOp3 for LoraProduct {
             Some(mask) => (through * mask)?,
             None => through,
         };
-        let for_x = (gradient.matmul(&self.weight.t()?)? + through)?;
+        let for_x = (self.weight.back(gradient)? + through)?;
         Ok((Some(for_x), Some(for_down), Some(for_up)))
     }
 }

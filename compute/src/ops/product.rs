@@ -67,6 +67,18 @@ fn dense_for_few(w_at: &Layout) -> Option<bool> {
     (few::is_available() && columns > 1 && dense).then_some(by_columns)
 }
 
+/// The same for any number of rows: a single row is doubled.
+pub(super) fn multiply_padded(x: &CpuStorage, x_at: &Layout, w: &CpuStorage, w_at: &Layout) -> Result<CpuStorage> {
+    let (rows, terms) = x_at.shape().dims2()?;
+    if rows != 1 || dense_for_few(w_at).is_some() {
+        return multiply(x, x_at, w, w_at);
+    }
+    let row = floats(x, x_at)?;
+    let both = multiply(&CpuStorage::F32([row, row].concat()), &Layout::contiguous((2, terms)), w, w_at)?;
+    let values = both.as_slice::<f32>()?;
+    Ok(CpuStorage::F32(values[..values.len() / 2].to_vec()))
+}
+
 struct Product;
 
 impl CustomOp2 for Product {

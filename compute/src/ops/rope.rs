@@ -1,6 +1,6 @@
 //! Rotary positions (arXiv 2104.09864), Hugging Face's half-split form.
 //!
-//! Invariant: the gradient is the inverse rotation, since a rotation is orthogonal.
+//! Invariant: the gradient is the inverse rotation, since a rotation is orthogonal (and YaRN's factor is a scalar).
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
 use super::{floats, narrow, stored, vectorised};
+use crate::model::Frequencies;
 
 /// Cosines and sines of every position and frequency.
 #[derive(Debug)]
@@ -19,16 +20,15 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table of `positions` rows for heads of width `head_dim`. Angles are f32 products, as in `transformers`.
+    /// The table of `positions` rows. Angles are f32 products, as in `transformers`.
     #[must_use]
-    pub fn new(head_dim: usize, positions: usize, theta: f64) -> Self {
-        let half = head_dim / 2;
-        let frequencies: Vec<f32> =
-            (0..half).map(|index| narrow(theta.powf(-(2.0 * index as f64) / head_dim as f64))).collect();
+    pub fn new(frequencies: &Frequencies, positions: usize) -> Self {
+        let amplitude = frequencies.amplitude;
         let angles = (0..positions)
-            .flat_map(|position| frequencies.iter().map(move |frequency| f64::from(position as f32 * frequency)));
-        let (cosines, sines) = angles.map(|angle| (narrow(angle.cos()), narrow(angle.sin()))).unzip();
-        Self { half, cosines, sines }
+            .flat_map(|position| frequencies.each.iter().map(move |each| f64::from(position as f32 * each)));
+        let scaled = |angle: f64| (narrow(angle.cos()) * amplitude, narrow(angle.sin()) * amplitude);
+        let (cosines, sines) = angles.map(scaled).unzip();
+        Self { half: frequencies.each.len(), cosines, sines }
     }
 
     /// Number of positions.

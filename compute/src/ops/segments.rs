@@ -7,7 +7,7 @@ use std::ops::Range;
 use candle_core::{Layout, Result, Storage, Tensor, bail};
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use super::product::multiply;
+use super::product::multiply_padded;
 use super::tensor;
 
 /// Rows that one pair of factors, down (in, rank) and up (rank, out), is added to with a scale.
@@ -42,19 +42,17 @@ pub fn add_segments(x: &Tensor, y: &Tensor, additions: &[Addition<'_>]) -> Resul
     tensor(values, (y.dim(0)?, columns))
 }
 
-/// (x·down)·up of one addition's rows; a single row is doubled, in case no kernel takes one.
+/// (x·down)·up of one addition's rows.
 fn part(x: &Tensor, addition: &Addition<'_>) -> Result<Vec<f32>> {
     let rows = addition.rows.len();
     let x = x.narrow(0, addition.rows.start, rows)?;
-    let x = if rows == 1 { Tensor::cat(&[&x, &x], 0)? } else { x.contiguous()? };
+    let x = x.contiguous()?;
     let ((x, x_at), (down, down_at)) = (x.storage_and_layout(), addition.down.storage_and_layout());
     let (up, up_at) = addition.up.storage_and_layout();
     let (Storage::Cpu(x), Storage::Cpu(down), Storage::Cpu(up)) = (&*x, &*down, &*up) else {
         bail!("kernel runs on the processor only")
     };
-    let small = multiply(x, x_at, down, down_at)?;
+    let small = multiply_padded(x, x_at, down, down_at)?;
     let shape = Layout::contiguous((x_at.dims()[0], down_at.shape().dims2()?.1));
-    let mut part = multiply(&small, &shape, up, up_at)?.as_slice::<f32>()?.to_vec();
-    part.truncate(rows * up_at.shape().dims2()?.1);
-    Ok(part)
+    Ok(multiply_padded(&small, &shape, up, up_at)?.as_slice::<f32>()?.to_vec())
 }

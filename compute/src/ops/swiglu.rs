@@ -1,4 +1,4 @@
-//! silu(gate) · up, the activation of a Llama MLP (arXiv 2002.05202).
+//! silu(gate) · up, the activation of the MLPs (arXiv 2002.05202).
 //!
 //! Invariant: element by element, so no order of additions exists.
 

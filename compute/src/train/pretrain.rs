@@ -14,7 +14,7 @@ use super::recipe::{MAX_BATCH, Order, Schedule};
 use super::{StepReport, TrainError, weighted_gradient, write_variables};
 use crate::linear::Hook;
 use crate::loss::{Target, token_losses};
-use crate::model::{Config, Llama, MAX_BATCH_TOKENS, Mode, WeightType, Weights};
+use crate::model::{Config, MAX_BATCH_TOKENS, Mode, Model, WeightType, Weights};
 
 /// Everything but the data that determines a pretraining run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub struct Pretrainer {
     recipe: PretrainRecipe,
     sequences: Vec<Vec<u32>>,
     order: Order,
-    model: Llama,
+    model: Model,
     weights: Weights,
     variables: Vec<Var>,
     decayed: Vec<Range<usize>>,
@@ -118,7 +118,7 @@ impl Pretrainer {
             }
         }
         Ok(Self {
-            model: Llama::new(config, &weights)?,
+            model: Model::new(config, &weights)?,
             config: config.clone(),
             recipe: recipe.clone(),
             order: Order::new(recipe.seed, count),

@@ -124,6 +124,20 @@ fn hostile_adapters_are_refused() {
 }
 
 #[test]
+fn adapters_of_another_base_are_refused() {
+    let files = adapter(&base(1), 4, 8.0).to_files().unwrap();
+    let config = config(320);
+    let deeper = Config { layers: 3, ..config.clone() };
+    let shallower = Config { layers: 1, ..config.clone() };
+    let wider = Config { hidden: 96, ..config.clone() };
+    let other_heads = Config { kv_heads: 4, ..config };
+    for (model, why) in [(deeper, "tensors"), (shallower, "bytes"), (wider, "shape"), (other_heads, "shape")] {
+        let refused = Adapter::from_files(&model, &files).unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+}
+
+#[test]
 fn bases_of_every_type_load_and_have_one_hash() {
     let config = config(300);
     let tokenizer = tokenizer();
@@ -163,7 +177,7 @@ fn bf16_weights_are_read() {
 fn hostile_configurations_are_refused() {
     let good: serde_json::Value = serde_json::from_slice(&config(300).to_json()).unwrap();
     assert!(Config::from_json(&serde_json::to_vec(&good).unwrap()).is_ok());
-    let edits: [(&str, serde_json::Value); 18] = [
+    let edits: [(&str, serde_json::Value); 24] = [
         ("hidden_size", 0.into()),
         ("hidden_size", u64::MAX.into()),
         ("intermediate_size", 1_000_000_000_u64.into()),
@@ -177,7 +191,13 @@ fn hostile_configurations_are_refused() {
         ("max_position_embeddings", u64::MAX.into()),
         ("rms_norm_eps", (-1.0).into()),
         ("rope_theta", 0.into()),
-        ("rope_scaling", serde_json::json!({"type": "linear", "factor": 2.0})),
+        ("rope_scaling", serde_json::json!({"type": "dynamic", "factor": 2.0})),
+        ("rope_scaling", serde_json::json!({"type": "linear"})),
+        ("rope_scaling", serde_json::json!({"type": "linear", "factor": 0.0})),
+        ("rope_scaling", serde_json::json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 0})),
+        ("rope_scaling", serde_json::json!({"type": "llama3", "factor": 8.0})),
+        ("rope_parameters", serde_json::json!({"rope_type": "longrope", "factor": 8.0})),
+        ("partial_rotary_factor", 0.5.into()),
         ("model_type", "gpt2".into()),
         ("hidden_act", "gelu".into()),
         ("attention_bias", true.into()),

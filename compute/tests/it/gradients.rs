@@ -7,7 +7,7 @@ use candle_core::{D, Device, Tensor, Var};
 use tributary_compute::linear::Hook;
 use tributary_compute::lora::{Adapter, LoraConfig};
 use tributary_compute::loss::{Target, completion_loss, token_losses};
-use tributary_compute::model::{Base, Llama, Mode, Module, Packed, Weights};
+use tributary_compute::model::{Base, Config, Family, Mode, Model, Module, Packed, RopeScaling, Weights};
 use tributary_compute::ops;
 use tributary_compute::random::{Stream, normal};
 
@@ -66,7 +66,7 @@ fn product() {
 
 #[test]
 fn lora_product() {
-    let weight = random(4, &[12, 9]);
+    let weight = ops::Weight::Dense(random(4, &[12, 9]));
     let mask = random(5, &[6, 12]).ge(0.0).unwrap().to_dtype(candle_core::DType::F32).unwrap();
     let mask = (mask * 2.0).unwrap();
     let inputs = [random(1, &[6, 12]), random(2, &[12, 3]), random(3, &[3, 9])];
@@ -83,7 +83,7 @@ fn rms_norm() {
 
 #[test]
 fn rotary_positions() {
-    let table = Arc::new(ops::RopeTable::new(8, 40, 10_000.0));
+    let table = Arc::new(ops::RopeTable::new(&RopeScaling::None.frequencies(8, 10_000.0), 40));
     let positions: Arc<[u32]> = [0, 1, 2, 0, 39].into();
     check("rotate", &[random(1, &[5, 24])], &|x| ops::rotate(&x[0], &table, &positions));
     assert!(ops::rotate(&random(1, &[1, 24]), &table, &[40].into()).is_err());
@@ -96,10 +96,13 @@ fn swiglu() {
 
 #[test]
 fn attention() {
-    let shape = ops::HeadShape { heads: 4, kv_heads: 2, width: 10 };
     let sequences: Arc<[std::ops::Range<usize>]> = [0..5, 5..6, 6..13].into();
     let inputs = [random(1, &[13, 40]), random(2, &[13, 20]), random(3, &[13, 20])];
-    check("attention", &inputs, &|x| ops::attend(&x[0], &x[1], &x[2], shape, &sequences));
+    let shape = ops::HeadShape { heads: 4, kv_heads: 2, width: 10, window: None };
+    for window in [None, Some(1), Some(3), Some(100)] {
+        let shape = ops::HeadShape { window, ..shape };
+        check("attention", &inputs, &|x| ops::attend(&x[0], &x[1], &x[2], shape, &sequences));
+    }
     let gap: Arc<[std::ops::Range<usize>]> = [0..5, 6..13].into();
     assert!(ops::attend(&inputs[0], &inputs[1], &inputs[2], shape, &gap).is_err());
 }
@@ -117,7 +120,7 @@ fn embedding() {
 }
 
 /// The Llama forward of one sequence with candle's differentiable operations, LoRA written out.
-fn reference(model: &Llama, weights: &Weights, adapter: &Adapter, tokens: &[u32]) -> candle_core::Result<Tensor> {
+fn reference(model: &Model, weights: &Weights, adapter: &Adapter, tokens: &[u32]) -> candle_core::Result<Tensor> {
     let config = model.config();
     let (rows, width) = (tokens.len(), config.head_dim);
     let linear = |layer: usize, module: Module, x: &Tensor| -> candle_core::Result<Tensor> {
@@ -230,16 +233,16 @@ fn every_adapter_variable_gets_a_gradient() {
 
 #[test]
 fn every_base_variable_gets_a_gradient() {
-    for tied in [true, false] {
-        let config = tributary_compute::model::Config { tied, ..config(64) };
+    for (tied, family) in [false, true].into_iter().flat_map(|tied| Family::ALL.map(|family| (tied, family))) {
+        let config = Config { tied, family, ..config(64) };
         let (weights, variables) = Weights::random(&config, 5).unwrap().trainable(&config).unwrap();
-        let model = Llama::new(&config, &weights).unwrap();
+        let model = Model::new(&config, &weights).unwrap();
         let targets = [Target { tokens: (0..20).collect(), completion: 19 }];
         let losses = token_losses(&model, Mode::Train, Hook::Base, &targets).unwrap();
         let gradients = losses.sum_all().unwrap().backward().unwrap();
         for (index, variable) in variables.iter().enumerate() {
             let gradient = gradients.get(variable).unwrap_or_else(|| panic!("variable {index} has no gradient"));
-            assert!(values(gradient).iter().any(|value| *value != 0.0), "variable {index}, tied {tied}");
+            assert!(values(gradient).iter().any(|value| *value != 0.0), "variable {index}, tied {tied}, {family:?}");
         }
     }
 }

@@ -28,6 +28,7 @@ pub fn config(vocab: usize) -> Config {
         tied: true,
         bos: Some(0),
         eos: vec![0],
+        ..Config::default()
     }
 }
 
@@ -51,9 +52,13 @@ pub fn lora(alpha: f64) -> LoraConfig {
 
 /// An adapter that clearly changes what the base says.
 pub fn adapter(base: &Base, seed: u64, alpha: f64) -> Adapter {
+    adapter_of(base.config(), seed, alpha)
+}
+
+pub fn adapter_of(config: &Config, seed: u64, alpha: f64) -> Adapter {
     let lora = lora(alpha);
-    let count = parameter_count(base.config(), &lora);
+    let count = parameter_count(config, &lora);
     #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the point")]
     let values: Vec<f32> = (0..count as u64).map(|at| (0.25 * normal(seed, Stream::Initial, 99, at)) as f32).collect();
-    Adapter::from_values(base.config(), &lora, &values).unwrap()
+    Adapter::from_values(config, &lora, &values).unwrap()
 }

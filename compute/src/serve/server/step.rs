@@ -14,7 +14,7 @@ use super::session::Outcome;
 use crate::engine::EngineError;
 use crate::kv::Cache;
 use crate::lora::Adapter;
-use crate::model::{Feed, Llama, LogitRows};
+use crate::model::{Feed, LogitRows, Model};
 
 /// What one session feeds.
 pub(super) struct Part {
@@ -33,7 +33,7 @@ pub(super) struct Computed {
 }
 
 /// Computes all parts.
-pub(super) fn compute(model: &Llama, mut parts: Vec<Part>) -> Vec<Computed> {
+pub(super) fn compute(model: &Model, mut parts: Vec<Part>) -> Vec<Computed> {
     if let Ok(rows) = run(model, &mut parts) {
         let done = parts.into_iter().zip(rows);
         return done.map(|(part, rows)| Computed { id: part.id, cache: part.cache, outcome: Ok(rows) }).collect();
@@ -47,7 +47,7 @@ pub(super) fn compute(model: &Llama, mut parts: Vec<Part>) -> Vec<Computed> {
 }
 
 /// Runs the model; when that fails, the caches are as before.
-fn run(model: &Llama, parts: &mut [Part]) -> Result<Vec<Outcome>, ServeError> {
+fn run(model: &Model, parts: &mut [Part]) -> Result<Vec<Outcome>, ServeError> {
     let before: Vec<usize> = parts.iter().map(|part| part.cache.positions()).collect();
     let result = catch_unwind(AssertUnwindSafe(|| rows(model, parts))).unwrap_or(Err(ServeError::Panicked));
     if result.is_err() {
@@ -58,7 +58,7 @@ fn run(model: &Llama, parts: &mut [Part]) -> Result<Vec<Outcome>, ServeError> {
     result
 }
 
-fn rows(model: &Llama, parts: &mut [Part]) -> Result<Vec<Outcome>, ServeError> {
+fn rows(model: &Model, parts: &mut [Part]) -> Result<Vec<Outcome>, ServeError> {
     let mut feeds: Vec<Feed<'_>> = parts
         .iter_mut()
         .map(|part| Feed { tokens: &part.tokens, adapter: part.adapter.as_deref(), cache: &mut part.cache })

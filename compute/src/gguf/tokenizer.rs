@@ -1,0 +1,190 @@
+//! `tokenizer.json` out of GGUF's metadata: byte-level BPE (`gpt2`) and SentencePiece's BPE (`llama`).
+//!
+//! Invariant: how a text is split is known for the named pre-tokenizer, or the file is refused: a tokenizer that almost
+//! fits would make a model quietly worse.
+
+use std::collections::HashMap;
+use std::io::{Read, Seek};
+
+use serde_json::{Value as Json, json};
+
+use super::{GgufError, GgufFile, Value};
+use crate::model::MAX_VOCAB;
+
+/// The longest token; vocabularies have runs of about a hundred spaces.
+pub const MAX_TOKEN_BYTES: usize = 1024;
+/// The longest piece of a SentencePiece model, whose merges are found by trying every split; real ones end at 48.
+const MAX_PIECE_BYTES: usize = 128;
+
+/// ggml's kinds of tokens that are matched before anything else.
+const UNKNOWN: i64 = 2;
+const CONTROL: i64 = 3;
+const USER_DEFINED: i64 = 4;
+
+const KINDS: &str = "tokenizer.ggml.token_type";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const PRE: &str = "tokenizer.ggml.pre";
+
+const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN_2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The tokenizer of the file as `tokenizer.json`.
+///
+/// # Errors
+/// When an entry is missing, malformed, out of bounds, or names a tokenizer we don't know.
+pub(crate) fn tokenizer_json<R: Read + Seek>(file: &GgufFile<R>) -> Result<Vec<u8>, GgufError> {
+    let tokens = file.need(TOKENS, Value::texts)?;
+    if tokens.is_empty() || tokens.len() > MAX_VOCAB {
+        return Err(GgufError::metadata(TOKENS, format!("{} tokens, allowed 1 to {MAX_VOCAB}", tokens.len())));
+    }
+    if let Some(token) = tokens.iter().find(|token| token.len() > MAX_TOKEN_BYTES) {
+        return Err(GgufError::metadata(TOKENS, format!("a token of {} bytes", token.len())));
+    }
+    let mut ids = HashMap::new();
+    for (id, token) in tokens.iter().enumerate() {
+        if ids.insert(token.as_str(), id).is_some() {
+            return Err(GgufError::metadata(TOKENS, format!("{token:?} twice")));
+        }
+    }
+    let kinds = file.optional(KINDS, Value::wholes)?.unwrap_or_default();
+    if !kinds.is_empty() && kinds.len() != tokens.len() {
+        return Err(GgufError::metadata(KINDS, format!("{} kinds for {} tokens", kinds.len(), tokens.len())));
+    }
+    let mut parts = match file.need("tokenizer.ggml.model", Value::text)? {
+        "gpt2" => byte_level(file)?,
+        "llama" => sentence_piece(file, tokens, &ids, kinds)?,
+        other => {
+            return Err(GgufError::metadata(
+                "tokenizer.ggml.model",
+                format!("{other:?} is not supported: put a tokenizer.json beside the file"),
+            ));
+        }
+    };
+    let added = kinds.iter().enumerate().filter(|(_, kind)| matches!(**kind, UNKNOWN | CONTROL | USER_DEFINED));
+    let added = added.map(|(id, kind)| {
+        json!({
+            "id": id, "content": tokens[id], "special": *kind != USER_DEFINED,
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        })
+    });
+    parts["added_tokens"] = added.collect();
+    parts["version"] = "1.0".into();
+    parts["model"]["type"] = "BPE".into();
+    parts["model"]["vocab"] =
+        Json::Object(tokens.iter().enumerate().map(|(id, token)| (token.clone(), id.into())).collect());
+    serde_json::to_vec(&parts).map_err(|error| GgufError::metadata(TOKENS, error))
+}
+
+fn byte_level<R: Read + Seek>(file: &GgufFile<R>) -> Result<Json, GgufError> {
+    const MERGES: &str = "tokenizer.ggml.merges";
+    let merges = file.need(MERGES, Value::texts)?.iter().map(|merge| {
+        let pair = merge.split_once(' ').ok_or_else(|| GgufError::metadata(MERGES, format!("{merge:?} is no pair")))?;
+        Ok(json!([pair.0, pair.1]))
+    });
+    let merges: Json = merges.collect::<Result<_, GgufError>>()?;
+    let name = file.optional(PRE, Value::text)?.unwrap_or("default");
+    let bytes = |own_split: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": own_split});
+    let split = |pattern: &str| {
+        let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+        json!({"type": "Sequence", "pretokenizers": [split, bytes(false)]})
+    };
+    let (pre, normalizer) = match name {
+        "llama-bpe" | "llama3" | "llama-v3" => (split(LLAMA_3), Json::Null),
+        "qwen2" | "deepseek-r1-qwen" => (split(QWEN_2), json!({"type": "NFC"})),
+        "tekken" => (split(TEKKEN), Json::Null),
+        "smollm" => {
+            let digits = json!({"type": "Digits", "individual_digits": true});
+            (json!({"type": "Sequence", "pretokenizers": [digits, bytes(true)]}), Json::Null)
+        }
+        "gpt-2" | "default" => (bytes(true), Json::Null),
+        other => {
+            return Err(GgufError::metadata(
+                PRE,
+                format!("{other:?} is not known: put a tokenizer.json beside the file"),
+            ));
+        }
+    };
+    Ok(json!({
+        "normalizer": normalizer,
+        "pre_tokenizer": pre,
+        "post_processor": bytes(false),
+        "decoder": bytes(true),
+        "model": {"merges": merges, "ignore_merges": matches!(name, "llama-bpe" | "llama3" | "llama-v3" | "tekken")},
+    }))
+}
+
+fn sentence_piece<R: Read + Seek>(
+    file: &GgufFile<R>,
+    tokens: &[String],
+    ids: &HashMap<&str, usize>,
+    kinds: &[i64],
+) -> Result<Json, GgufError> {
+    const SCORES: &str = "tokenizer.ggml.scores";
+    let scores = file.need(SCORES, Value::floats)?;
+    if scores.len() != tokens.len() || scores.iter().any(|score| score.is_nan()) {
+        return Err(GgufError::metadata(SCORES, "not one number for each token"));
+    }
+    if let Some(token) = tokens.iter().find(|token| token.len() > MAX_PIECE_BYTES) {
+        return Err(GgufError::metadata(
+            TOKENS,
+            format!("a piece of {} bytes, at most {MAX_PIECE_BYTES}", token.len()),
+        ));
+    }
+    let plain = |id: usize| !matches!(kinds.get(id), Some(&(UNKNOWN | CONTROL | USER_DEFINED)));
+    let merges: Vec<Json> =
+        merges(tokens, ids, scores, &plain).into_iter().map(|(left, right)| json!([left, right])).collect();
+    let unknown = match file.optional("tokenizer.ggml.unknown_token_id", Value::unsigned)? {
+        Some(id) => usize::try_from(id).ok().and_then(|id| tokens.get(id)),
+        None => kinds.iter().position(|kind| *kind == UNKNOWN).map(|id| &tokens[id]),
+    };
+    let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let prefix = file.optional("tokenizer.ggml.add_space_prefix", Value::truth)?.unwrap_or(true);
+    let (normalizer, strip) = match prefix {
+        true => (json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, spaces]}), 1),
+        false => (spaces, 0),
+    };
+    Ok(json!({
+        "normalizer": normalizer,
+        "pre_tokenizer": null,
+        "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": strip, "stop": 0},
+        ]},
+        "model": {"merges": merges, "unk_token": unknown, "fuse_unk": true, "byte_fallback": true},
+    }))
+}
+
+/// SentencePiece joins the pair whose whole scores highest; as ranks: every split of every piece into two pieces, best
+/// score first, then longer left parts, as `transformers` converts such models.
+fn merges<'a>(
+    tokens: &'a [String],
+    ids: &HashMap<&str, usize>,
+    scores: &[f64],
+    plain: &dyn Fn(usize) -> bool,
+) -> Vec<(&'a str, &'a str)> {
+    let mut found = Vec::new();
+    for (id, token) in tokens.iter().enumerate().filter(|(id, _)| plain(*id)) {
+        let mut own = Vec::new();
+        for (at, _) in token.char_indices().skip(1) {
+            let (left, right) = token.split_at(at);
+            if let (Some(a), Some(b)) = (ids.get(left), ids.get(right))
+                && plain(*a)
+                && plain(*b)
+            {
+                own.push(((*a, *b), left, right));
+            }
+        }
+        own.sort_by_key(|(ids, ..)| *ids);
+        found.extend(own.into_iter().map(|(_, left, right)| (scores[id], left, right)));
+    }
+    let lengths = |left: &str, right: &str| (left.chars().count(), right.chars().count());
+    found.sort_by(|(a, a_left, a_right), (b, b_left, b_right)| {
+        b.total_cmp(a).then_with(|| lengths(b_left, b_right).cmp(&lengths(a_left, a_right)))
+    });
+    found.into_iter().map(|(_, left, right)| (left, right)).collect()
+}

@@ -1,0 +1,127 @@
+//! One block: attention, then the MLP, each added to the residual stream.
+//!
+//! Invariant: the same code computes training and serving; only where keys and values come from differs.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::weights::BlockWeights;
+use super::{Config, Feed, Module};
+use crate::linear::{Hook, Linear};
+use crate::ops::{self, HeadShape, Precision, RopeTable, Weight};
+
+/// Where a pass finds keys and values.
+pub(super) enum Attend<'a, 'b> {
+    /// In the rows themselves, sequence by sequence.
+    Packed(&'a Arc<[Range<usize>]>),
+    /// In each sequence's cache, which takes the new rows first.
+    Cached(&'a mut [Feed<'b>]),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    layer: usize,
+    shape: HeadShape,
+    eps: f64,
+    attention_norm: Tensor,
+    mlp_norm: Tensor,
+    /// Norms of each head's queries and keys (Qwen3).
+    head_norms: Option<[Tensor; 2]>,
+    linears: [Linear; 7],
+}
+
+impl Block {
+    pub(super) fn new(config: &Config, layer: usize, weights: &BlockWeights<Weight>) -> Self {
+        let window = config.window_of(layer);
+        // Biases are those of the first three modules.
+        let bias = |module: Module| weights.biases.as_ref()?.get(module.index()).cloned();
+        Self {
+            layer,
+            shape: HeadShape { heads: config.heads, kv_heads: config.kv_heads, width: config.head_dim, window },
+            eps: config.rms_norm_eps,
+            attention_norm: weights.attention_norm.clone(),
+            mlp_norm: weights.mlp_norm.clone(),
+            head_norms: weights.head_norms.clone(),
+            linears: Module::ALL.map(|module| {
+                Linear::new(weights.linears[module.index()].clone(), layer, module).with_bias(bias(module))
+            }),
+        }
+    }
+
+    pub(super) fn with_precision(&self, precision: Precision) -> Self {
+        Self { linears: self.linears.each_ref().map(|linear| linear.with_precision(precision)), ..self.clone() }
+    }
+
+    pub(super) fn weights(&self) -> impl Iterator<Item = &Weight> {
+        self.linears.iter().map(Linear::weight)
+    }
+
+    /// Norms of attention, of the MLP, and of the heads where there are any.
+    pub(super) fn norms(&self) -> (Tensor, Tensor, Option<[Tensor; 2]>) {
+        (self.attention_norm.clone(), self.mlp_norm.clone(), self.head_norms.clone())
+    }
+
+    /// Biases of queries, keys and values, where there are any.
+    pub(super) fn biases(&self) -> Option<[Tensor; 3]> {
+        let [query, key, value, ..] = &self.linears;
+        Some([query.bias()?.clone(), key.bias()?.clone(), value.bias()?.clone()])
+    }
+
+    /// The residual stream after this block.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        rope: &Arc<RopeTable>,
+        positions: &Arc<[u32]>,
+        hook: Hook<'_>,
+        attend: &mut Attend<'_, '_>,
+    ) -> Result<Tensor> {
+        let linear = |module: Module, x: &Tensor| self.linears[module.index()].forward(x, hook);
+        let normed = ops::rms_norm(x, &self.attention_norm, self.eps)?;
+        let (q, k) = self.norm_heads(linear(Module::Query, &normed)?, linear(Module::Key, &normed)?)?;
+        let (q, k) = (ops::rotate(&q, rope, positions)?, ops::rotate(&k, rope, positions)?);
+        let v = linear(Module::Value, &normed)?;
+        let mixed = self.attend([&q, &k, &v], attend)?;
+        let x = (x + linear(Module::Output, &mixed)?)?;
+        let normed = ops::rms_norm(&x, &self.mlp_norm, self.eps)?;
+        let inner = ops::swiglu(&linear(Module::Gate, &normed)?, &linear(Module::Up, &normed)?)?;
+        x + linear(Module::Down, &inner)?
+    }
+
+    fn norm_heads(&self, q: Tensor, k: Tensor) -> Result<(Tensor, Tensor)> {
+        let Some([q_norm, k_norm]) = &self.head_norms else { return Ok((q, k)) };
+        let norm = |x: &Tensor, weight: &Tensor| {
+            let heads = x.reshape((x.elem_count() / self.shape.width, self.shape.width))?;
+            ops::rms_norm(&heads, weight, self.eps)?.reshape(x.shape())
+        };
+        Ok((norm(&q, q_norm)?, norm(&k, k_norm)?))
+    }
+
+    fn attend(&self, [q, k, v]: [&Tensor; 3], attend: &mut Attend<'_, '_>) -> Result<Tensor> {
+        let feeds = match attend {
+            Attend::Packed(sequences) => return ops::attend(q, k, v, self.shape, sequences),
+            Attend::Cached(feeds) => feeds,
+        };
+        let (q_width, kv_width) = (self.shape.heads * self.shape.width, self.shape.kv_heads * self.shape.width);
+        let mut mixed = Vec::with_capacity(q.elem_count());
+        ops::with_floats(q, |q| {
+            ops::with_floats(k, |k| {
+                ops::with_floats(v, |v| {
+                    let mut row = 0;
+                    for feed in feeds.iter_mut() {
+                        let rows = row..row + feed.tokens.len();
+                        let kv = rows.start * kv_width..rows.end * kv_width;
+                        let cache = feed.cache.layer_mut(self.layer);
+                        cache.append(&k[kv.clone()], &v[kv]);
+                        let queries = &q[rows.start * q_width..rows.end * q_width];
+                        mixed.extend(ops::attend_cached(queries, &cache.runs(), cache.positions(), self.shape));
+                        row = rows.end;
+                    }
+                })
+            })
+        })???;
+        Tensor::from_vec(mixed, q.shape().clone(), &Device::Cpu)
+    }
+}
