@@ -15,6 +15,8 @@ use crate::home::Home;
 use crate::net::reach;
 use crate::settle::ChainNotice;
 
+/// The chain's place in the node's folder.
+pub(crate) const FOLDER: &str = "chain";
 /// Where the deployment is noted.
 const DEPLOYMENT: &str = "deployment.json";
 
@@ -29,7 +31,7 @@ pub async fn serve(
     address: SocketAddr,
     open: bool,
 ) -> anyhow::Result<(RpcServer, ChainNotice)> {
-    let folder = home.path("chain");
+    let folder = home.path(FOLDER);
     let embedded = EmbeddedChain::open(&folder)?;
     let deployment = match home.load(DEPLOYMENT)? {
         Some(known) => known,

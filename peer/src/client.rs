@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use reqwest::Method;
+use reqwest::redirect::Policy;
 use serde_json::Value;
 
 use crate::home::ApiNotice;
@@ -64,6 +65,8 @@ impl ClientError {
     }
 }
 
+/// More than any notice of ours has.
+const NOTICE_MAX_BYTES: u64 = 4 * 1024;
 /// How long a call may take; adding a large file or a claim takes longest.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -81,7 +84,7 @@ impl Client {
     /// Never: the HTTP client is built without anything that could fail.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
-        let http = reqwest::Client::builder().no_proxy().build();
+        let http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build();
         Self { folder: folder.to_owned(), http: http.expect("invariant: a client without TLS roots always builds") }
     }
 
@@ -91,8 +94,13 @@ impl Client {
     /// [`ClientError::NodeDown`] when no node runs.
     pub fn notice(&self) -> Result<ApiNotice, ClientError> {
         let down = || ClientError::NodeDown { folder: self.folder.clone() };
-        let bytes = std::fs::read(self.folder.join("api.json")).map_err(|_| down())?;
-        serde_json::from_slice(&bytes).map_err(|_| down())
+        let path = self.folder.join("api.json");
+        // A folder may come from anywhere: only a small file that names this machine is believed.
+        let file = std::fs::metadata(&path).ok().filter(|file| file.is_file() && file.len() <= NOTICE_MAX_BYTES);
+        file.ok_or_else(down)?;
+        let bytes = std::fs::read(path).map_err(|_| down())?;
+        let notice: ApiNotice = serde_json::from_slice(&bytes).map_err(|_| down())?;
+        if notice.address.ip().is_loopback() { Ok(notice) } else { Err(down()) }
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<reqwest::Response, ClientError> {
@@ -182,5 +190,26 @@ fn refusal(body: &Value, status: u16) -> ClientError {
         code: field("code").unwrap_or_else(|| "internal".into()),
         message: field("message").unwrap_or_else(|| format!("the node answered with status {status}")),
         hint: field("hint").unwrap_or_else(|| "look at the node's log".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_small_notice_that_names_this_machine_is_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.json");
+        let notice = |address: &str| format!(r#"{{"address":"{address}","token":"t","pid":1,"node":"n"}}"#);
+        std::fs::write(&path, notice("127.0.0.1:9")).unwrap();
+        assert!(Client::new(folder.path()).notice().is_ok());
+        std::fs::write(&path, notice("192.0.2.1:9")).unwrap();
+        assert!(Client::new(folder.path()).notice().is_err());
+        std::fs::write(&path, notice("127.0.0.1:9") + &" ".repeat(5_000)).unwrap();
+        assert!(Client::new(folder.path()).notice().is_err());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(Client::new(folder.path()).notice().is_err());
     }
 }

@@ -131,6 +131,7 @@ pub struct Running {
 /// # Errors
 /// Says what of folder, keys, ports or ticket is in the way.
 pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
+    let options = chain::as_before(options);
     let Ground { home, keys, journal, network, bootstrap, mut kept, chain } = Ground::prepare(&options).await?;
     let sockets = sockets::open(&home, &options, &keys, &network, bootstrap, &mut kept).await?;
     let facts = replay(&journal)?;

@@ -27,6 +27,8 @@ use crate::runtime::now_ms;
 const LINES: usize = 256;
 /// How often the state of a question is looked at while its text streams.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// The longest a question may wait for its answer, in seconds.
+const TIMEOUT_MAX_S: u64 = 3_600;
 /// The engine's bound of a temperature, in thousandths.
 const TEMPERATURE_MAX_MILLI: u32 = 65_535;
 
@@ -82,6 +84,11 @@ pub(super) async fn begin(api: &ApiState, ask: Ask) -> Result<(Hash, mpsc::Recei
         let hint = "tributary model ls shows what is released";
         ApiError::not_found(format!("no released model is called {}", ask.model), hint)
     })?;
+    let max_tokens = ask.max_tokens.unwrap_or(64);
+    if max_tokens == 0 || max_tokens > ANSWER_TOKENS_MAX {
+        let reason = format!("an answer has 1 to {ANSWER_TOKENS_MAX} tokens, not {max_tokens}");
+        return Err(ApiError::usage(reason, "choose another --max-tokens"));
+    }
     let temperature_milli = ask.temperature_milli.unwrap_or(0);
     if temperature_milli > TEMPERATURE_MAX_MILLI {
         let reason = format!("a temperature is at most {TEMPERATURE_MAX_MILLI} thousandths");
@@ -94,11 +101,11 @@ pub(super) async fn begin(api: &ApiState, ask: Ask) -> Result<(Hash, mpsc::Recei
         key,
         adapter,
         prompt: ask.prompt,
-        max_tokens: ask.max_tokens.unwrap_or(64).clamp(1, ANSWER_TOKENS_MAX),
+        max_tokens,
         temperature_milli,
         seed: ask.seed.unwrap_or(0),
         price_max,
-        deadline_ms: now_ms().saturating_add(ask.timeout_s.unwrap_or(120).saturating_mul(1_000)),
+        deadline_ms: now_ms().saturating_add(ask.timeout_s.unwrap_or(120).min(TIMEOUT_MAX_S) * 1_000),
         check: ask.check.unwrap_or(false),
     };
     let pieces = api.workshop.answers.listen(key);
@@ -154,6 +161,7 @@ async fn stream_answer(
                 Err(_) => None,
             },
             _ = looks.tick() => None,
+            () = events.closed() => return,
         };
         if let Some(event) = event {
             if events.send(event).await.is_err() {
@@ -169,7 +177,8 @@ async fn stream_answer(
         else {
             return;
         };
-        if let Some((true, shown, failure)) = seen {
+        let Some((ended, shown, failure)) = seen else { return };
+        if ended {
             let event = match failure {
                 Some(refusal) => Event::Failed(refused(refusal)),
                 None => Event::Done(shown),

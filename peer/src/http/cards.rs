@@ -26,7 +26,33 @@ pub(super) struct Edit {
     unlanguage: Vec<String>,
 }
 
+/// Letters and digits of a part of a language's code (BCP 47, RFC 5646 §2.1).
+const SUBTAG_MAX: usize = 8;
+
+/// Whether `code` is formed like a language's code: `en`, `pt-BR`, `zh-Hant-TW`.
+fn is_language(code: &str) -> bool {
+    let is_subtag =
+        |part: &str| (1..=SUBTAG_MAX).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    let first = code.split('-').next().unwrap_or_default();
+    first.len() >= 2 && first.bytes().all(|b| b.is_ascii_alphabetic()) && code.split('-').all(is_subtag)
+}
+
+/// Whether `tag` is one word.
+fn is_tag(tag: &str) -> bool {
+    !tag.is_empty() && !tag.chars().any(|letter| letter.is_whitespace() || letter.is_control())
+}
+
 impl Edit {
+    fn check(&self) -> Result<(), ApiError> {
+        if let Some(code) = self.languages.iter().find(|code| !is_language(code)) {
+            return Err(ApiError::usage(format!("{code} is no language's code"), "give codes such as en or pt-BR"));
+        }
+        if let Some(tag) = self.tags.iter().find(|tag| !is_tag(tag)) {
+            return Err(ApiError::usage(format!("the tag {tag:?} is not one word"), "join its words with a hyphen"));
+        }
+        Ok(())
+    }
+
     fn make(self, card: &mut Card) {
         card.title = self.title.unwrap_or_else(|| std::mem::take(&mut card.title));
         card.description = self.description.unwrap_or_else(|| std::mem::take(&mut card.description));
@@ -52,6 +78,7 @@ pub(super) async fn show(State(api): Api, Path(id): Path<DatanetId>) -> Answer<V
 }
 
 pub(super) async fn edit(State(api): Api, Path(id): Path<DatanetId>, Json(edit): Json<Edit>) -> Answer<Value> {
+    edit.check()?;
     let (card, changed) = api.cards.edit(id, |card| edit.make(card)).await?;
     let mut document = shown(id, &card);
     document["changed"] = json!(changed);
@@ -69,5 +96,17 @@ impl From<CardsError> for ApiError {
             CardsError::Stopped(stopped) => stopped.into(),
             CardsError::Card(_) | CardsError::Interrupted(_) => Self::internal(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn languages_have_codes_and_tags_are_words() {
+        assert!(["en", "pt-BR", "zh-Hant-TW", "de-1996"].iter().all(|code| is_language(code)));
+        assert!(["", "e", "en-", "xx-yy-zz-!!", "1a", "en_GB", "englishly-9"].iter().all(|code| !is_language(code)));
+        assert!(is_tag("rivers") && is_tag("data-science") && !is_tag("Bad Tag!") && !is_tag("") && !is_tag("a\n"));
     }
 }

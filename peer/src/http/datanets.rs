@@ -41,7 +41,21 @@ pub(super) async fn create(State(api): Api, Json(create): Json<Create>) -> Answe
         return Err(ApiError::usage(format!("a name has 1 to {NAME_MAX_BYTES} bytes"), "choose another name"));
     }
     check_licence(&create.licence)?;
-    let (account, network) = api.handle.view(|node| (node.account(), node.network())).await?;
+    let name = create.name.clone();
+    let look = move |node: &Node| {
+        let own = |datanet: &Datanet| {
+            let genesis = &datanet.genesis().body;
+            genesis.name == name && genesis.owners.contains(&node.account())
+        };
+        (node.account(), node.network(), node.datanets().any(own))
+    };
+    let (account, network, is_taken) = api.handle.view(look).await?;
+    if is_taken {
+        return Err(ApiError::usage(
+            format!("this account has a datanet {} already", create.name),
+            "choose another name",
+        ));
+    }
     let genesis = Genesis {
         name: create.name,
         owners: vec![account],

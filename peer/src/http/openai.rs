@@ -19,7 +19,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -37,6 +37,7 @@ pub(super) fn routes() -> Router<Arc<ApiState>> {
         .route("/v1/models/{id}", get(model))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat))
+        .route("/v1/{*other}", any(unknown))
 }
 
 /// An error in the words of that API.
@@ -51,7 +52,11 @@ impl From<ApiError> for OpenAiError {
 
 impl From<JsonRejection> for OpenAiError {
     fn from(rejection: JsonRejection) -> Self {
-        Self(ApiError::usage(rejection.body_text(), "send the request as application/json"))
+        let hint = match rejection {
+            JsonRejection::MissingJsonContentType(_) => "send the request as application/json",
+            _ => "see the API's reference for the fields of this request",
+        };
+        Self(ApiError::usage(rejection.body_text(), hint))
     }
 }
 
@@ -59,7 +64,7 @@ impl OpenAiError {
     fn body(&self) -> Value {
         let (kind, code) = match self.0.code() {
             "usage" => ("invalid_request_error", "invalid_value"),
-            "not_found" => ("invalid_request_error", "model_not_found"),
+            "not_found" => ("invalid_request_error", "not_found"),
             "funds" => ("insufficient_quota", "insufficient_quota"),
             "unreachable" => ("server_error", "no_worker"),
             _ => ("server_error", "internal"),
@@ -108,6 +113,11 @@ async fn model(State(api): Api, Path(id): Path<String>) -> Result<Json<Value>, O
     let found = listed(&api).await?.into_iter().find(named);
     let missing = || ApiError::not_found(format!("no released model is called {id}"), "GET /v1/models lists them");
     Ok(Json(found.ok_or_else(missing)?))
+}
+
+async fn unknown(Path(other): Path<String>) -> OpenAiError {
+    let hint = "there are models, completions and chat/completions";
+    ApiError::not_found(format!("/v1/{other} is not served"), hint).into()
 }
 
 async fn completions(State(api): Api, body: Result<Json<Completion>, JsonRejection>) -> Result<Response, OpenAiError> {

@@ -32,6 +32,8 @@ pub(super) struct Start {
     attribution: bool,
 }
 
+/// A short run without a recipe of its own warms up over this part of its steps at most.
+const WARMUP_OF_STEPS: u32 = 5;
 /// How long a run may take unless the user says otherwise.
 const DEADLINE_S: u64 = 3_600;
 /// The fee of an answer unless the builder says otherwise: nine tenths of it are others' than the treasury's.
@@ -83,6 +85,9 @@ fn recipe_of(start: &Start) -> Result<Recipe, ApiError> {
     };
     if let Some(steps) = start.steps {
         recipe.steps = steps;
+        if start.recipe.is_none() {
+            recipe.warmup = recipe.warmup.min(steps / WARMUP_OF_STEPS);
+        }
     }
     recipe.check().map_err(|error| ApiError::usage(error, hint))?;
     Ok(recipe)

@@ -68,7 +68,9 @@ fn idle_reason(node: &Node, no_jobs: bool) -> Option<&'static str> {
         return Some("this node does not work for others: start it with the worker role");
     }
     if node.peers().count() == 0 {
-        return Some("no peers are known: join a network with a ticket");
+        return Some(
+            "no peer is connected: known ones are tried again by themselves, others are reached with up --join TICKET",
+        );
     }
     if record.serving.is_empty() {
         return Some("nobody has offered a task, and no adapter is released yet");

@@ -35,6 +35,13 @@ impl FromStr for ServeChain {
     }
 }
 
+/// A folder that holds a network's chain serves it again unless told where: without it the whole network stands still.
+pub(super) fn as_before(options: UpOptions) -> UpOptions {
+    let held = options.data_dir.join(chainserve::FOLDER).is_dir();
+    let serve_chain = options.serve_chain.or(held.then_some(ServeChain { ip: None, port: 0 }));
+    UpOptions { serve_chain, ..options }
+}
+
 /// Where the chain is to be served, if that fits with where the node listens.
 pub(super) fn address(options: &UpOptions) -> Result<Option<SocketAddr>, Usage> {
     let Some(ServeChain { ip, port }) = options.serve_chain else { return Ok(None) };

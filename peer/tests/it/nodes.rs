@@ -195,3 +195,23 @@ fn commands_without_a_node_say_that_it_is_down() {
     assert_eq!(ended.status.code(), Some(3), "{}", stderr(&ended));
     assert!(stderr(&ended).contains("tributary up"), "{}", stderr(&ended));
 }
+
+#[test]
+fn a_second_datanet_of_one_name_is_refused() {
+    let folder = folder();
+    let node = NodeProcess::start(&folder.path().join("node"), OFFLINE);
+    datanet(&node);
+    let again = node.post("/api/datanets", &json!({"name": "letters", "licence": "CC0-1.0"})).unwrap_err();
+    assert_eq!(again.exit_code(), 2, "{again}");
+    assert!(again.to_string().contains("letters already"), "{again}");
+}
+
+#[test]
+fn a_node_that_served_a_chain_serves_it_again() {
+    let folder = folder();
+    let mut node = NodeProcess::start(&folder.path().join("node"), &["--serve-chain", "127.0.0.1:0"]);
+    let before = node.get("/api/chain/totals").unwrap();
+    node.restart_with(&[]);
+    assert_eq!(node.get("/api/chain/totals").unwrap(), before);
+    assert_eq!(node.get("/api/status").unwrap()["chain"]["state"], "up");
+}
