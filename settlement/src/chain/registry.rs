@@ -3,11 +3,16 @@
 //! Invariant: both sides consent, the key by its signature over `bind_digest`, the address by sending.
 
 use alloy::primitives::B256;
-use alloy::sol_types::SolCall;
+use alloy::providers::Provider;
+use alloy::rpc::types::Filter;
+use alloy::sol_types::{SolCall, SolEvent};
 use tributary_protocol::id::{AccountId, ChainAddress, Signature};
 
 use super::{Chain, ChainError, Confirmation, address_of, evm_address};
 use crate::contracts::PeerRegistry;
+
+/// Blocks whose logs are asked for at once; public nodes serve no more.
+const LOG_BLOCKS: u64 = 10_000;
 
 impl Chain {
     /// What `account`'s ed25519 key signs to be bound to this address.
@@ -29,5 +34,37 @@ impl Chain {
         let registry = PeerRegistry::new(evm_address(self.deployment()?.registry), self.provider());
         let address = address_of(registry.accountOf(B256::new(account.0)).call().await?);
         Ok((address != ChainAddress::default()).then_some(address))
+    }
+
+    /// The address an account was bound to first; no later rotation or revocation changes it.
+    pub async fn address_first_bound_to(&self, account: AccountId) -> Result<Option<ChainAddress>, ChainError> {
+        let registry = PeerRegistry::new(evm_address(self.deployment()?.registry), self.provider());
+        let signatures = registry.nonceOf(B256::new(account.0)).call().await?;
+        if signatures == 0 {
+            return Ok(None);
+        }
+        // Each signature binds once at most, so the only one made the binding that stands.
+        let now = self.address_bound_to(account).await?;
+        if signatures == 1 && now.is_some() {
+            return Ok(now);
+        }
+        self.first_binding_logged(account).await
+    }
+
+    async fn first_binding_logged(&self, account: AccountId) -> Result<Option<ChainAddress>, ChainError> {
+        let registry = evm_address(self.deployment()?.registry);
+        let bound = Filter::new().address(registry).event_signature(PeerRegistry::Bound::SIGNATURE_HASH);
+        let bound = bound.topic1(B256::new(account.0));
+        let (mut from, head) = (0, self.head().await?);
+        while from <= head {
+            let to = head.min(from.saturating_add(LOG_BLOCKS - 1));
+            let logs = self.provider().get_logs(&bound.clone().from_block(from).to_block(to)).await?;
+            let first = logs.iter().min_by_key(|log| (log.block_number, log.log_index));
+            if let Some(event) = first.and_then(|log| PeerRegistry::Bound::decode_log(&log.inner).ok()) {
+                return Ok(Some(address_of(event.account)));
+            }
+            from = to.saturating_add(1);
+        }
+        Ok(None)
     }
 }
