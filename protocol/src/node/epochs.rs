@@ -253,7 +253,6 @@ impl Node {
     }
 
     pub(super) fn epochs_tick(&mut self, now_ms: u64, out: &mut Out) {
-        self.recheck_epochs(out);
         self.close_by_itself(now_ms, out);
         let waits = self.funding.close_wanted || self.receipts.is_crowded() || !self.complete_epochs().is_empty();
         if waits && now_ms.saturating_sub(self.funding.asked_ms) >= ANNOUNCE_MS {
@@ -297,8 +296,14 @@ impl Node {
     fn recheck_epochs(&mut self, out: &mut Out) {
         for epoch in self.complete_epochs() {
             let Some((head, body)) = self.batches.unchecked.get(&epoch) else { continue };
+            // Sums do not change while fees are waited for: they are looked at once, and when it is decided.
+            let is_new = self.funding.readings.get(&epoch) == Some(&1);
+            let is_funded = self.is_funded(body);
+            if !is_funded && !is_new {
+                continue;
+            }
             let agrees = self.sums_agree(head, body);
-            if agrees && !self.is_funded(body) {
+            if agrees && !is_funded {
                 continue;
             }
             self.funding.readings.remove(&epoch);

@@ -68,3 +68,55 @@ impl Chain {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::keccak256;
+    use alloy::sol_types::SolCall;
+    use ed25519_dalek::{Signer, SigningKey};
+    use tempfile::TempDir;
+    use tributary_protocol::id::{AccountId, Signature};
+
+    use super::{Chain, evm_address};
+    use crate::chain::{ChainKey, Genesis};
+    use crate::contracts::PeerRegistry;
+    use crate::evm::EmbeddedChain;
+
+    fn key(name: &str) -> ChainKey {
+        ChainKey::from_bytes(keccak256(name).0).unwrap()
+    }
+
+    async fn bind(chain: &Chain, account: &SigningKey) {
+        let id = AccountId(account.verifying_key().to_bytes());
+        let digest = chain.bind_digest(id).await.unwrap();
+        chain.bind(id, &Signature(account.sign(&digest).to_bytes())).await.unwrap();
+    }
+
+    async fn revoke(chain: &Chain) {
+        let registry = chain.deployment().unwrap().registry;
+        chain.send("revoke", registry, PeerRegistry::requestRevokeCall {}.abi_encode()).await.unwrap();
+        let apply = PeerRegistry::applyChangeCall { account: evm_address(chain.address()) };
+        chain.send("apply", registry, apply.abi_encode()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_first_binding_stands_whatever_is_changed_later() {
+        let folder = TempDir::new().unwrap();
+        let chain = Chain::embedded(EmbeddedChain::open(folder.path()).unwrap(), key("first")).unwrap();
+        let genesis = Genesis { key_change_delay_s: 0, ..Genesis::local(chain.address()) };
+        let deployment = chain.deploy(&genesis).await.unwrap();
+        let first = chain.at(deployment).unwrap();
+        let second = first.with_key(key("second"));
+        let secret = SigningKey::from_bytes(&[9; 32]);
+        let account = AccountId(secret.verifying_key().to_bytes());
+        assert_eq!(first.address_first_bound_to(account).await.unwrap(), None);
+        bind(&first, &secret).await;
+        assert_eq!(first.address_first_bound_to(account).await.unwrap(), Some(first.address()));
+        revoke(&first).await;
+        assert_eq!(first.address_bound_to(account).await.unwrap(), None);
+        assert_eq!(first.address_first_bound_to(account).await.unwrap(), Some(first.address()));
+        bind(&second, &secret).await;
+        assert_eq!(first.address_bound_to(account).await.unwrap(), Some(second.address()));
+        assert_eq!(first.address_first_bound_to(account).await.unwrap(), Some(first.address()));
+    }
+}
