@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
-use tributary_protocol::id::{AccountId, ChainAddress, Hash, NodeId};
+use tributary_protocol::id::{Hash, NodeId};
 use tributary_protocol::limits::TICK_MS;
-use tributary_protocol::node::{Event, Fact, Input, Node, Output, Work};
+use tributary_protocol::node::{Event, Fact, FeeStream, Input, Node, Output, Work};
 use tributary_protocol::wire;
 use tributary_storage::blobs::BlobStore;
 use tributary_storage::journal::Journal;
@@ -21,7 +21,7 @@ use crate::cards::Cards;
 use crate::handle::{NodeHandle, Request};
 use crate::net::control::{Control, ControlEvent, GossipId};
 use crate::net::data::{AnswerStream, DataPlane};
-use crate::settle::Settlement;
+use crate::settle::{SettleError, Settlement};
 use crate::work::Workshop;
 
 /// Events that a slow listener may lag behind.
@@ -363,20 +363,24 @@ impl Runtime {
                 Ok(()) => {
                     let _ = handle.input(Input::EpochPosted { epoch: body.epoch }).await;
                 }
+                Err(error @ SettleError::NotFunded { .. }) => {
+                    tracing::warn!(epoch = body.epoch, %error, "the epoch is given up");
+                    let _ = handle.input(Input::EpochUnfunded { epoch: body.epoch }).await;
+                }
                 Err(error) => tracing::info!(epoch = body.epoch, %error, "the epoch is not anchored yet"),
             }
         });
     }
 
     /// Reads on the chain which fees arrived; the node asks again until it hears.
-    fn read_funding(&self, streams: Vec<(AccountId, ChainAddress)>) {
+    fn read_funding(&self, streams: Vec<FeeStream>) {
         let Ok(turn) = Arc::clone(&self.reading).try_lock_owned() else { return };
         let (settlement, handle) = (Arc::clone(&self.parts.settlement), self.parts.handle.clone());
         tokio::spawn(async move {
             let _turn = turn;
             match settlement.funding(&streams).await {
-                Ok(funding) => {
-                    let _ = handle.input(Input::FundingRead(funding)).await;
+                Ok((funding, arrived)) => {
+                    let _ = handle.input(Input::FundingRead { funding, arrived }).await;
                 }
                 Err(error) => tracing::debug!(%error, "which fees arrived is not known yet"),
             }

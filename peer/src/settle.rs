@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use serde::{Deserialize, Serialize};
 use tributary_protocol::batch::EpochBody;
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash, Signature};
-use tributary_protocol::node::Funding;
+use tributary_protocol::node::{FeeStream, Funding};
 use tributary_protocol::receipt::{SignedReceipt, Voucher};
 use tributary_protocol::wire;
 use tributary_settlement::anchor::{EpochTree, ReceiptLeaf, ReceiptTree};
@@ -68,6 +69,8 @@ const FINALIZE_POLL: Duration = Duration::from_millis(250);
 
 /// One voucher stream per payer and worker.
 const STREAM: [u8; 32] = [0; 32];
+/// Bindings that are remembered: more than a large network's, in a few megabytes.
+const FIRST_BOUND_MAX: usize = 65_536;
 
 /// The node's side of the settlement chain.
 pub struct Settlement {
@@ -75,6 +78,8 @@ pub struct Settlement {
     key: [u8; 32],
     account_key: SigningKey,
     bound: AtomicBool,
+    /// Where accounts were bound first, which never changes.
+    first_bound: std::sync::Mutex<BTreeMap<AccountId, ChainAddress>>,
     queue: PathBuf,
     chain: tokio::sync::Mutex<Option<Chain>>,
     turn: tokio::sync::Mutex<()>,
@@ -109,6 +114,7 @@ impl Settlement {
             key: keys.chain,
             account_key: keys.account.clone(),
             bound: AtomicBool::new(false),
+            first_bound: std::sync::Mutex::default(),
             queue: queue.to_owned(),
             chain: tokio::sync::Mutex::default(),
             turn: tokio::sync::Mutex::default(),
@@ -172,6 +178,8 @@ impl Settlement {
     /// # Errors
     /// When the chain is down or refuses.
     pub async fn redeem(&self, vouchers: &[Voucher]) -> Result<(Amount, Amount), SettleError> {
+        // Fees count for work of the account that is bound to the address they were paid for.
+        self.bind().await?;
         let chain = self.chain().await?;
         let _turn = self.turn.lock().await;
         let (mut paid, mut fees) = (Amount::ZERO, Amount::ZERO);
@@ -206,26 +214,39 @@ impl Settlement {
         Ok(self.chain().await?.settled(payer, &stream).await?)
     }
 
-    /// Which fees arrived of each payer's work by each payee. A payer is whose account is bound to the address that
-    /// paid, which both signed; of one that bound none, nothing is known to have arrived.
+    /// Which fees arrived of each payer's work by each worker, and in all. Payer and worker are whose accounts were
+    /// bound first to the addresses that paid and were paid, which account and address both signed; without that,
+    /// nothing is known to have arrived.
     ///
     /// # Errors
     /// When the chain is down.
-    pub async fn funding(&self, streams: &[(AccountId, ChainAddress)]) -> Result<Vec<Funding>, SettleError> {
-        let chain = self.chain().await?;
-        let mut addresses: BTreeMap<AccountId, Option<ChainAddress>> = BTreeMap::new();
+    pub async fn funding(&self, streams: &[FeeStream]) -> Result<(Vec<Funding>, Amount), SettleError> {
         let mut found = Vec::with_capacity(streams.len());
-        for (payer, payee) in streams {
-            let address = match addresses.get(payer) {
-                Some(known) => *known,
-                None => chain.address_bound_to(*payer).await?,
-            };
-            addresses.insert(*payer, address);
-            let fees = match address {
-                Some(address) => self.settled(address, *payee).await?.1,
+        for stream in streams {
+            let worker_is_bound = self.first_bound(stream.worker).await? == Some(stream.payee);
+            let from = if worker_is_bound { self.first_bound(stream.payer).await? } else { None };
+            let fees = match from {
+                Some(from) => self.settled(from, stream.payee).await?.1,
                 None => Amount::ZERO,
             };
-            found.push(Funding { payer: *payer, payee: *payee, fees });
+            found.push(Funding { stream: *stream, from, fees });
+        }
+        Ok((found, self.totals().await?.fees))
+    }
+
+    /// The address that `account` was bound to first.
+    async fn first_bound(&self, account: AccountId) -> Result<Option<ChainAddress>, SettleError> {
+        let known = self.first_bound.lock().unwrap_or_else(PoisonError::into_inner).get(&account).copied();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = self.chain().await?.address_first_bound_to(account).await?;
+        if let Some(address) = found {
+            let mut first_bound = self.first_bound.lock().unwrap_or_else(PoisonError::into_inner);
+            if first_bound.len() >= FIRST_BOUND_MAX {
+                first_bound.clear();
+            }
+            first_bound.insert(account, address);
         }
         Ok(found)
     }

@@ -132,6 +132,11 @@ pub const WITNESS_QUORUM: usize = 2;
 pub const WORKER_SPREADS_MS: u64 = 30_000;
 /// Receipts of others a node keeps; its own are kept always.
 pub const RECEIPTS_MAX: usize = 1_048_576;
+/// Receipts of others a node keeps of one payer, so that no account takes the room of sixteen.
+pub const RECEIPTS_PER_PAYER_MAX: usize = RECEIPTS_MAX / 16;
+/// Receipts of others above which only those are taken whose payers' fees are known to have arrived: accounts are free
+/// and receipts for nothing too, and half the room is for those who pay.
+pub const RECEIPTS_UNPAID_MAX: usize = RECEIPTS_MAX / 2;
 /// Unpaid work a worker does for one payer before it asks for a voucher, in answers.
 pub const EXPOSURE_ANSWERS_MAX: u32 = 256;
 /// Earnings in one epoch's ledger.

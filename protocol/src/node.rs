@@ -30,8 +30,8 @@ use ed25519_dalek::SigningKey;
 pub use self::asker::{AskCommand, AskView};
 pub use self::facts::Fact;
 pub use self::io::{
-    AnswerTranscript, CardFinding, Command, Event, FinishedAnswer, Funding, Input, JobOutcome, NewShard, Output,
-    TrainedAdapter, Work,
+    AnswerTranscript, CardFinding, Command, Event, FeeStream, FinishedAnswer, Funding, Input, JobOutcome, NewShard,
+    Output, TrainedAdapter, Work,
 };
 pub use self::peers::PeerView;
 pub use self::requester::{FineTuneCommand, Phase, RequestView, training_price};
@@ -231,7 +231,8 @@ impl Node {
             Input::VoucherSigned(voucher) => self.voucher_signed(now_ms, *voucher, &mut out),
             Input::VoucherVerified(voucher) => self.voucher_verified(now_ms, voucher, &mut out),
             Input::EpochPosted { epoch } => self.epoch_posted(epoch, &mut out),
-            Input::FundingRead(funding) => self.funding_read(funding, &mut out),
+            Input::EpochUnfunded { epoch } => self.epoch_unfunded(epoch, &mut out),
+            Input::FundingRead { funding, arrived } => self.funding_read(&funding, arrived, &mut out),
             Input::CardChecked { from, datanet, checked } => {
                 self.card_checked(now_ms, from, datanet, checked, &mut out);
             }

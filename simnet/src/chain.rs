@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use tributary_protocol::batch::EpochBody;
 use tributary_protocol::id::{AccountId, Amount, ChainAddress};
-use tributary_protocol::node::Funding;
+use tributary_protocol::node::{FeeStream, Funding};
 
 /// Why an epoch is not recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,21 +33,39 @@ pub enum ChainError {
 pub struct Chain {
     epochs: BTreeMap<u64, EpochBody>,
     balances: BTreeMap<ChainAddress, Amount>,
-    fees: BTreeMap<(AccountId, ChainAddress), Amount>,
+    /// The address each account was bound to first.
+    bound: BTreeMap<AccountId, ChainAddress>,
+    fees: BTreeMap<(ChainAddress, ChainAddress), Amount>,
 }
 
 impl Chain {
-    /// A payer's fees for the work of `payee`, in all, leave escrow.
-    pub fn fund(&mut self, payer: AccountId, payee: ChainAddress, fees: Amount) {
-        let known = self.fees.entry((payer, payee)).or_default();
+    /// An account is bound to an address, for good.
+    pub fn bind(&mut self, account: AccountId, address: ChainAddress) {
+        self.bound.entry(account).or_insert(address);
+    }
+
+    /// The fees that `from` owes for the work of `payee`, in all, leave escrow.
+    pub fn fund(&mut self, from: ChainAddress, payee: ChainAddress, fees: Amount) {
+        let known = self.fees.entry((from, payee)).or_default();
         *known = fees.max(*known);
     }
 
     /// What arrived of these streams' fees.
     #[must_use]
-    pub fn funding(&self, streams: &[(AccountId, ChainAddress)]) -> Vec<Funding> {
-        let fees = |stream: &(AccountId, ChainAddress)| self.fees.get(stream).copied().unwrap_or_default();
-        streams.iter().map(|stream| Funding { payer: stream.0, payee: stream.1, fees: fees(stream) }).collect()
+    pub fn funding(&self, streams: &[FeeStream]) -> Vec<Funding> {
+        let funding = |stream: &FeeStream| {
+            let worker_is_bound = self.bound.get(&stream.worker) == Some(&stream.payee);
+            let from = self.bound.get(&stream.payer).copied().filter(|_| worker_is_bound);
+            let fees = from.and_then(|from| self.fees.get(&(from, stream.payee)).copied()).unwrap_or_default();
+            Funding { stream: *stream, from, fees }
+        };
+        streams.iter().map(funding).collect()
+    }
+
+    /// What arrived in all.
+    #[must_use]
+    pub fn arrived(&self) -> Amount {
+        self.fees.values().fold(Amount::ZERO, |sum, fees| Amount(sum.0.saturating_add(fees.0)))
     }
 
     /// Records an epoch.

@@ -300,6 +300,7 @@ pub fn kind_of(fact: &Fact) -> &'static str {
         Fact::BatchRead(_) => "batch_read",
         Fact::EpochClosing(_) => "epoch_closing",
         Fact::EpochPosted(_) => "epoch_posted",
+        Fact::EpochAbandoned(_) => "epoch_abandoned",
         Fact::EpochChecked { .. } => "epoch_checked",
         Fact::BatchDue(_) => "batch_due",
         Fact::Witnessed(_) => "witnessed",

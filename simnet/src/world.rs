@@ -170,6 +170,9 @@ impl World {
             settled_ms: None,
             scenario,
         };
+        for host in &world.hosts {
+            world.chain.bind(host.account, host.address);
+        }
         world.schedule_beginning();
         world
     }

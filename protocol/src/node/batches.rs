@@ -117,6 +117,11 @@ impl Batches {
         self.closing = Some(body);
     }
 
+    /// The epoch was never posted and never will be.
+    pub(super) fn apply_abandoned(&mut self, epoch: u64) {
+        self.closing.take_if(|body| body.epoch == epoch);
+    }
+
     pub(super) fn apply_posted(&mut self, head: Signed<EpochHead>) {
         self.counted.extend(self.closing.take().into_iter().flat_map(|body| body.receipts));
         self.posted.insert(head.body.epoch, head);
@@ -346,7 +351,7 @@ impl Node {
             let known = self.receipts.get(&id).is_some();
             let mine = signed.receipt.worker == self.account || signed.receipt.payer == self.account;
             // A bad receipt is left out; the good ones of the batch count all the same.
-            let room = mine || self.receipts.has_room();
+            let room = mine || self.has_room_for(&signed);
             if !known && room && self.follows_rules(&signed) && signed.verify(self.config.network).is_ok() {
                 self.take_receipt(now_ms, id, signed, out);
             }

@@ -1,14 +1,16 @@
 //! Epochs: which receipts a poster counts, anchoring their sums, and recomputing what others anchored.
 //!
 //! Invariant: an epoch counts only receipts whose fees have arrived, so that nobody's unpaid receipts can hold up
-//! the others. Of each stream, one payer's work by one payee, the fees of the receipts counted never exceed what
-//! escrow has moved for it on the chain; the oldest are counted first, and what was counted once stays counted. An
-//! epoch that this node did not post is recomputed from the receipts and the chain before anything is believed.
+//! the others. Fees that one address paid for one payee's work are counted once, whichever accounts were bound to
+//! these addresses, and only for receipts of accounts that were: who signs for no such account can neither take nor
+//! strand them. The oldest are counted first, and what was counted once stays counted. An epoch that this node did
+//! not post is recomputed from the receipts and the chain before anything is believed; only wrong sums are a dispute,
+//! and fees that are not there are waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::batches::{WantedBody, WantedHead};
-use super::io::Funding;
+use super::io::{FeeStream, Funding};
 use super::{Event, Fact, Node, Out, Output};
 use crate::batch::{EpochBody, EpochHead, Ledger, LedgerError};
 use crate::envelope::Signed;
@@ -19,33 +21,59 @@ use crate::limits::{
 use crate::receipt::SignedReceipt;
 use crate::wire;
 
-/// One payer's work by one payee: what a voucher is about, and what the chain keeps an account of.
-type Stream = (AccountId, ChainAddress);
+/// What the chain keeps an account of: the paying address and the payee.
+type Escrow = (ChainAddress, ChainAddress);
 
-/// Readings of the chain after which an epoch that counts more than arrived is disputed: this node's view of the
-/// chain may be a little behind the poster's.
+/// Readings of the chain after which an epoch whose fees are not there gives way, when there is no room, to others:
+/// this node's view of the chain may be a little behind the poster's.
 const READINGS_MAX: u32 = 3;
 
 /// What the chain is known to say of fees; not durable, since the chain says it again.
 #[derive(Default)]
 pub(super) struct FundingRead {
-    fees: BTreeMap<Stream, Amount>,
+    /// From which address each stream that was read is paid.
+    from: BTreeMap<FeeStream, Option<ChainAddress>>,
+    fees: BTreeMap<Escrow, Amount>,
+    arrived: Amount,
+    /// Payers of whom fees arrived.
+    payers: BTreeSet<AccountId>,
     close_wanted: bool,
     asked_ms: u64,
     closed_ms: u64,
-    /// Where the next reading begins, when there are more streams than one reading takes.
-    next: Option<Stream>,
+    /// Where the next reading begins, of streams that are known to be paid and of the others.
+    next: [Option<FeeStream>; 2],
     /// Readings since each unchecked epoch's receipts were all here.
     readings: BTreeMap<u64, u32>,
 }
 
-fn stream_of(signed: &SignedReceipt) -> Stream {
-    (signed.receipt.payer, signed.receipt.to.worker)
+fn stream_of(signed: &SignedReceipt) -> FeeStream {
+    let receipt = &signed.receipt;
+    FeeStream { payer: receipt.payer, worker: receipt.worker, payee: receipt.to.worker }
+}
+
+/// Up to `places` of `all`, going on where the last turn ended.
+fn turn_of(all: &BTreeSet<FeeStream>, next: &mut Option<FeeStream>, places: usize) -> Vec<FeeStream> {
+    let from = next.filter(|_| all.len() > places);
+    let later = all.iter().filter(|stream| from.is_none_or(|from| **stream >= from));
+    let earlier = all.iter().filter(|stream| from.is_some_and(|from| **stream < from));
+    let mut turn: Vec<FeeStream> = later.chain(earlier).take(places + 1).copied().collect();
+    *next = (turn.len() > places).then(|| turn.pop()).flatten();
+    turn
 }
 
 impl FundingRead {
-    fn fees_of(&self, stream: &Stream) -> Amount {
-        self.fees.get(stream).copied().unwrap_or_default()
+    /// Whose fees pay for `stream`, if the chain is known to bind both its accounts.
+    fn escrow_of(&self, stream: &FeeStream) -> Option<Escrow> {
+        self.from.get(stream).copied().flatten().map(|from| (from, stream.payee))
+    }
+
+    fn fees_of(&self, escrow: &Escrow) -> Amount {
+        self.fees.get(escrow).copied().unwrap_or_default()
+    }
+
+    /// Whether fees of `payer` are known to have arrived.
+    pub(super) fn has_paid(&self, payer: &AccountId) -> bool {
+        self.payers.contains(payer)
     }
 }
 
@@ -58,40 +86,63 @@ impl Node {
         }
     }
 
-    /// Asks for the fees of all streams, in turns when there are many.
+    /// Asks for the fees of all streams, in turns when there are many. However many nobody pays for, half the places
+    /// are for those that are known to be paid or were counted.
     fn read_funding(&mut self, out: &mut Out) {
-        let all: BTreeSet<Stream> = self.receipts.iter().map(|(_, signed)| stream_of(signed)).collect();
-        let from = self.funding.next.filter(|_| all.len() > FUNDING_STREAMS_MAX);
-        let later = all.iter().filter(|stream| from.is_none_or(|from| **stream >= from));
-        let earlier = all.iter().filter(|stream| from.is_some_and(|from| **stream < from));
-        let mut turn: Vec<Stream> = later.chain(earlier).take(FUNDING_STREAMS_MAX + 1).copied().collect();
-        self.funding.next = (turn.len() > FUNDING_STREAMS_MAX).then(|| turn.pop()).flatten();
+        let (mut paid, mut others) = (BTreeSet::new(), BTreeSet::new());
+        for (id, signed) in self.receipts.iter().filter(|(_, signed)| signed.receipt.fee() > Amount::ZERO) {
+            let stream = stream_of(signed);
+            if self.batches.counted.contains(id) || self.funding.escrow_of(&stream).is_some() {
+                others.remove(&stream);
+                paid.insert(stream);
+            } else if !paid.contains(&stream) {
+                others.insert(stream);
+            }
+        }
+        let [next_paid, next_other] = &mut self.funding.next;
+        let mut turn = turn_of(&paid, next_paid, FUNDING_STREAMS_MAX - others.len().min(FUNDING_STREAMS_MAX / 2));
+        turn.extend(turn_of(&others, next_other, FUNDING_STREAMS_MAX - turn.len()));
         if !turn.is_empty() {
             out.push(Output::ReadFunding(turn));
         }
     }
 
-    pub(super) fn funding_read(&mut self, funding: Vec<Funding>, out: &mut Out) {
-        for Funding { payer, payee, fees } in funding {
-            // Fees only grow; a reading that overtook another says nothing new.
-            let known = self.funding.fees.entry((payer, payee)).or_default();
-            *known = fees.max(*known);
+    pub(super) fn funding_read(&mut self, funding: &[Funding], arrived: Amount, out: &mut Out) {
+        // Fees only grow, and a binding is kept; a reading that overtook another says nothing new.
+        self.funding.arrived = arrived.max(self.funding.arrived);
+        for Funding { stream, from, fees } in funding {
+            let known = self.funding.from.entry(*stream).or_default();
+            *known = known.or(*from);
+            let Some(from) = *from else { continue };
+            let known = self.funding.fees.entry((from, stream.payee)).or_default();
+            *known = (*fees).max(*known);
+            if *known > Amount::ZERO {
+                self.funding.payers.insert(stream.payer);
+            }
         }
         for epoch in self.complete_epochs() {
             *self.funding.readings.entry(epoch).or_default() += 1;
         }
         self.recheck_epochs(out);
-        if self.funding.close_wanted && self.batches.closing.is_none() {
+        if self.funding.close_wanted && self.batches.closing.is_none() && self.knows_counted() {
             self.funding.close_wanted = false;
             self.anchor_funded(out);
         }
+    }
+
+    /// Whether it was read whose fees the receipts counted before have used up.
+    fn knows_counted(&self) -> bool {
+        let mut counted = self.batches.counted.iter().filter_map(|id| self.receipts.get(id));
+        counted.all(|signed| signed.receipt.fee() == Amount::ZERO || self.funding.from.contains_key(&stream_of(signed)))
     }
 
     fn anchor_funded(&mut self, out: &mut Out) {
         let Ok(ledger) = self.funded_ledger() else { return };
         let newest = self.batches.newest_posted().map(|head| (head.body.epoch, head.body.receipts_root));
         let unchanged = newest.is_some_and(|(_, root)| root == ledger.receipts_root());
-        if ledger.receipts().is_empty() || unchanged {
+        // The chain would not take more than arrived, and an epoch that it does not take holds up all later ones.
+        let is_funded = ledger.total().is_some_and(|total| total <= self.funding.arrived);
+        if ledger.receipts().is_empty() || unchanged || !is_funded {
             return;
         }
         let body = EpochBody::of(newest.map_or(1, |(epoch, _)| epoch + 1), &ledger);
@@ -100,23 +151,33 @@ impl Node {
         out.push(Output::PostEpoch(Box::new(body)));
     }
 
-    /// The receipts whose fees have arrived: of each stream those counted before, then the oldest as far as it goes.
+    /// The receipts whose fees have arrived: of each escrow those counted before, then the oldest that fit.
     fn funded_ledger(&self) -> Result<Ledger, LedgerError> {
-        let mut streams: BTreeMap<Stream, Vec<&SignedReceipt>> = BTreeMap::new();
-        for (_, signed) in self.receipts.iter() {
-            streams.entry(stream_of(signed)).or_default().push(signed);
-        }
         let mut ledger = Ledger::default();
-        for (stream, mut receipts) in streams {
+        let mut escrows: BTreeMap<Escrow, Vec<&SignedReceipt>> = BTreeMap::new();
+        for (id, signed) in self.receipts.iter() {
+            let is_counted = self.batches.counted.contains(id);
+            match self.funding.escrow_of(&stream_of(signed)) {
+                Some(escrow) if is_counted || signed.receipt.fee() > Amount::ZERO => {
+                    escrows.entry(escrow).or_default().push(signed);
+                }
+                None if is_counted => {
+                    ledger.include(&signed.receipt)?;
+                }
+                _ => {}
+            }
+        }
+        for (escrow, mut receipts) in escrows {
             let is_counted = |signed: &SignedReceipt| self.batches.counted.contains(&signed.receipt.id());
             receipts.sort_by_cached_key(|signed| {
                 (!is_counted(signed), signed.receipt.sequence, signed.receipt.finished_ms, signed.receipt.id())
             });
-            let mut left = self.funding.fees_of(&stream);
+            let mut left = self.funding.fees_of(&escrow);
             for signed in receipts {
                 let rest = left.checked_sub(signed.receipt.fee());
+                // One too large to be funded must not strand those after it.
                 if rest.is_none() && !is_counted(signed) {
-                    break;
+                    continue;
                 }
                 left = rest.unwrap_or_default();
                 ledger.include(&signed.receipt)?;
@@ -149,6 +210,14 @@ impl Node {
         out.event(Event::EpochChecked { epoch, agrees: true });
     }
 
+    /// The sums that this node wanted to post are more than what arrived: they are given up, and made anew.
+    pub(super) fn epoch_unfunded(&mut self, epoch: u64, out: &mut Out) {
+        if self.batches.closing.as_ref().is_some_and(|body| body.epoch == epoch) {
+            self.record(Fact::EpochAbandoned(epoch), out);
+            self.funding.close_wanted = true;
+        }
+    }
+
     pub(super) fn epoch(&mut self, from: NodeId, head: Signed<EpochHead>, out: &mut Out) {
         let epoch = head.body.epoch;
         if self.batches.epochs.contains_key(&epoch) || self.batches.unchecked.contains_key(&epoch) {
@@ -160,6 +229,7 @@ impl Node {
         if !by_poster || head.body.body_bytes > BATCH_MAX_BYTES || head.verify(self.config.network).is_err() {
             return self.blame(Some(from), "sent an epoch that does not hold".into(), out);
         }
+        self.make_room_for_epoch();
         let room = self.batches.wanted.len() < BATCH_HEADS_MAX && self.batches.epochs.len() < EPOCHS_MAX;
         if head.body.node != self.id && room && self.batches.unchecked.len() < EPOCHS_UNCHECKED_MAX {
             let blob = head.body.body;
@@ -167,10 +237,24 @@ impl Node {
         }
     }
 
+    /// With no room left, an epoch that was long waited for is let go: its poster's announcement brings it up again.
+    fn make_room_for_epoch(&mut self) {
+        if self.batches.unchecked.len() < EPOCHS_UNCHECKED_MAX {
+            return;
+        }
+        let readings = self.funding.readings.iter();
+        let longest = readings.max_by_key(|(_, readings)| **readings).map(|(epoch, readings)| (*epoch, *readings));
+        let turns = u32::try_from(self.funding.from.len() / (FUNDING_STREAMS_MAX / 2)).unwrap_or(u32::MAX);
+        let enough = READINGS_MAX.saturating_mul(turns.saturating_add(1));
+        if let Some((epoch, _)) = longest.filter(|(_, readings)| *readings >= enough) {
+            self.funding.readings.remove(&epoch);
+            self.batches.unchecked.remove(&epoch);
+        }
+    }
+
     pub(super) fn epochs_tick(&mut self, now_ms: u64, out: &mut Out) {
-        self.recheck_epochs(out);
         self.close_by_itself(now_ms, out);
-        let waits = self.funding.close_wanted || !self.complete_epochs().is_empty();
+        let waits = self.funding.close_wanted || self.receipts.is_crowded() || !self.complete_epochs().is_empty();
         if waits && now_ms.saturating_sub(self.funding.asked_ms) >= ANNOUNCE_MS {
             self.funding.asked_ms = now_ms;
             self.read_funding(out);
@@ -207,31 +291,40 @@ impl Node {
         unchecked.filter(|(_, (_, body))| body.receipts.iter().all(is_here)).map(|(epoch, _)| *epoch).collect()
     }
 
-    /// Recomputes epochs once all their receipts are here and the chain says what was funded.
+    /// Recomputes epochs once all their receipts are here: wrong sums are disputed, right ones agreed to once the
+    /// chain says that the fees are there. Until then nothing is decided.
     fn recheck_epochs(&mut self, out: &mut Out) {
         for epoch in self.complete_epochs() {
-            let readings = self.funding.readings.get(&epoch).copied().unwrap_or(0);
-            let funded = self.batches.unchecked.get(&epoch).is_some_and(|(_, body)| self.is_funded(body));
-            let turns = u32::try_from(self.funding.fees.len() / FUNDING_STREAMS_MAX).unwrap_or(u32::MAX);
-            if readings == 0 || (!funded && readings < READINGS_MAX.saturating_mul(turns.saturating_add(1))) {
+            let Some((head, body)) = self.batches.unchecked.get(&epoch) else { continue };
+            // Sums do not change while fees are waited for: they are looked at once, and when it is decided.
+            let is_new = self.funding.readings.get(&epoch) == Some(&1);
+            let is_funded = self.is_funded(body);
+            if !is_funded && !is_new {
+                continue;
+            }
+            let agrees = self.sums_agree(head, body);
+            if agrees && !is_funded {
                 continue;
             }
             self.funding.readings.remove(&epoch);
-            let Some((head, body)) = self.batches.unchecked.remove(&epoch) else { continue };
-            let agrees = funded && self.sums_agree(&head, &body);
+            let Some((head, _)) = self.batches.unchecked.remove(&epoch) else { continue };
             self.record(Fact::EpochChecked { head: Box::new(head), agrees }, out);
             out.event(Event::EpochChecked { epoch, agrees });
         }
     }
 
-    /// Whether the fees of the receipts counted arrived, stream by stream.
+    /// Whether the fees of the receipts counted arrived, escrow by escrow.
     fn is_funded(&self, body: &EpochBody) -> bool {
-        let mut counted: BTreeMap<Stream, u128> = BTreeMap::new();
+        let mut counted: BTreeMap<Escrow, u128> = BTreeMap::new();
         for signed in body.receipts.iter().filter_map(|id| self.receipts.get(id)) {
-            let sum = counted.entry(stream_of(signed)).or_default();
+            if signed.receipt.fee() == Amount::ZERO {
+                continue;
+            }
+            let Some(escrow) = self.funding.escrow_of(&stream_of(signed)) else { return false };
+            let sum = counted.entry(escrow).or_default();
             *sum = sum.saturating_add(signed.receipt.fee().0);
         }
-        counted.iter().all(|(stream, sum)| *sum <= self.funding.fees_of(stream).0)
+        counted.iter().all(|(escrow, sum)| *sum <= self.funding.fees_of(escrow).0)
     }
 
     fn sums_agree(&self, head: &Signed<EpochHead>, body: &EpochBody) -> bool {

@@ -140,6 +140,8 @@ pub enum Fact {
     ResultRefuted(NodeId),
     /// A change of a datanet's card was accepted.
     CardChanged(Box<Signed<CardChange>>),
+    /// The fees do not cover what this node was about to post, so it never will be.
+    EpochAbandoned(u64),
 }
 
 impl Node {
@@ -184,6 +186,7 @@ impl Node {
             Fact::BatchRead(head) => self.batches.apply_read(*head),
             Fact::EpochClosing(body) => self.batches.apply_closing(*body),
             Fact::EpochPosted(head) => self.batches.apply_posted(*head),
+            Fact::EpochAbandoned(epoch) => self.batches.apply_abandoned(epoch),
             Fact::EpochChecked { head, agrees } => self.batches.apply_checked(*head, agrees),
             Fact::BatchDue(receipt) => self.batches.apply_due(receipt),
             Fact::Witnessed(receipt) => self.receipts.apply_witnessed(receipt),

@@ -103,8 +103,18 @@ pub enum Input {
         /// Which.
         epoch: u64,
     },
-    /// What the chain says about [`Output::ReadFunding`]; streams it knows nothing of are left out.
-    FundingRead(Vec<Funding>),
+    /// The fees that arrived in all do not cover the epoch: nothing was posted, and nothing will be.
+    EpochUnfunded {
+        /// Which.
+        epoch: u64,
+    },
+    /// What the chain says about [`Output::ReadFunding`].
+    FundingRead {
+        /// Of each stream that was asked for.
+        funding: Vec<Funding>,
+        /// The fees that arrived in all, of whatever payers, read after those of the streams.
+        arrived: Amount,
+    },
     /// The driver checked the changes of [`Output::CheckCard`].
     CardChecked {
         /// Who had sent them.
@@ -116,14 +126,26 @@ pub enum Input {
     },
 }
 
-/// What escrow has moved into the distributor, ever, for one payer's work by one payee.
+/// One payer's work by one worker, as receipts name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FeeStream {
+    /// The paying account.
+    pub payer: AccountId,
+    /// The working account.
+    pub worker: AccountId,
+    /// The address at which the worker is paid.
+    pub payee: ChainAddress,
+}
+
+/// What the chain says of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Funding {
-    /// The paying account, by its binding on the chain.
-    pub payer: AccountId,
-    /// The worker's address.
-    pub payee: ChainAddress,
-    /// Fees, in all.
+    /// Which.
+    pub stream: FeeStream,
+    /// The address the payer's account was bound to first in the registry; none unless the worker's was bound first to
+    /// the payee. What the registry said first, no later rotation or revocation takes back.
+    pub from: Option<ChainAddress>,
+    /// What escrow has moved into the distributor, ever, by vouchers of `from` for the stream's payee.
     pub fees: Amount,
 }
 
@@ -379,9 +401,9 @@ pub enum Output {
     VerifyVoucher(Box<Voucher>),
     /// Post an epoch's root on the settlement chain; again after a restart, so it must be idempotent.
     PostEpoch(Box<EpochBody>),
-    /// Read on the settlement chain what fees arrived for these payers' work by these payees, and say
+    /// Read on the settlement chain what fees arrived for these payers' work by these workers, and say
     /// [`Input::FundingRead`].
-    ReadFunding(Vec<(AccountId, ChainAddress)>),
+    ReadFunding(Vec<FeeStream>),
     /// Check changes of a card on top of those known, in their order, then say [`Input::CardChecked`]; may be dropped,
     /// since what is missing is asked for again.
     CheckCard {

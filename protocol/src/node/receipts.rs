@@ -9,8 +9,8 @@ use super::{Event, Fact, Node, Out, Output};
 use crate::economy::FeePolicy;
 use crate::id::{AccountId, Amount, ChainAddress, NodeId, ReceiptId, TaskId};
 use crate::limits::{
-    EXPOSURE_ANSWERS_MAX, OUTBOX_MAX, RECEIPTS_MAX, REPEATS_PER_TICK, RETRY_MS, SEND_TRIES_MAX, WITNESS_QUORUM,
-    WITNESSES_PER_RECEIPT, WORKER_SPREADS_MS,
+    EXPOSURE_ANSWERS_MAX, OUTBOX_MAX, RECEIPTS_MAX, RECEIPTS_PER_PAYER_MAX, RECEIPTS_UNPAID_MAX, REPEATS_PER_TICK,
+    RETRY_MS, SEND_TRIES_MAX, WITNESS_QUORUM, WITNESSES_PER_RECEIPT, WORKER_SPREADS_MS,
 };
 use crate::message::Message;
 use crate::receipt::{ReceiptOffer, SignedReceipt, Voucher, Work};
@@ -52,6 +52,7 @@ struct Spreading {
 #[derive(Default)]
 pub(super) struct Receipts {
     kept: BTreeMap<ReceiptId, SignedReceipt>,
+    kept_of: BTreeMap<AccountId, usize>,
     paid_tasks: BTreeMap<TaskId, ReceiptId>,
     owed_to: BTreeMap<AccountId, Owed>,
     owed_by: BTreeMap<AccountId, Owed>,
@@ -77,6 +78,12 @@ fn promise(voucher: &Voucher) -> (Amount, Amount) {
     (voucher.cumulative, voucher.fees_cumulative)
 }
 
+/// Whether one receipt more may be taken, of a payer of whom `of_payer` are kept; of one who pays, longer than of others.
+fn has_room(kept: usize, of_payer: usize, has_paid: bool) -> bool {
+    let most = if has_paid { RECEIPTS_MAX } else { RECEIPTS_UNPAID_MAX };
+    kept < most && of_payer < RECEIPTS_PER_PAYER_MAX
+}
+
 impl Receipts {
     pub(super) fn apply_kept(&mut self, own: AccountId, signed: SignedReceipt) {
         let id = signed.receipt.id();
@@ -93,6 +100,7 @@ impl Receipts {
         if signed.receipt.payer == own || signed.receipt.worker == own {
             self.spreading.insert(id, Spreading::default());
         }
+        *self.kept_of.entry(signed.receipt.payer).or_default() += 1;
         self.kept.insert(id, signed);
     }
 
@@ -129,9 +137,9 @@ impl Receipts {
         }
     }
 
-    /// Whether receipts of others may still be taken.
-    pub(super) fn has_room(&self) -> bool {
-        self.kept.len() < RECEIPTS_MAX
+    /// Whether it matters by now who pays.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.kept.len() >= RECEIPTS_UNPAID_MAX / 2
     }
 
     pub(super) fn is_spreading(&self, id: &ReceiptId) -> bool {
@@ -209,6 +217,13 @@ impl Node {
         }
     }
 
+    /// Whether a receipt of others may still be taken.
+    pub(super) fn has_room_for(&self, signed: &SignedReceipt) -> bool {
+        let payer = &signed.receipt.payer;
+        let of_payer = self.receipts.kept_of.get(payer).copied().unwrap_or(0);
+        has_room(self.receipts.kept.len(), of_payer, self.funding.has_paid(payer))
+    }
+
     /// Whether the receipt divides its price by this network's policy and pays this network's treasury.
     pub(super) fn follows_rules(&self, signed: &SignedReceipt) -> bool {
         let policy = match signed.receipt.work {
@@ -260,7 +275,7 @@ impl Node {
             return self.blame(Some(from), "sent a receipt that splits its price by other rules".into(), out);
         }
         let mine = signed.receipt.worker == self.account || signed.receipt.payer == self.account;
-        if mine || (self.config.roles.witness && self.receipts.has_room()) {
+        if mine || (self.config.roles.witness && self.has_room_for(&signed)) {
             self.keep_receipt(now_ms, signed, out);
             self.send(now_ms, from, &Message::ReceiptKept(id), out);
         }
@@ -437,5 +452,18 @@ impl Node {
 impl Delivery {
     fn is_due(&self, now_ms: u64) -> bool {
         self.tries == 0 || now_ms.saturating_sub(self.sent_ms) >= RETRY_MS << self.tries.saturating_sub(1).min(5)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RECEIPTS_MAX, RECEIPTS_PER_PAYER_MAX, RECEIPTS_UNPAID_MAX, has_room};
+
+    #[test]
+    fn who_pays_has_room_when_receipts_for_nothing_have_none() {
+        assert!(has_room(RECEIPTS_UNPAID_MAX - 1, 0, false));
+        assert!(!has_room(RECEIPTS_UNPAID_MAX, 0, false));
+        assert!(has_room(RECEIPTS_MAX - 1, RECEIPTS_PER_PAYER_MAX - 1, true));
+        assert!(!has_room(RECEIPTS_MAX, 0, true) && !has_room(0, RECEIPTS_PER_PAYER_MAX, true));
     }
 }

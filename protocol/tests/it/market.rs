@@ -1,17 +1,20 @@
 //! The market between a few nodes: refusals and declines reach who must know them, runs can be stopped, a node
 //! answers itself, and epochs count only what is funded. The nodes are real; drivers are played by this file.
 
+#[path = "market/attacks.rs"]
+mod attacks;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use ed25519_dalek::SigningKey;
 use tributary_protocol::batch::EpochBody;
 use tributary_protocol::datanet::{Genesis, Policy, Schema};
 use tributary_protocol::envelope::{NetworkId, Signed};
-use tributary_protocol::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId};
+use tributary_protocol::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId};
 use tributary_protocol::message::{BASE_ALONE, Contributor, Message, Release, Roles};
 use tributary_protocol::node::{
-    AnswerTranscript, AskCommand, AskView, Command, Fact, FineTuneCommand, FinishedAnswer, Funding, Input, JobOutcome,
-    Node, NodeConfig, Output, Phase, TrainedAdapter, Work,
+    AnswerTranscript, AskCommand, AskView, Command, Fact, FeeStream, FineTuneCommand, FinishedAnswer, Funding, Input,
+    JobOutcome, Node, NodeConfig, Output, Phase, TrainedAdapter, Work,
 };
 use tributary_protocol::refusal::{DeclineReason, Refusal, RefusalKind};
 use tributary_protocol::task::FineTune;
@@ -46,7 +49,12 @@ struct Net {
     streams: BTreeMap<u64, (usize, Hash)>,
     transcripts: BTreeMap<u64, AnswerTranscript>,
     next_stream: u64,
-    fees: BTreeMap<(AccountId, ChainAddress), Amount>,
+    /// The address each account was bound to first.
+    bound: BTreeMap<AccountId, ChainAddress>,
+    /// What arrived, by paying address and payee.
+    fees: BTreeMap<(ChainAddress, ChainAddress), Amount>,
+    /// The chain takes no epoch, since its fees are not there.
+    refuses_epochs: bool,
     declines: u32,
 }
 
@@ -100,9 +108,12 @@ impl Net {
             streams: BTreeMap::new(),
             transcripts: BTreeMap::new(),
             next_stream: 0,
+            bound: BTreeMap::new(),
             fees: BTreeMap::new(),
+            refuses_epochs: false,
             declines: 0,
         };
+        net.bound = net.hosts.iter().enumerate().map(|(place, host)| (host.node.account(), address(place))).collect();
         net.pass(3);
         net
     }
@@ -175,10 +186,12 @@ impl Net {
             Output::VerifyVoucher(voucher) => self.queue.push_back((host, Input::VoucherVerified(voucher))),
             Output::ReadFunding(streams) => {
                 self.hosts[host].funding_reads += 1;
-                let fees = |stream: &(AccountId, ChainAddress)| self.fees.get(stream).copied().unwrap_or_default();
-                let funding =
-                    streams.iter().map(|one| Funding { payer: one.0, payee: one.1, fees: fees(one) }).collect();
-                self.queue.push_back((host, Input::FundingRead(funding)));
+                let funding = streams.iter().map(|stream| self.funding_of(stream)).collect();
+                let arrived = Amount(self.fees.values().map(|fees| fees.0).sum());
+                self.queue.push_back((host, Input::FundingRead { funding, arrived }));
+            }
+            Output::PostEpoch(body) if self.refuses_epochs => {
+                self.queue.push_back((host, Input::EpochUnfunded { epoch: body.epoch }));
             }
             Output::PostEpoch(body) => {
                 self.queue.push_back((host, Input::EpochPosted { epoch: body.epoch }));
@@ -192,6 +205,25 @@ impl Net {
             | Output::CheckCard { .. }
             | Output::Event(_) => {}
         }
+    }
+
+    fn funding_of(&self, stream: &FeeStream) -> Funding {
+        let worker_is_bound = self.bound.get(&stream.worker) == Some(&stream.payee);
+        let from = self.bound.get(&stream.payer).copied().filter(|_| worker_is_bound);
+        let fees = from.and_then(|from| self.fees.get(&(from, stream.payee)).copied()).unwrap_or_default();
+        Funding { stream: *stream, from, fees }
+    }
+
+    /// The host again, after a restart with these facts beside its own.
+    fn restart(&mut self, host: usize, more: impl IntoIterator<Item = Fact>) {
+        self.hosts[host].facts.extend(more);
+        self.hosts[host].node = Node::new(self.now_ms, config(host, host > 0), self.hosts[host].facts.clone());
+        self.pass(6);
+    }
+
+    fn close_epoch(&mut self, host: usize) -> Vec<ReceiptId> {
+        self.command(host, Command::CloseEpoch);
+        self.hosts[host].posted.last().map(|body| body.receipts.clone()).unwrap_or_default()
     }
 
     fn start(&mut self, host: usize, job: Hash, work: Work) {
@@ -464,7 +496,7 @@ fn an_epoch_counts_the_oldest_receipts_as_far_as_fees_arrived() {
     net.command(0, Command::CloseEpoch);
     assert!(net.hosts[0].posted.is_empty(), "nothing arrived, so nothing is counted");
     assert_eq!(net.hosts[0].funding_reads, 1);
-    let stream = (net.hosts[0].node.account(), address(0));
+    let stream = (address(0), address(0));
     net.fees.insert(stream, Amount(2 * FEE.0 - 1));
     net.command(0, Command::CloseEpoch);
     assert_eq!(net.hosts[0].posted.last().unwrap().receipts, receipts[..1]);
@@ -487,7 +519,7 @@ fn a_poster_anchors_by_itself_only_when_it_is_alone() {
     alone.hosts[0].node = Node::new(BEGIN_MS, NodeConfig { epoch_interval_ms: 5_000, ..config(0, true) }, Vec::new());
     alone.release();
     alone.ask(1, limit()).receipt.unwrap();
-    alone.fees.insert((alone.hosts[0].node.account(), address(0)), FEE);
+    alone.fees.insert((address(0), address(0)), FEE);
     alone.pass(7);
     assert_eq!(alone.hosts[0].posted.len(), 1, "nothing new makes no epoch");
     let mut two = Net::new(2, true);

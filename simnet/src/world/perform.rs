@@ -131,7 +131,8 @@ impl World {
             Output::PostEpoch(body) => self.post_later(host, body),
             Output::ReadFunding(streams) => {
                 let funding = self.chain.funding(&streams);
-                self.schedule_local(host, 1, Input::FundingRead(funding));
+                let arrived = self.chain.arrived();
+                self.schedule_local(host, 1, Input::FundingRead { funding, arrived });
             }
             Output::CheckCard { from, datanet, changes } => self.check_card(host, from, datanet, changes),
             Output::Penalise { peer, reason } => self.penalised(peer, reason),
@@ -227,7 +228,7 @@ impl World {
         if self.hosts[host].behaviour == Behaviour::Unfunded {
             return;
         }
-        self.chain.fund(voucher.payer, voucher.payee, voucher.fees_cumulative);
+        self.chain.fund(voucher.payer_address, voucher.payee, voucher.fees_cumulative);
         if self.scenario.sabotage == Some(Sabotage::InflateVouchers) {
             voucher.cumulative.0 *= 2;
         }

@@ -1,0 +1,181 @@
+//! Epochs among payers who lie: forged workers, changed bindings, fees that are not there, receipts for nothing.
+
+use ed25519_dalek::SigningKey;
+use tributary_protocol::batch::{EpochBody, EpochHead, Ledger};
+use tributary_protocol::economy;
+use tributary_protocol::envelope::{self, NetworkId, Signed};
+use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash, ReceiptId};
+use tributary_protocol::message::Message;
+use tributary_protocol::node::{Fact, Input};
+use tributary_protocol::receipt::{ReceiptOffer, SignedReceipt};
+use tributary_protocol::wire;
+
+use super::{FEE, Net, address, key, limit};
+
+/// The worker whose fees are in question.
+const WORKER: usize = 1;
+
+fn account(key: &SigningKey) -> AccountId {
+    AccountId(key.verifying_key().to_bytes())
+}
+
+/// A user, a worker, and one answer that the user paid for.
+fn answered() -> (Net, SignedReceipt) {
+    let mut net = Net::new(2, false);
+    net.release();
+    let receipt = net.ask(1, limit()).receipt.expect("the worker answers");
+    let signed = net.hosts[0].node.receipt_of(&receipt).expect("it was paid").clone();
+    net.pass(6);
+    (net, signed)
+}
+
+/// A receipt like `honest` with all fees for its forger, who needs nobody's signature but its own two.
+fn forged(honest: &SignedReceipt, payer: &SigningKey, worker: &SigningKey, fee: Amount) -> SignedReceipt {
+    let mut receipt = honest.receipt.clone();
+    (receipt.payer, receipt.worker) = (account(payer), account(worker));
+    (receipt.sequence, receipt.finished_ms) = (0, 1);
+    (receipt.price, receipt.worker_part) = (fee, Amount::ZERO);
+    receipt.shares.clear();
+    receipt.commons = 1_000_000;
+    receipt.to.builder = ChainAddress([0x66; 20]);
+    receipt.payments =
+        economy::split(receipt.price, receipt.worker_part, receipt.policy, &receipt.to, &receipt.shares).unwrap();
+    let signed = ReceiptOffer::new(receipt, worker).countersign(payer);
+    signed.verify(NetworkId::named("market")).expect("its arithmetic holds");
+    signed
+}
+
+fn kept(signed: &SignedReceipt) -> Fact {
+    Fact::ReceiptKept(Box::new(signed.clone()))
+}
+
+fn id(signed: &SignedReceipt) -> ReceiptId {
+    signed.receipt.id()
+}
+
+#[test]
+fn a_payer_alone_can_neither_take_nor_strand_a_workers_fees() {
+    for fee in [FEE, Amount(u128::MAX / 20_000), Amount::ZERO] {
+        let (mut net, honest) = answered();
+        let fake = forged(&honest, &key(100), &key(77), fee);
+        net.restart(0, [kept(&fake)]);
+        net.fees.insert((address(0), address(WORKER)), FEE);
+        assert_eq!(net.close_epoch(0), [id(&honest)], "with a fake of {fee:?}");
+    }
+}
+
+#[test]
+fn a_receipt_too_large_for_what_arrived_is_left_out_and_those_after_it_count() {
+    let (mut net, honest) = answered();
+    let large = forged(&honest, &key(100), &key(100 + WORKER), Amount(2 * FEE.0));
+    net.restart(0, [kept(&large)]);
+    net.fees.insert((address(0), address(WORKER)), FEE);
+    assert_eq!(net.close_epoch(0), [id(&honest)]);
+}
+
+#[test]
+fn a_receipt_without_fees_is_not_counted() {
+    let (mut net, honest) = answered();
+    let free = forged(&honest, &key(100), &key(100 + WORKER), Amount::ZERO);
+    net.restart(0, [kept(&free)]);
+    net.fees.insert((address(0), address(WORKER)), FEE);
+    assert_eq!(net.close_epoch(0), [id(&honest)]);
+}
+
+#[test]
+fn fees_of_an_address_are_counted_once_whichever_accounts_it_was_bound_to() {
+    let (mut net, honest) = answered();
+    net.fees.insert((address(0), address(WORKER)), FEE);
+    assert_eq!(net.close_epoch(0), [id(&honest)]);
+    // The payer rotates the account of its address and signs again, in the new account's name.
+    let again = forged(&honest, &key(78), &key(100 + WORKER), FEE);
+    net.bound.insert(account(&key(78)), address(0));
+    net.restart(0, [kept(&again)]);
+    assert_eq!(net.close_epoch(0), [id(&honest)]);
+    assert_eq!(net.hosts[0].posted.len(), 1, "nothing new makes no epoch");
+}
+
+#[test]
+fn an_epoch_that_the_chain_cannot_pay_is_given_up_and_later_ones_stand() {
+    let (mut net, honest) = answered();
+    let unpaid = forged(&honest, &key(100), &key(100 + WORKER), FEE);
+    let mut ledger = Ledger::default();
+    for signed in [&honest, &unpaid] {
+        ledger.include(&signed.receipt).unwrap();
+    }
+    net.fees.insert((address(0), address(WORKER)), FEE);
+    net.refuses_epochs = true;
+    net.restart(0, [kept(&unpaid), Fact::EpochClosing(Box::new(EpochBody::of(1, &ledger)))]);
+    net.refuses_epochs = false;
+    net.pass(6);
+    let posted = net.hosts[0].posted.last().expect("one that is covered stands");
+    assert_eq!((posted.epoch, posted.receipts.len()), (1, 1));
+}
+
+/// An epoch over `receipts` whose sums the poster changes as it likes, as the worker's node hears of it.
+fn announced(net: &mut Net, number: u64, receipts: &[&SignedReceipt], change: impl Fn(&mut EpochBody)) {
+    let mut ledger = Ledger::default();
+    for signed in receipts {
+        ledger.include(&signed.receipt).unwrap();
+    }
+    let mut body = EpochBody::of(number, &ledger);
+    change(&mut body);
+    let bytes = wire::encode(&body);
+    let node = net.hosts[0].node.id();
+    let head = EpochHead {
+        epoch: number,
+        node,
+        receipts_root: ledger.receipts_root(),
+        body: Hash::of(&bytes),
+        body_bytes: u64::try_from(bytes.len()).unwrap(),
+        total: ledger.total().unwrap(),
+    };
+    let blob = head.body;
+    let message = Message::Epoch(Signed::new(NetworkId::named("market"), &key(100), head));
+    let (network, sequence) = (NetworkId::named("market"), u64::MAX / 2 + number);
+    let sealed = envelope::seal(&key(0), network, sequence, net.now_ms, message.kind(), message.to_body());
+    net.feed(WORKER, Input::Message { from: node, bytes: sealed });
+    net.feed(WORKER, Input::Body { blob, bytes });
+}
+
+fn verdicts(net: &Net) -> Vec<(u64, bool)> {
+    net.hosts[WORKER].node.epochs().iter().map(|epoch| (epoch.epoch, epoch.agrees)).collect()
+}
+
+#[test]
+fn an_epoch_whose_fees_are_not_seen_yet_is_not_disputed() {
+    let (mut net, honest) = answered();
+    let payer = net.hosts[0].node.account();
+    let bound = net.bound.remove(&payer).unwrap();
+    announced(&mut net, 1, &[&honest], |_| {});
+    net.pass(60);
+    assert_eq!(verdicts(&net), [], "the payer's account is bound to no address that is seen");
+    net.bound.insert(payer, bound);
+    net.pass(60);
+    assert_eq!(verdicts(&net), [], "nothing arrived");
+    net.fees.insert((address(0), address(WORKER)), FEE);
+    net.pass(6);
+    assert_eq!(verdicts(&net), [(1, true)]);
+}
+
+#[test]
+fn wrong_sums_are_disputed() {
+    let (mut net, honest) = answered();
+    net.fees.insert((address(0), address(WORKER)), FEE);
+    announced(&mut net, 1, &[&honest], |body| body.earned[0].1.0 += 1);
+    net.pass(6);
+    assert_eq!(verdicts(&net), [(1, false)]);
+}
+
+#[test]
+fn epochs_that_nobody_funds_give_way_to_one_that_is() {
+    let (mut net, honest) = answered();
+    for number in 0..8 {
+        announced(&mut net, 10 + number, &[&honest], |_| {});
+    }
+    net.pass(30);
+    announced(&mut net, 1, &[&honest], |_| {});
+    net.fees.insert((address(0), address(WORKER)), FEE);
+    net.pass(6);
+    assert!(verdicts(&net).contains(&(1, true)));
+}
