@@ -163,6 +163,8 @@ impl Config {
             (None, Family::Mistral) => value["sliding_window"] = Value::Null,
             (None, _) => {}
         }
+        // Other crates of a build may have serde_json keep the order of insertion: sorted, the bytes are the same in all.
+        value.sort_all_objects();
         let mut text = format!("{value:#}");
         text.push('\n');
         text.into_bytes()

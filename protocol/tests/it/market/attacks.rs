@@ -38,8 +38,8 @@ fn forged(honest: &SignedReceipt, payer: &SigningKey, worker: &SigningKey, fee: 
     receipt.shares.clear();
     receipt.commons = 1_000_000;
     receipt.to.builder = ChainAddress([0x66; 20]);
-    receipt.payments =
-        economy::split(receipt.price, receipt.worker_part, receipt.policy, &receipt.to, &receipt.shares).unwrap();
+    receipt.payments = economy::split(receipt.price, receipt.worker_part, receipt.policy, &receipt.to, &receipt.shares)
+        .expect("a split of true parts");
     let signed = ReceiptOffer::new(receipt, worker).countersign(payer);
     signed.verify(NetworkId::named("market")).expect("its arithmetic holds");
     signed
@@ -116,7 +116,7 @@ fn an_epoch_that_the_chain_cannot_pay_is_given_up_and_later_ones_stand() {
 fn announced(net: &mut Net, number: u64, receipts: &[&SignedReceipt], change: impl Fn(&mut EpochBody)) {
     let mut ledger = Ledger::default();
     for signed in receipts {
-        ledger.include(&signed.receipt).unwrap();
+        ledger.include(&signed.receipt).expect("sums fit");
     }
     let mut body = EpochBody::of(number, &ledger);
     change(&mut body);
@@ -127,8 +127,8 @@ fn announced(net: &mut Net, number: u64, receipts: &[&SignedReceipt], change: im
         node,
         receipts_root: ledger.receipts_root(),
         body: Hash::of(&bytes),
-        body_bytes: u64::try_from(bytes.len()).unwrap(),
-        total: ledger.total().unwrap(),
+        body_bytes: u64::try_from(bytes.len()).expect("a length fits"),
+        total: ledger.total().expect("sums fit"),
     };
     let blob = head.body;
     let message = Message::Epoch(Signed::new(NetworkId::named("market"), &key(100), head));
