@@ -2,6 +2,8 @@
 //!
 //! Invariant: a row is read by one rule, the first of [`PAIRS`] whose columns it has, or as plain `text`.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::{Reason, Texts};
@@ -46,7 +48,9 @@ pub(super) fn of_object(object: &Map<String, Value>) -> Result<Texts, Reason> {
     if object.contains_key(TEXT) {
         return Ok((String::new(), text_of(object, TEXT)?));
     }
-    Err(Reason::NoKnownColumn { found: shown(object.keys().map(String::as_str)) })
+    // Sorted, since whether serde_json keeps their order depends on what else is in the build.
+    let names: BTreeSet<&str> = object.keys().map(String::as_str).collect();
+    Err(Reason::NoKnownColumn { found: shown(names.into_iter()) })
 }
 
 fn text_of(object: &Map<String, Value>, column: &'static str) -> Result<String, Reason> {
