@@ -211,6 +211,7 @@ fn a_node_that_served_a_chain_serves_it_again() {
     let folder = folder();
     let mut node = NodeProcess::start(&folder.path().join("node"), &["--serve-chain", "127.0.0.1:0"]);
     let before = node.get("/api/chain/totals").unwrap();
+    node.kill();
     node.restart_with(&[]);
     assert_eq!(node.get("/api/chain/totals").unwrap(), before);
     assert_eq!(node.get("/api/status").unwrap()["chain"]["state"], "up");
