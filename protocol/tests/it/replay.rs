@@ -55,9 +55,9 @@ fn a_forged_envelope_does_not_use_up_a_number() {
 #[test]
 fn a_foreign_clock_is_refused() {
     let bytes = envelope_of(1, 10);
-    for now_ms in [NOW_MS - CLOCK_WINDOW_MS - 1, NOW_MS + CLOCK_WINDOW_MS + 1] {
-        let refused = envelope::open(&bytes, samples::network(), now_ms, &mut ReplayGuard::default());
-        assert_eq!(refused, Err(EnvelopeError::Clock { sent_ms: NOW_MS, now_ms }));
+    for clock_ms in [NOW_MS - CLOCK_WINDOW_MS - 1, NOW_MS + CLOCK_WINDOW_MS + 1] {
+        let refused = envelope::open(&bytes, samples::network(), clock_ms, &mut ReplayGuard::default());
+        assert_eq!(refused, Err(EnvelopeError::Clock { sent_ms: NOW_MS, now_ms: clock_ms }));
     }
 }
 
