@@ -106,8 +106,9 @@ impl NodeProcess {
         self.child.wait().unwrap()
     }
 
-    /// Starts it again as it was.
+    /// Starts it again as it was, after it ended: a node that still ran would answer in the new one's place.
     pub fn restart(&mut self) {
+        assert!(self.child.try_wait().unwrap().is_some(), "the node still runs: kill it first");
         self.child = Self::spawn(&self.folder, &self.arguments);
         self.wait_until_ready();
     }
