@@ -17,7 +17,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   clients      run OpenAI's official clients against the nodes of a demo
   contracts    recompile the contracts, compare with the committed artifacts, run their tests
   artifacts    recompile the contracts and write the artifacts anew
-  parity       write the golden files of compute's tests anew from transformers and peft (loads 3 GB from PyPI once)
+  parity       write the golden files of compute's tests anew from transformers and peft (installs them once, 5.6 GB)
   base         pretrain the demo's base model anew from its seed into examples/base";
 
 fn main() -> ExitCode {
