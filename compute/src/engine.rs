@@ -187,27 +187,40 @@ fn step(
     Ok(true)
 }
 
-/// How an answer of these tokens ended and after how many of them. `None` when it could have gone on: its listener
-/// left.
+/// What an answer of given tokens was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replayed {
+    /// How it ended; `None` when it could have gone on: its listener left.
+    pub finish: Option<Finish>,
+    /// After how many of the tokens.
+    pub tokens: usize,
+    /// Its text.
+    pub text: String,
+}
+
+/// Reads an answer again from its tokens, as the engine that picked them did.
 ///
 /// # Errors
 /// When the tokens can't be decoded.
-pub fn replay_finish(
+pub fn replay_answer(
     base: &Base,
     params: &GenerateParams,
     prompt_tokens: usize,
     output_tokens: &[u32],
-) -> Result<(Option<Finish>, usize), EngineError> {
+) -> Result<Replayed, EngineError> {
     let decode = |tokens: &[u32]| Ok(base.tokenizer().decode(tokens)?);
     let mut text = TextStream::new(&params.stop);
+    let mut ended = (None, output_tokens.len());
     for (at, &token) in output_tokens.iter().enumerate() {
         if !base.tokenizer().is_end(token) {
             text.push(&decode, token)?;
         }
         let finish = answer::finish_after(base, params, prompt_tokens, at + 1, token, text.stopped());
         if finish.is_some() {
-            return Ok((finish, at + 1));
+            text.finish(&decode)?;
+            ended = (finish, at + 1);
+            break;
         }
     }
-    Ok((None, output_tokens.len()))
+    Ok(Replayed { finish: ended.0, tokens: ended.1, text: text.text().to_owned() })
 }

@@ -14,7 +14,7 @@ mod polynomial;
 
 pub use fingerprint::{Deviation, Fingerprint, FingerprintError, TOKENS_PER_FINGERPRINT, TOP_VALUES, fingerprint_root};
 
-use crate::engine::{EngineError, GenerateParams, replay_finish};
+use crate::engine::{EngineError, GenerateParams, replay_answer};
 use crate::linear::Hook;
 use crate::lora::Adapter;
 use crate::model::{Base, Mode, Packed};
@@ -165,7 +165,7 @@ fn compare(
     fingerprints: &[Fingerprint],
     params: &GenerateParams,
 ) -> Result<Option<Mismatch>, EngineError> {
-    let (_, end) = replay_finish(base, params, prompt.len(), output)?;
+    let end = replay_answer(base, params, prompt.len(), output)?.tokens;
     if end < output.len() {
         return Ok(Some(Mismatch::PastTheEnd { end, claimed: output.len() }));
     }

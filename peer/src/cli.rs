@@ -97,7 +97,10 @@ pub(crate) enum Command {
     Chain(chain::ChainCommand),
     /// Compute for the node that started this process.
     #[command(hide = true)]
-    Engine,
+    Engine {
+        /// The folder shared with it.
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

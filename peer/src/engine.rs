@@ -1,15 +1,23 @@
 //! The engine process: all computing on models happens in a child of the node, so that running out of memory or
 //! a crash in a kernel takes down a job and not the node (design section 9).
 //!
-//! Invariant: node and engine share nothing but length-framed messages of the wire codec; a job that was begun
-//! ends with exactly one of [`Reply::Done`] or [`Reply::Failed`], also when the engine dies.
+//! Invariant: node and engine share length-framed messages of the wire codec and one folder, nothing else; a job that was
+//! begun ends with exactly one of [`Reply::Done`] or [`Reply::Failed`], also when the engine dies. An answer that was
+//! waiting or computed then is computed again by the next process, and its reader notices nothing.
 
 pub mod child;
-pub mod jobs;
+mod folder;
+mod jobs;
 pub mod parent;
+mod pending;
+mod serving;
+mod shelf;
 
 use bincode::{Decode, Encode};
+use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
+
+pub use folder::EngineFolder;
 
 /// The largest frame between node and engine.
 pub const FRAME_MAX_BYTES: usize = 64 << 20;
@@ -74,18 +82,25 @@ pub enum Ask {
         /// The step after the segment.
         to_step: u32,
     },
-    /// Build an attribution index and hold it with its adapter.
+    /// Build an attribution index and keep it with its adapter. All blobs lie in the folder's hand-over.
     Index {
         /// The job.
         job: Hash,
         /// The base.
         base: Hash,
-        /// The adapter's blob hash.
-        id: Hash,
         /// The adapter's blob.
-        adapter: Vec<u8>,
-        /// Blobs of the adapters trained without each contributor, by number; empty for the untrained one.
-        leave_out: Vec<(u32, Vec<u8>)>,
+        id: Hash,
+        /// Blobs of the adapters trained without each contributor, by number; `None` for the untrained one.
+        leave_out: Vec<(u32, Option<Hash>)>,
+    },
+    /// Say whether an adapter is kept with an index of this commitment.
+    Open {
+        /// The job.
+        job: Hash,
+        /// The adapter's blob.
+        id: Hash,
+        /// The commitment.
+        index: Hash,
     },
     /// Answer a prompt.
     Answer {
@@ -96,13 +111,20 @@ pub enum Ask {
         /// The adapter; `None` for the base alone, without attribution.
         adapter: Option<Hash>,
         /// The prompt.
-        prompt: String,
-        /// Tokens at most.
-        max_tokens: u32,
-        /// Temperature in thousandths.
-        temperature_milli: u32,
-        /// The seed.
-        seed: u64,
+        prompt: Prompt,
+        /// How the answer is drawn.
+        decoding: Decoding,
+    },
+    /// Embed texts.
+    Embed {
+        /// The job.
+        job: Hash,
+        /// The base.
+        base: Hash,
+        /// The adapter; `None` for the base alone.
+        adapter: Option<Hash>,
+        /// The texts.
+        inputs: Vec<String>,
     },
     /// Check an answer by one prefill, and compute its attribution again.
     Check {
@@ -115,15 +137,11 @@ pub enum Ask {
         /// The claimed class.
         class: String,
         /// The prompt.
-        prompt: String,
+        prompt: Prompt,
         /// Tokens, fingerprints.
         transcript: Vec<u8>,
-        /// Tokens at most, as asked.
-        max_tokens: u32,
-        /// Temperature in thousandths.
-        temperature_milli: u32,
-        /// The seed.
-        seed: u64,
+        /// How the answer was to be drawn.
+        decoding: Decoding,
     },
     /// Stop a job; nothing more is wanted from it.
     Stop {
@@ -161,6 +179,11 @@ pub enum Reply {
         step: u32,
         /// The checkpoint.
         bytes: Vec<u8>,
+    },
+    /// An answer is computed from now on.
+    Begun {
+        /// The job.
+        job: Hash,
     },
     /// A piece of an answer.
     Text {
@@ -204,7 +227,7 @@ pub enum Done {
         /// The adapter's blob at that point.
         adapter: Vec<u8>,
     },
-    /// An index stands.
+    /// An index stands and is kept.
     Indexed {
         /// Its commitment.
         commitment: Hash,
@@ -220,12 +243,19 @@ pub enum Done {
         /// Contributors' credits in micro-nats.
         credits: Vec<(u32, i64)>,
     },
-    /// The prompt does not fit the model's context.
-    PromptTooLong {
-        /// Its tokens.
+    /// The texts' embeddings, each of length 1.
+    Embedded {
+        /// One for each text.
+        vectors: Vec<Vec<f32>>,
+        /// Tokens of all texts.
         tokens: u64,
-        /// The most there may be.
-        context: u64,
+    },
+    /// What was asked can't be done, here or ever.
+    Refused {
+        /// The number of its kind ([`tributary_protocol::refusal::RefusalKind`]).
+        kind: u8,
+        /// For people.
+        reason: String,
     },
     /// An answer was checked.
     Checked {
@@ -252,6 +282,7 @@ impl Reply {
             Self::Ready { .. } => None,
             Self::Progress { job, .. }
             | Self::Checkpoint { job, .. }
+            | Self::Begun { job }
             | Self::Text { job, .. }
             | Self::Done { job, .. }
             | Self::Failed { job, .. } => Some(*job),

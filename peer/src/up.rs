@@ -33,6 +33,7 @@ pub use self::signals::Signals;
 use self::sockets::Sockets;
 use crate::answers::Answers;
 use crate::cards::Cards;
+use crate::engine::EngineFolder;
 use crate::engine::parent::EngineHandle;
 use crate::handle::NodeHandle;
 use crate::home::{self, ApiNotice, Keys, NetworkNotice};
@@ -139,7 +140,8 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     let (handle, requests) = NodeHandle::channel();
     let answers = Arc::new(Answers::default());
     let cards = Arc::new(Cards::new(handle.clone()));
-    let engine = EngineHandle::new(std::env::current_exe().context("this program's own path is unknown")?);
+    let program = std::env::current_exe().context("this program's own path is unknown")?;
+    let engine = EngineHandle::new(program, EngineFolder::at(&home.path("engine")));
     let workshop = Arc::new(Workshop::new(
         sockets.store.clone(),
         sockets.data.clone(),

@@ -30,7 +30,7 @@ use crate::handle::NodeHandle;
 use crate::net::data::DataPlane;
 use crate::traffic::Traffic;
 
-/// Jobs that run beside each other on one node; more wait.
+/// Jobs beside answers that run at once on one node; more wait.
 const JOBS_AT_ONCE: usize = 16;
 /// Tries to fetch one blob before a job gives up; providers may be restarting.
 const FETCH_TRIES: u32 = 12;
@@ -89,7 +89,11 @@ impl Workshop {
     pub fn start(self: &Arc<Self>, job: Hash, work: Work, entries: Vec<Signed<Contribution>>) {
         let workshop = Arc::clone(self);
         tokio::spawn(async move {
-            let Ok(_slot) = workshop.slots.acquire().await else { return };
+            // Answers share the engine's steps, which has its own queue; the node bounds how many it takes.
+            let _slot = match work {
+                Work::Answer { .. } => None,
+                _ => workshop.slots.acquire().await.ok(),
+            };
             let outcome = match workshop.perform(job, work, entries).await {
                 Ok(outcome) => outcome,
                 Err(reason) => {
@@ -141,10 +145,19 @@ impl Workshop {
         self.loading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn load_release(&self, release: &Release) -> Result<(), JobError> {
+    /// Has the engine keep a released adapter with the index that was committed to.
+    ///
+    /// # Errors
+    /// When a blob can't be had, or the index is another one.
+    pub async fn load_release(&self, release: &Release) -> Result<(), JobError> {
         let leave_out: Vec<Hash> = release.contributors.iter().map(|contributor| contributor.leave_out).collect();
         if matches!(leave_out.as_slice(), [only] if *only != BASE_ALONE) {
             return Err("without the only contributor there is the base alone, and the release says otherwise".into());
+        }
+        self.hold_base(release.base, &[release.node]).await?;
+        let job = Hash::of(&[b"open".as_slice(), &release.adapter.0].concat());
+        if self.ask(job, &Ask::Open { job, id: release.adapter, index: release.index }).await.is_ok() {
+            return Ok(());
         }
         let commitment = self.build_index(release.base, release.adapter, &leave_out, &[release.node]).await?;
         if commitment != release.index {
@@ -153,7 +166,7 @@ impl Workshop {
         Ok(())
     }
 
-    /// Has the engine hold adapter and index; returns the commitment.
+    /// Has the engine build the index and keep it with the adapter; returns the commitment.
     ///
     /// # Errors
     /// When a blob cannot be had or the engine refuses it.
@@ -165,22 +178,32 @@ impl Workshop {
         providers: &[NodeId],
     ) -> Result<Hash, JobError> {
         self.hold_base(base, providers).await?;
-        let id = adapter;
-        let adapter = self.blob(id, providers, bundle::ADAPTER_MAX_BYTES).await?.to_vec();
         let mut without = Vec::with_capacity(leave_out.len());
         for (number, hash) in leave_out.iter().enumerate() {
-            let bytes = match *hash {
-                BASE_ALONE => Vec::new(),
-                hash => self.blob(hash, providers, bundle::ADAPTER_MAX_BYTES).await?.to_vec(),
-            };
-            without.push((u32::try_from(number).map_err(|error| error.to_string())?, bytes));
+            let number = u32::try_from(number).map_err(|error| error.to_string())?;
+            without.push((number, Some(*hash).filter(|hash| *hash != BASE_ALONE)));
         }
-        let job = Hash::of(&[b"index".as_slice(), &id.0].concat());
-        let ask = Ask::Index { job, base, id, adapter, leave_out: without };
-        match self.ask(job, &ask).await? {
+        let blobs: Vec<Hash> = std::iter::once(adapter).chain(without.iter().filter_map(|(_, blob)| *blob)).collect();
+        let job = Hash::of(&[b"index".as_slice(), &adapter.0].concat());
+        for blob in blobs {
+            self.hand_over(job, blob, providers).await?;
+        }
+        let asked = self.ask(job, &Ask::Index { job, base, id: adapter, leave_out: without }).await;
+        let folder = self.engine.folder().clone();
+        let _ = tokio::task::spawn_blocking(move || folder.take_back(job)).await;
+        match asked? {
             Done::Indexed { commitment } => Ok(commitment),
             other => Err(format!("the engine answered another question: {other:?}")),
         }
+    }
+
+    /// Puts an adapter's blob where the engine finds it.
+    async fn hand_over(&self, job: Hash, hash: Hash, providers: &[NodeId]) -> Result<(), JobError> {
+        let bytes = self.blob(hash, providers, bundle::ADAPTER_MAX_BYTES).await?;
+        let folder = self.engine.folder().clone();
+        let written = tokio::task::spawn_blocking(move || folder.hand_over(job, hash, &bytes)).await;
+        let written = written.map_err(|error| error.to_string())?;
+        written.map_err(|error| format!("adapter {} can't be written: {error}", hash.short()))
     }
 
     /// Fetches a base if need be and has the engine hold it.
@@ -237,7 +260,11 @@ impl Workshop {
             match reply {
                 Reply::Done { outcome, .. } => return Ok(outcome),
                 Reply::Failed { reason, .. } => return Err(reason),
-                Reply::Ready { .. } | Reply::Progress { .. } | Reply::Checkpoint { .. } | Reply::Text { .. } => {}
+                Reply::Ready { .. }
+                | Reply::Begun { .. }
+                | Reply::Progress { .. }
+                | Reply::Checkpoint { .. }
+                | Reply::Text { .. } => {}
             }
         }
         Err("the job was stopped".into())

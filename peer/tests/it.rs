@@ -6,6 +6,7 @@ mod it {
     mod cards;
     mod cli;
     mod demo;
+    mod engine;
     mod entry;
     mod heal;
     mod listening;

@@ -9,6 +9,7 @@ pub mod attribution;
 pub mod batch;
 pub mod card;
 pub mod datanet;
+pub mod decoding;
 pub mod economy;
 pub mod envelope;
 pub mod id;

@@ -92,6 +92,12 @@ pub const CHECKPOINTS_MAX: usize = 512;
 pub const SEGMENTS_MAX: usize = 64;
 /// Prompt of an inference request, in bytes.
 pub const PROMPT_MAX_BYTES: usize = 32 * 1024;
+/// Texts that end an answer; OpenAI's interface allows four.
+pub const STOPS_MAX: usize = 8;
+/// The longest of them: every piece of text waits for at most this many bytes.
+pub const STOP_MAX_BYTES: usize = 256;
+/// A JSON schema that an answer is held to: with the prompt it stays below [`ENVELOPE_MAX_BYTES`].
+pub const SCHEMA_MAX_BYTES: usize = 16 * 1024;
 /// Tokens one answer may have.
 pub const ANSWER_TOKENS_MAX: u32 = 8192;
 /// Fingerprint bytes in one audit request: 258 bytes for each 32 tokens of the longest answer.

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::batch::{BatchHead, EpochHead};
 use crate::card::{CardChange, CardHead};
 use crate::datanet::{Contribution, Genesis, Head};
+use crate::decoding::{self, Decoding, Prompt};
 use crate::envelope::{Signed, Statement};
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
 use crate::limits::{
-    ADDRESS_MAX_BYTES, ADDRESSES_MAX, ANSWER_TOKENS_MAX, CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, NAME_MAX_BYTES,
-    PROMPT_MAX_BYTES, RECEIPT_SHARES_MAX, SERVING_MAX,
+    ADDRESS_MAX_BYTES, ADDRESSES_MAX, CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, NAME_MAX_BYTES, RECEIPT_SHARES_MAX,
+    SERVING_MAX,
 };
 use crate::receipt::{ReceiptOffer, SignedReceipt, Voucher};
 use crate::refusal::Declined;
@@ -147,13 +148,9 @@ pub struct InferenceRequest {
     /// The adapter.
     pub adapter: Hash,
     /// The prompt.
-    pub prompt: String,
-    /// The most tokens wanted.
-    pub max_tokens: u32,
-    /// Sampling temperature in thousandths; zero takes the likeliest token.
-    pub temperature_milli: u32,
-    /// The seed of sampling.
-    pub seed: u64,
+    pub prompt: Prompt,
+    /// How the answer is drawn.
+    pub decoding: Decoding,
     /// The most the payer pays, fees included.
     pub price_max: Amount,
     /// Where the verifier that may be asked is paid.
@@ -170,7 +167,7 @@ impl InferenceRequest {
     /// Whether sizes are within bounds.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
-        self.prompt.len() <= PROMPT_MAX_BYTES && (1..=ANSWER_TOKENS_MAX).contains(&self.max_tokens)
+        decoding::is_well_formed(&self.prompt, &self.decoding)
     }
 }
 

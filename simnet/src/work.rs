@@ -55,8 +55,8 @@ pub(crate) fn answer(
     request: &InferenceRequest,
     release: &Release,
 ) -> (FinishedAnswer, AnswerTranscript) {
-    let seed = request.seed.to_le_bytes();
-    let drawn = derive("answer", &[&adapter.0, request.prompt.as_bytes(), &seed]);
+    let seed = request.decoding.seed.to_le_bytes();
+    let drawn = derive("answer", &[&adapter.0, &request.prompt.commitment().0, &seed]);
     let text = format!("the answer is {}", drawn.short());
     let fingerprints = derive("fingerprints", &[&adapter.0, text.as_bytes()]);
     let credits = (0..release.contributors.len())

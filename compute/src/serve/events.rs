@@ -63,6 +63,8 @@ pub struct Finished {
 /// What a client hears.
 #[derive(Debug)]
 pub enum Event {
+    /// The request leaves the queue: from now on it is computed, and whatever it does to this process is its own doing.
+    Begun,
     /// More text.
     Piece(Piece),
     /// The answer's end.

@@ -75,11 +75,15 @@ fn request(adapter: Option<Hash>, prompt: &str, params: GenerateParams) -> Reque
 
 /// Hears a stream to its end.
 fn hear(events: &EventStream) -> (Vec<Piece>, Result<Finished, ServeError>) {
-    let mut pieces = Vec::new();
+    let (mut begun, mut pieces) = (0, Vec::new());
     loop {
         match events.next_within(DEADLINE).expect("a stream ends with its last event") {
+            Event::Begun => begun += 1,
             Event::Piece(piece) => pieces.push(piece),
-            Event::Finished(finished) => return (pieces, Ok(*finished)),
+            Event::Finished(finished) => {
+                assert_eq!(begun, 1, "computing begins once, and says so");
+                return (pieces, Ok(*finished));
+            }
             Event::Failed(error) => return (pieces, Err(error)),
             Event::Embedding { .. } => panic!("nothing was to be embedded"),
         }
@@ -306,6 +310,7 @@ fn a_client_that_reads_late_misses_nothing() {
     let mut text = String::new();
     loop {
         match heard.recv_timeout(DEADLINE).unwrap() {
+            Event::Begun => {}
             Event::Piece(piece) => text.push_str(&piece.text),
             Event::Finished(finished) => {
                 assert_eq!(finished.generation.text, text);
@@ -431,6 +436,7 @@ fn embeddings_are_the_mean_of_the_last_hidden_states() {
         let request =
             Request { adapter: chosen.map(|(hash, _)| hash), prompt: Prompt::Text(prompt.clone()), work: Work::Embed };
         let events = bench.server.submit(&request).unwrap();
+        assert!(matches!(events.next_within(DEADLINE), Ok(Event::Begun)));
         let Event::Embedding { vector, usage } = events.next_within(DEADLINE).unwrap() else { panic!("no embedding") };
         assert_eq!(usage.prompt_tokens, tokens.len());
         let hook = chosen.map_or(tributary_compute::linear::Hook::Base, |(_, adapter)| {

@@ -54,7 +54,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         data_dir,
     };
     match cli.command {
-        Command::Engine => engine::child::run().map_err(|error| Failure::new(FAILED, error, "")),
+        Command::Engine { folder } => engine::child::run(&folder).map_err(|error| Failure::new(FAILED, error, "")),
         Command::Demo(args) => on_runtime(demo(&context, args)),
         Command::Up(args) => {
             log::start(&context.data_dir);
@@ -79,7 +79,9 @@ async fn verb(context: &Context, command: Command) -> Result<Output, Failure> {
         Command::Net(command) => net::run(context, command).await,
         Command::Wallet(command) => wallet::run(context, command).await,
         Command::Chain(command) => chain::run(context, command).await,
-        Command::Demo(_) | Command::Up(_) | Command::Engine => Ok(Output { verbatim: true, ..Output::default() }),
+        Command::Demo(_) | Command::Up(_) | Command::Engine { .. } => {
+            Ok(Output { verbatim: true, ..Output::default() })
+        }
     }
 }
 

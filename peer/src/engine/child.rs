@@ -2,79 +2,23 @@
 //!
 //! Invariant: standard output carries frames and nothing else; a panic in a job becomes [`Reply::Failed`].
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tributary_compute::attribute::Index;
-use tributary_compute::lora::Adapter;
-use tributary_compute::model::Base;
 use tributary_protocol::id::Hash;
 use tributary_protocol::wire;
 
-use super::{Ask, Done, FRAME_MAX_BYTES, Reply, jobs};
-use crate::bundle::BaseBundle;
+use super::shelf::{Shelf, locked};
+use super::{Ask, Done, EngineFolder, FRAME_MAX_BYTES, Reply, jobs};
 
 /// Replies that wait for the node to read them.
 const REPLY_QUEUE: usize = 64;
-/// Bases and adapters held at once; the oldest go first.
-const MODELS_MAX: usize = 64;
 /// How much lower than the node the engine is scheduled, so that heartbeats go out while it computes.
 const NICENESS: i32 = 5;
-
-/// A released adapter with its index.
-pub(super) struct Served {
-    pub(super) adapter: Adapter,
-    pub(super) index: Index,
-}
-
-/// What all jobs share.
-#[derive(Default)]
-pub(super) struct Shelf {
-    bases: Mutex<BTreeMap<Hash, Base>>,
-    served: Mutex<BTreeMap<Hash, Arc<Served>>>,
-    stopped: Mutex<BTreeMap<Hash, Arc<AtomicBool>>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shelf {
-    pub(super) fn base(&self, id: Hash) -> Result<Base, String> {
-        locked(&self.bases).get(&id).cloned().ok_or_else(|| format!("base {} is not loaded", id.short()))
-    }
-
-    pub(super) fn served(&self, id: Hash) -> Result<Arc<Served>, String> {
-        locked(&self.served).get(&id).cloned().ok_or_else(|| format!("adapter {} is not loaded", id.short()))
-    }
-
-    pub(super) fn serve(&self, id: Hash, served: Served) {
-        let mut shelf = locked(&self.served);
-        if shelf.len() >= MODELS_MAX {
-            shelf.pop_first();
-        }
-        shelf.insert(id, Arc::new(served));
-    }
-
-    fn hold_base(&self, id: Hash, bytes: &[u8]) -> Result<(), String> {
-        if locked(&self.bases).contains_key(&id) {
-            return Ok(());
-        }
-        let bundle = BaseBundle::from_bytes(bytes).map_err(|error| error.to_string())?;
-        let base = Base::from_bytes(&bundle.config, &bundle.tokenizer, &bundle.safetensors)
-            .map_err(|error| error.to_string())?;
-        let mut bases = locked(&self.bases);
-        if bases.len() >= MODELS_MAX {
-            bases.pop_first();
-        }
-        bases.insert(id, base);
-        Ok(())
-    }
-}
 
 /// What a job may do while it runs.
 pub(super) struct JobContext {
@@ -95,13 +39,15 @@ impl JobContext {
     }
 }
 
-/// Runs the engine until standard input ends.
+/// Runs the engine on the files in `folder` until standard input ends.
 ///
 /// # Errors
-/// When standard input or output breaks.
-pub fn run() -> io::Result<()> {
+/// When the folder can't be used, or standard input or output breaks.
+pub fn run(folder: &Path) -> io::Result<()> {
     lower_priority();
     limit_memory();
+    let folder = EngineFolder::at(folder);
+    folder.prepare()?;
     let (replies, waiting) = sync_channel::<Reply>(REPLY_QUEUE);
     let writer = std::thread::spawn(move || {
         let mut out = io::stdout().lock();
@@ -110,7 +56,7 @@ pub fn run() -> io::Result<()> {
         }
         Ok::<(), io::Error>(())
     });
-    let shelf = Arc::new(Shelf::default());
+    let shelf = Arc::new(Shelf::new(folder));
     let _ = replies.send(Reply::Ready { class: tributary_compute::device::class() });
     let mut input = io::stdin().lock();
     while let Some(frame) = read_frame(&mut input)? {
@@ -179,6 +125,8 @@ fn job_of(ask: &Ask) -> Hash {
         | Ask::Train { job, .. }
         | Ask::Replay { job, .. }
         | Ask::Index { job, .. }
+        | Ask::Open { job, .. }
+        | Ask::Embed { job, .. }
         | Ask::Answer { job, .. }
         | Ask::Check { job, .. }
         | Ask::Stop { job } => *job,

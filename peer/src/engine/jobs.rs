@@ -1,18 +1,20 @@
-//! The engine's jobs, one function each: train, replay, index, answer, check.
+//! The engine's jobs beside serving, one function each: train, replay, index, check.
 
-use std::ops::ControlFlow;
 use std::time::Instant;
 
-use tributary_compute::attribute::{self, Index};
+use tributary_compute::attribute::Index;
 use tributary_compute::device;
-use tributary_compute::engine::{Engine, EngineError, GenerateParams, Generation, replay_finish};
-use tributary_compute::lora::Adapter;
+use tributary_compute::engine::{GenerateParams, Generation, replay_answer};
+use tributary_compute::lora::{Adapter, AdapterFiles};
 use tributary_compute::model::Base;
-use tributary_compute::proof::{self, ProofVerdict, fingerprint_root};
+use tributary_compute::proof::{self, Fingerprint, ProofVerdict, fingerprint_root};
 use tributary_compute::train::{Example, Recipe, Trainer};
+use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
 
-use super::child::{JobContext, Served};
+use super::child::JobContext;
+use super::serving::{self, Ended, credits, params_of, tokens_of};
+use super::shelf::Served;
 use super::{Ask, Done, ExampleFrame, Reply, Run};
 use crate::bundle::{self, Transcript};
 
@@ -24,29 +26,19 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
     match ask {
         Ask::Train { run, resume, .. } => train(context, &run, resume.as_deref()),
         Ask::Replay { run, start, to_step, .. } => replay(context, &run, start.as_deref(), to_step),
-        Ask::Index { base, id, adapter, leave_out, .. } => index(context, base, id, &adapter, &leave_out),
-        Ask::Answer { base, adapter, prompt, max_tokens, temperature_milli, seed, .. } => {
-            let params = params(max_tokens, temperature_milli, seed)?;
-            answer(context, base, adapter, &prompt, &params)
+        Ask::Index { base, id, leave_out, .. } => index(context, base, id, &leave_out),
+        Ask::Open { id, index, .. } => open(context, id, index),
+        Ask::Answer { base, adapter, prompt, decoding, .. } => {
+            serving::answer(context, base, adapter, &prompt, &decoding).or_else(Ended::into_done)
         }
-        Ask::Check { base, adapter, class, prompt, transcript, max_tokens, temperature_milli, seed, .. } => {
-            let params = params(max_tokens, temperature_milli, seed)?;
-            check(context, base, adapter, &Claim { class, prompt, transcript, params })
+        Ask::Embed { base, adapter, inputs, .. } => {
+            serving::embed(context, base, adapter, inputs).or_else(Ended::into_done)
+        }
+        Ask::Check { base, adapter, class, prompt, transcript, decoding, .. } => {
+            check(context, base, adapter, &Claim { class, prompt, transcript, decoding })
         }
         Ask::Base { .. } | Ask::Stop { .. } => Err("not a job".into()),
     }
-}
-
-fn params(max_tokens: u32, temperature_milli: u32, seed: u64) -> Result<GenerateParams, String> {
-    let thousandths = u16::try_from(temperature_milli).map_err(|_| "the temperature is beyond 65".to_owned())?;
-    let params = GenerateParams {
-        max_tokens: usize::try_from(max_tokens).map_err(text)?,
-        temperature: f32::from(thousandths) / 1_000.0,
-        seed,
-        ..GenerateParams::default()
-    };
-    params.check().map_err(text)?;
-    Ok(params)
 }
 
 fn recipe_of(run: &Run) -> Result<Recipe, String> {
@@ -135,30 +127,38 @@ fn replay(context: &JobContext, run: &Run, start: Option<&[u8]>, to_step: u32) -
     Ok(Done::Replayed { end: trainer.checkpoint(), adapter })
 }
 
-fn index(
-    context: &JobContext,
-    base: Hash,
-    id: Hash,
-    adapter: &[u8],
-    leave_out: &[(u32, Vec<u8>)],
-) -> Result<Done, String> {
+fn index(context: &JobContext, base: Hash, id: Hash, leave_out: &[(u32, Option<Hash>)]) -> Result<Done, String> {
     let base = context.shelf.base(base)?;
-    let read = |bytes: &[u8]| {
-        let files = bundle::adapter_from_bytes(bytes).map_err(text)?;
-        Adapter::from_files(base.config(), &files).map_err(text)
-    };
-    let adapter = read(adapter)?;
+    let files = handed(context, id)?;
+    let adapter = Adapter::from_files(base.config(), &files).map_err(text)?;
     let without = leave_out
         .iter()
-        .map(|(contributor, bytes)| {
-            let adapter = if bytes.is_empty() { untrained(&base, &adapter)? } else { read(bytes)? };
-            Ok((*contributor, adapter))
+        .map(|(contributor, blob)| {
+            let without = match blob {
+                Some(blob) => Adapter::from_files(base.config(), &handed(context, *blob)?).map_err(text)?,
+                None => untrained(&base, &adapter)?,
+            };
+            Ok((*contributor, without))
         })
         .collect::<Result<Vec<_>, String>>()?;
     let index = Index::build(&adapter, &without).map_err(text)?;
     let commitment = index.commitment();
-    context.shelf.serve(id, Served { adapter, index });
+    context.shelf.keep(id, adapter, &files, index)?;
     Ok(Done::Indexed { commitment })
+}
+
+/// An adapter's files that the node handed over.
+fn handed(context: &JobContext, blob: Hash) -> Result<AdapterFiles, String> {
+    let bytes = std::fs::read(context.shelf.folder().blob(context.job, blob))
+        .map_err(|error| format!("adapter {} was not handed over: {error}", blob.short()))?;
+    bundle::adapter_from_bytes(&bytes).map_err(text)
+}
+
+fn open(context: &JobContext, id: Hash, index: Hash) -> Result<Done, String> {
+    match context.shelf.folder().commitment(id) {
+        Ok(commitment) if commitment == index => Ok(Done::Indexed { commitment }),
+        _ => Err(format!("adapter {} is not kept with that index", id.short())),
+    }
 }
 
 /// An adapter of the same shape that changes nothing of the base: its second factors are zero, as before training.
@@ -172,7 +172,7 @@ fn untrained(base: &Base, adapter: &Adapter) -> Result<Adapter, String> {
     Adapter::from_values(base.config(), adapter.config(), &values).map_err(text)
 }
 
-fn transcript_of(generation: &Generation) -> Transcript {
+pub(super) fn transcript_of(generation: &Generation) -> Transcript {
     Transcript {
         prompt_tokens: generation.prompt_tokens.clone(),
         output_tokens: generation.output_tokens.clone(),
@@ -180,91 +180,64 @@ fn transcript_of(generation: &Generation) -> Transcript {
     }
 }
 
-fn answer(
-    context: &JobContext,
-    base: Hash,
-    adapter: Option<Hash>,
-    prompt: &str,
-    params: &GenerateParams,
-) -> Result<Done, String> {
-    let base = context.shelf.base(base)?;
-    let served = adapter.map(|id| context.shelf.served(id)).transpose()?;
-    let job = context.job;
-    let mut on_text = |piece: &str| {
-        context.reply(Reply::Text { job, text: piece.to_owned() });
-        if context.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    let own = served.as_ref().map(|served| &served.adapter);
-    let generation = match Engine::new().generate(&base, own, prompt, params, &mut on_text) {
-        Err(EngineError::PromptTooLong { tokens, context }) => {
-            let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-            return Ok(Done::PromptTooLong { tokens: count(tokens), context: count(context) });
-        }
-        ended => ended.map_err(text)?,
-    };
-    let credits = match &served {
-        Some(served) if !generation.output_tokens.is_empty() => {
-            credits(&base, served, &generation.prompt_tokens, &generation.output_tokens)?
-        }
-        _ => Vec::new(),
-    };
-    Ok(Done::Answered {
-        transcript: transcript_of(&generation).to_bytes(),
-        fingerprints: fingerprint_root(&generation.fingerprints),
-        text: generation.text,
-        credits,
-    })
-}
-
-fn credits(base: &Base, served: &Served, prompt: &[u32], output: &[u32]) -> Result<Vec<(u32, i64)>, String> {
-    let credits = attribute::credits(base, &served.adapter, &served.index, prompt, output).map_err(text)?;
-    Ok(credits.into_iter().map(|credit| (credit.contributor, credit.micro_nats)).collect())
-}
-
 struct Claim {
     class: String,
-    prompt: String,
+    prompt: Prompt,
     transcript: Vec<u8>,
-    params: GenerateParams,
+    decoding: Decoding,
 }
 
 fn check(context: &JobContext, base: Hash, adapter: Hash, claim: &Claim) -> Result<Done, String> {
     let base = context.shelf.base(base)?;
-    let served = context.shelf.served(adapter)?;
     let transcript = Transcript::from_bytes(&claim.transcript).map_err(text)?;
     let fingerprints = transcript.fingerprints()?;
-    let (prompt, output) = (&transcript.prompt_tokens, &transcript.output_tokens);
     let mut done = Checked { root: fingerprint_root(&fingerprints), ..Checked::default() };
     let count = u32::try_from(fingerprints.len()).unwrap_or(u32::MAX);
-    if claim.class != device::class() {
-        done.abstained = Some(format!("computed in class {}, this machine is {}", claim.class, device::class()));
-    } else if base.tokenizer().encode_prompt(&claim.prompt).map_err(text)? != *prompt {
-        done.fault = Some("the prompt's tokens are others".into());
-    } else {
-        let verdict =
-            proof::check_generation(&base, Some(&served.adapter), prompt, output, &fingerprints, &claim.params)
-                .map_err(text)?;
-        match verdict {
-            ProofVerdict::Match if is_cut_short(&base, &claim.params, prompt.len(), output)? => {
-                done.fault = Some("the answer was cut short".into());
-            }
-            ProofVerdict::Match => {
-                done.credits = credits(&base, &served, prompt, output)?;
-                let visible: Vec<u32> =
-                    output.iter().copied().filter(|token| !base.tokenizer().is_end(*token)).collect();
-                done.text = base.tokenizer().decode(&visible).map_err(text)?;
-            }
-            ProofVerdict::Mismatch { reason } => done.fault = Some(reason.to_string()),
-            ProofVerdict::CannotCheck { reason } => done.abstained = Some(reason.to_string()),
+    // The base's hash names its quantisation, so the machine's own class is all that may differ.
+    let class = device::class();
+    let asked = params_of(&claim.decoding).and_then(|params| Ok((params, tokens_of(&base, &claim.prompt)?)));
+    match asked {
+        _ if claim.class != class => {
+            done.abstained = Some(format!("computed in class {}, this machine is {class}", claim.class));
+        }
+        Err(Ended::Refused(_, reason)) => done.fault = Some(format!("such a question has no answer: {reason}")),
+        Err(Ended::Failed(reason)) => return Err(reason),
+        Ok((_, tokens)) if tokens != transcript.prompt_tokens => {
+            done.fault = Some("the prompt's tokens are others".into());
+        }
+        Ok((params, _)) => {
+            let served = context.shelf.served(&base, adapter)?;
+            judge(&base, &served, &transcript, &fingerprints, &params, &mut done)?;
         }
     }
     Ok(done.into_done(count))
 }
 
-/// Whether the worker ended an answer that could have gone on.
-fn is_cut_short(base: &Base, params: &GenerateParams, prompt: usize, output: &[u32]) -> Result<bool, String> {
-    let (finish, at) = replay_finish(base, params, prompt, output).map_err(text)?;
-    Ok(finish.is_none() || at != output.len())
+/// Holds what the worker sent against what this machine computes.
+fn judge(
+    base: &Base,
+    served: &Served,
+    transcript: &Transcript,
+    fingerprints: &[Fingerprint],
+    params: &GenerateParams,
+    done: &mut Checked,
+) -> Result<(), String> {
+    let (prompt, output) = (&transcript.prompt_tokens, &transcript.output_tokens);
+    let verdict = proof::check_generation(base, Some(&served.adapter), prompt, output, fingerprints, params);
+    match verdict.map_err(text)? {
+        ProofVerdict::Match => {
+            let replayed = replay_answer(base, params, prompt.len(), output).map_err(text)?;
+            if replayed.finish.is_none() || replayed.tokens != output.len() {
+                done.fault = Some("the answer was cut short".into());
+            } else {
+                done.credits = credits(base, served, prompt, output)?;
+                done.text = replayed.text;
+            }
+        }
+        ProofVerdict::Mismatch { reason } => done.fault = Some(reason.to_string()),
+        ProofVerdict::CannotCheck { reason } => done.abstained = Some(reason.to_string()),
+    }
+    Ok(())
 }
 
 #[derive(Default)]

@@ -1,10 +1,13 @@
 //! The node's side of the engine: starts the process, routes replies to jobs, starts it again when it dies.
 //!
-//! Invariant: when the engine dies, every open job gets [`Reply::Failed`] and the next request starts a new one.
+//! Invariant: what is sent and what a death means for it change only under the process's lock, so a frame goes to
+//! exactly one process at a time. When the engine dies, answers are computed again by the next one and every other open
+//! job gets [`Reply::Failed`]. Nobody's slow reading holds up another job's replies: an answer's queue holds all of it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,9 +16,10 @@ use tokio::sync::mpsc;
 use tributary_protocol::id::Hash;
 use tributary_protocol::wire;
 
-use super::{Ask, FRAME_MAX_BYTES, Reply};
+use super::pending::Pending;
+use super::{Ask, EngineFolder, FRAME_MAX_BYTES, Reply};
 
-/// Replies of one job that wait to be read.
+/// Replies of one job that wait to be read, beside the pieces of an answer's text.
 const JOB_QUEUE: usize = 64;
 
 /// Why the engine could not be used.
@@ -32,38 +36,65 @@ pub enum EngineError {
     Gone(std::io::Error),
 }
 
-type Jobs = Arc<Mutex<BTreeMap<Hash, mpsc::Sender<Reply>>>>;
-
 struct Running {
     child: Child,
     input: ChildStdin,
-    bases: Vec<Hash>,
+}
+
+/// Who waits for a job's replies.
+struct Listener {
+    replies: mpsc::Sender<Reply>,
+    /// Bytes of text passed on.
+    passed: usize,
+    /// Bytes of text that the running process has given.
+    given: usize,
+}
+
+#[derive(Default)]
+struct Open {
+    listeners: BTreeMap<Hash, Listener>,
+    pending: Pending,
+    /// The frames that have a process hold the bases, by their hash.
+    bases: BTreeMap<Hash, Vec<u8>>,
+}
+
+struct Shared {
+    program: PathBuf,
+    folder: EngineFolder,
+    running: tokio::sync::Mutex<Option<Running>>,
+    open: Mutex<Open>,
+    pid: AtomicU32,
+    is_closing: AtomicBool,
 }
 
 /// A handle on the engine process.
 #[derive(Clone)]
-pub struct EngineHandle {
-    program: PathBuf,
-    running: Arc<tokio::sync::Mutex<Option<Running>>>,
-    jobs: Jobs,
-    pid: Arc<std::sync::atomic::AtomicU32>,
-}
-
-fn locked(jobs: &Jobs) -> MutexGuard<'_, BTreeMap<Hash, mpsc::Sender<Reply>>> {
-    jobs.lock().unwrap_or_else(PoisonError::into_inner)
-}
+pub struct EngineHandle(Arc<Shared>);
 
 impl EngineHandle {
-    /// A handle that starts `program engine` when it is first needed.
+    /// A handle that starts `program engine` on `folder` when it is first needed.
     #[must_use]
-    pub fn new(program: PathBuf) -> Self {
-        Self { program, running: Arc::default(), jobs: Arc::default(), pid: Arc::default() }
+    pub fn new(program: PathBuf, folder: EngineFolder) -> Self {
+        Self(Arc::new(Shared {
+            program,
+            folder,
+            running: tokio::sync::Mutex::default(),
+            open: Mutex::default(),
+            pid: AtomicU32::new(0),
+            is_closing: AtomicBool::new(false),
+        }))
     }
 
     /// The engine's process id, zero when it does not run.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.pid.load(std::sync::atomic::Ordering::Relaxed)
+        self.0.pid.load(Ordering::Relaxed)
+    }
+
+    /// The folder that is shared with the process.
+    #[must_use]
+    pub fn folder(&self) -> &EngineFolder {
+        &self.0.folder
     }
 
     /// Begins a job; its replies come out of the receiver, the last one being done or failed.
@@ -71,13 +102,28 @@ impl EngineHandle {
     /// # Errors
     /// When the process cannot be started or reached.
     pub async fn begin(&self, job: Hash, ask: &Ask) -> Result<mpsc::Receiver<Reply>, EngineError> {
-        let (sender, receiver) = mpsc::channel(JOB_QUEUE);
-        locked(&self.jobs).insert(job, sender);
-        if let Err(error) = self.send(ask).await {
-            locked(&self.jobs).remove(&job);
-            return Err(error);
+        let frame = frame_of(ask)?;
+        let pieces = match ask {
+            Ask::Answer { decoding, .. } => usize::try_from(decoding.max_tokens).unwrap_or(usize::MAX),
+            _ => 0,
+        };
+        let (replies, receiver) = mpsc::channel(JOB_QUEUE.saturating_add(pieces));
+        let mut running = self.0.running.lock().await;
+        let frame = {
+            let mut open = self.open();
+            open.listeners.insert(job, Listener { replies, passed: 0, given: 0 });
+            if is_answer(ask) { open.pending.admit(job, frame) } else { Some(frame) }
+        };
+        let Some(frame) = frame else { return Ok(receiver) };
+        match self.send(&mut running, &frame).await {
+            // Whoever reads the process's replies notices its end, and then the answer is sent to the next one.
+            Err(EngineError::Gone(_)) if is_answer(ask) => Ok(receiver),
+            Err(error) => {
+                self.forget(&job);
+                Err(error)
+            }
+            Ok(()) => Ok(receiver),
         }
-        Ok(receiver)
     }
 
     /// Has the engine hold a base; does nothing when it does already.
@@ -85,59 +131,96 @@ impl EngineHandle {
     /// # Errors
     /// When the process cannot be started or reached.
     pub async fn hold_base(&self, id: Hash, bytes: &[u8]) -> Result<(), EngineError> {
-        let mut guard = self.running.lock().await;
-        let running = self.started(&mut guard).await?;
-        if running.bases.contains(&id) {
+        let mut running = self.0.running.lock().await;
+        if self.open().bases.contains_key(&id) {
             return Ok(());
         }
         let frame = frame_of(&Ask::Base { id, bytes: bytes.to_vec() })?;
-        write(&mut running.input, &frame).await.map_err(EngineError::Gone)?;
-        running.bases.push(id);
+        self.send(&mut running, &frame).await?;
+        self.open().bases.insert(id, frame);
         Ok(())
     }
 
     /// Stops a job.
     pub async fn stop(&self, job: Hash) {
-        locked(&self.jobs).remove(&job);
-        if self.pid() != 0 {
-            let _ = self.send(&Ask::Stop { job }).await;
+        let others_waited = self.forget(&job);
+        if self.pid() == 0 {
+            return;
+        }
+        if let Ok(frame) = frame_of(&Ask::Stop { job }) {
+            let _ = self.send(&mut *self.0.running.lock().await, &frame).await;
+        }
+        if others_waited {
+            self.send_waiting().await;
         }
     }
 
     /// Ends the process.
     pub async fn shutdown(&self) {
-        if let Some(mut running) = self.running.lock().await.take() {
+        self.0.is_closing.store(true, Ordering::Relaxed);
+        if let Some(mut running) = self.0.running.lock().await.take() {
             drop(running.input);
             let _ = running.child.start_kill();
             let _ = running.child.wait().await;
         }
     }
 
-    async fn send(&self, ask: &Ask) -> Result<(), EngineError> {
-        let mut guard = self.running.lock().await;
-        let running = self.started(&mut guard).await?;
-        let frame = frame_of(ask)?;
-        if let Err(error) = write(&mut running.input, &frame).await {
-            *guard = None;
-            return Err(EngineError::Gone(error));
-        }
-        Ok(())
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn started<'a>(&self, guard: &'a mut Option<Running>) -> Result<&'a mut Running, EngineError> {
-        let dead = match guard.as_mut() {
-            Some(running) => running.child.try_wait().map_err(EngineError::Gone)?.is_some(),
-            None => true,
-        };
-        if dead {
-            *guard = Some(self.spawn().map_err(EngineError::Spawn)?);
+    /// Forgets a job. Whether other answers waited for its end.
+    fn forget(&self, job: &Hash) -> bool {
+        let mut open = self.open();
+        open.listeners.remove(job);
+        open.pending.ended(job)
+    }
+
+    /// Sends what waited for a suspect's end.
+    async fn send_waiting(&self) {
+        let mut running = self.0.running.lock().await;
+        let frames = self.open().pending.next();
+        self.send_all(&mut running, frames).await;
+    }
+
+    async fn send_all(&self, running: &mut Option<Running>, frames: Vec<Vec<u8>>) {
+        for frame in frames {
+            match self.send(running, &frame).await {
+                // The next death comes with its own list of what to send.
+                Ok(()) | Err(EngineError::Gone(_)) => {}
+                Err(error) => return self.abandon(&error.to_string()),
+            }
         }
-        guard.as_mut().ok_or_else(|| EngineError::Spawn(std::io::Error::other("not started")))
+    }
+
+    /// Fails every answer: there will be no process to compute it.
+    fn abandon(&self, reason: &str) {
+        let mut open = self.open();
+        for job in open.pending.abandon() {
+            open.fail(job, reason);
+        }
+    }
+
+    async fn send(&self, running: &mut Option<Running>, frame: &[u8]) -> Result<(), EngineError> {
+        if running.is_none() {
+            let mut started = self.spawn().map_err(EngineError::Spawn)?;
+            let bases: Vec<Vec<u8>> = self.open().bases.values().cloned().collect();
+            for base in bases {
+                write(&mut started.input, &base).await.map_err(EngineError::Gone)?;
+            }
+            *running = Some(started);
+        }
+        let running = running.as_mut().ok_or_else(|| EngineError::Spawn(std::io::Error::other("not started")))?;
+        write(&mut running.input, frame).await.map_err(EngineError::Gone)
     }
 
     fn spawn(&self) -> std::io::Result<Running> {
-        let mut child = Command::new(&self.program)
+        if self.0.is_closing.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("the node is stopping"));
+        }
+        let mut child = Command::new(&self.0.program)
             .arg("engine")
+            .arg(self.0.folder.path())
             .env_remove("TRIBUTARY_PASSPHRASE")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -146,10 +229,103 @@ impl EngineHandle {
             .spawn()?;
         let input = child.stdin.take().ok_or_else(|| std::io::Error::other("no standard input"))?;
         let output = child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
-        self.pid.store(child.id().unwrap_or(0), std::sync::atomic::Ordering::Relaxed);
-        tokio::spawn(route(output, Arc::clone(&self.jobs), Arc::clone(&self.pid), Arc::clone(&self.running)));
-        Ok(Running { child, input, bases: Vec::new() })
+        self.0.pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
+        tokio::spawn(self.clone().route(output));
+        Ok(Running { child, input })
     }
+
+    /// Passes replies to their jobs until the process ends.
+    async fn route(self, mut output: ChildStdout) {
+        let reason = loop {
+            match read(&mut output).await {
+                Ok(Some(reply)) => self.deliver(reply).await,
+                Ok(None) => break "the engine process ended".to_owned(),
+                Err(error) => break format!("the engine process failed: {error}"),
+            }
+        };
+        self.died(&reason).await;
+    }
+
+    async fn deliver(&self, reply: Reply) {
+        let Some(job) = reply.job() else { return };
+        let (sender, reply, others_waited) = {
+            let mut open = self.open();
+            match reply {
+                Reply::Begun { .. } => return open.pending.begun(job),
+                Reply::Done { .. } | Reply::Failed { .. } => {
+                    let sender = open.listeners.remove(&job).map(|listener| listener.replies);
+                    (sender, Some(reply), open.pending.ended(&job))
+                }
+                Reply::Text { text, .. } => {
+                    let passed = open.listeners.get_mut(&job).and_then(|listener| listener.pass(&text));
+                    let sender = open.listeners.get(&job).map(|listener| listener.replies.clone());
+                    (sender, passed.map(|text| Reply::Text { job, text }), false)
+                }
+                other => (open.listeners.get(&job).map(|listener| listener.replies.clone()), Some(other), false),
+            }
+        };
+        if others_waited {
+            // Not here: the process may wait for its replies to be read before it reads on.
+            let handle = self.clone();
+            tokio::spawn(async move { handle.send_waiting().await });
+        }
+        if let (Some(sender), Some(reply)) = (sender, reply) {
+            let _ = sender.send(reply).await;
+        }
+    }
+
+    /// Nobody reads this process any more: it must not live on, and what it held is failed or sent to the next one.
+    async fn died(&self, reason: &str) {
+        let mut running = self.0.running.lock().await;
+        if let Some(mut dead) = running.take() {
+            let _ = dead.child.start_kill();
+        }
+        self.0.pid.store(0, Ordering::Relaxed);
+        let frames = self.open().died(reason);
+        if !frames.is_empty() {
+            tracing::warn!(reason, answers = frames.len(), "the engine is started again for what it held");
+        }
+        self.send_all(&mut running, frames).await;
+    }
+}
+
+impl Listener {
+    /// What of a piece is new to the reader: a process that computes an answer again gives its text from the beginning.
+    fn pass(&mut self, text: &str) -> Option<String> {
+        let old = self.passed.saturating_sub(self.given).min(text.len());
+        self.given += text.len();
+        self.passed = self.passed.max(self.given);
+        text.get(old..).filter(|new| !new.is_empty()).map(str::to_owned)
+    }
+}
+
+impl Open {
+    fn fail(&mut self, job: Hash, reason: &str) {
+        let Some(listener) = self.listeners.remove(&job) else { return };
+        // A reader whose queue is full finds it closed, which means the same.
+        let _ = listener.replies.try_send(Reply::Failed { job, reason: reason.to_owned() });
+    }
+
+    /// The process died: fails what is not tried again and gives what is to be sent to the next one.
+    fn died(&mut self, reason: &str) -> Vec<Vec<u8>> {
+        let pending = &self.pending;
+        let others: Vec<Hash> = self.listeners.keys().filter(|job| !pending.holds(job)).copied().collect();
+        let death = self.pending.died(others.is_empty());
+        for job in others {
+            self.fail(job, reason);
+        }
+        for job in death.given_up {
+            self.fail(job, "the engine process ended each time it computed this answer");
+        }
+        for listener in self.listeners.values_mut() {
+            listener.given = 0;
+        }
+        death.send
+    }
+}
+
+const fn is_answer(ask: &Ask) -> bool {
+    matches!(ask, Ask::Answer { .. } | Ask::Embed { .. })
 }
 
 /// The frame of a request; one that is too large is refused before anything is written.
@@ -168,42 +344,6 @@ async fn write(input: &mut ChildStdin, frame: &[u8]) -> std::io::Result<()> {
     input.flush().await
 }
 
-/// Passes replies to their jobs until the process ends, then fails what is open.
-async fn route(
-    mut output: ChildStdout,
-    jobs: Jobs,
-    pid: Arc<std::sync::atomic::AtomicU32>,
-    running: Arc<tokio::sync::Mutex<Option<Running>>>,
-) {
-    let own = pid.load(std::sync::atomic::Ordering::Relaxed);
-    let reason = loop {
-        match read(&mut output).await {
-            Ok(Some(reply)) => deliver(&jobs, reply).await,
-            Ok(None) => break "the engine process ended".to_owned(),
-            Err(error) => break format!("the engine process failed: {error}"),
-        }
-    };
-    // Nobody reads this process any more: it must not live on, or jobs would wait for it for ever.
-    let mut guard = running.lock().await;
-    if guard.as_ref().is_some_and(|running| running.child.id().is_none_or(|id| id == own)) {
-        *guard = None;
-    }
-    pid.store(0, std::sync::atomic::Ordering::Relaxed);
-    let open = std::mem::take(&mut *locked(&jobs));
-    for (job, sender) in open {
-        let _ = sender.send(Reply::Failed { job, reason: reason.clone() }).await;
-    }
-}
-
-async fn deliver(jobs: &Jobs, reply: Reply) {
-    let Some(job) = reply.job() else { return };
-    let last = matches!(reply, Reply::Done { .. } | Reply::Failed { .. });
-    let sender = if last { locked(jobs).remove(&job) } else { locked(jobs).get(&job).cloned() };
-    if let Some(sender) = sender {
-        let _ = sender.send(reply).await;
-    }
-}
-
 async fn read(output: &mut ChildStdout) -> std::io::Result<Option<Reply>> {
     let mut length = [0; 4];
     match output.read_exact(&mut length).await {
@@ -218,4 +358,34 @@ async fn read(output: &mut ChildStdout) -> std::io::Result<Option<Reply>> {
     let mut frame = vec![0; length];
     output.read_exact(&mut frame).await?;
     wire::decode(&frame, FRAME_MAX_BYTES).map(Some).map_err(std::io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_computed_again_is_passed_on_where_it_stopped() {
+        let (replies, _receiver) = mpsc::channel(1);
+        let mut listener = Listener { replies, passed: 0, given: 0 };
+        assert_eq!(listener.pass("The ri").as_deref(), Some("The ri"));
+        listener.given = 0;
+        assert_eq!(listener.pass("The"), None);
+        assert_eq!(listener.pass(" river").as_deref(), Some("ver"));
+        assert_eq!(listener.pass(" Nevola").as_deref(), Some(" Nevola"));
+    }
+
+    #[test]
+    fn a_death_fails_trainings_and_keeps_answers() {
+        let mut open = Open::default();
+        let (answer, training) = (Hash([1; 32]), Hash([2; 32]));
+        let (replies, mut heard) = mpsc::channel(4);
+        for job in [answer, training] {
+            open.listeners.insert(job, Listener { replies: replies.clone(), passed: 0, given: 0 });
+        }
+        open.pending.admit(answer, vec![7]);
+        assert_eq!(open.died("ended"), vec![vec![7]]);
+        assert!(matches!(heard.try_recv(), Ok(Reply::Failed { job, .. }) if job == training));
+        assert!(heard.try_recv().is_err(), "the answer goes on");
+    }
 }

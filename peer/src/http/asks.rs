@@ -11,8 +11,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc};
+use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::{Amount, Hash};
-use tributary_protocol::limits::{ANSWER_TOKENS_MAX, PROMPT_MAX_BYTES};
+use tributary_protocol::limits::PROMPT_MAX_BYTES;
 use tributary_protocol::node::{AskCommand, AskView, Command, Node};
 use tributary_protocol::receipt::Work;
 use tributary_protocol::refusal::{Refusal, RefusalKind};
@@ -29,25 +30,52 @@ const LINES: usize = 256;
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// The longest a question may wait for its answer, in seconds.
 const TIMEOUT_MAX_S: u64 = 3_600;
-/// The engine's bound of a temperature, in thousandths.
-const TEMPERATURE_MAX_MILLI: u32 = 65_535;
 
-/// A question, as the API takes it.
-#[derive(Debug, Default, Deserialize)]
+/// A question.
+#[derive(Debug)]
 pub(super) struct Ask {
     pub(super) key: Option<Hash>,
     pub(super) model: String,
-    pub(super) prompt: String,
-    pub(super) max_tokens: Option<u32>,
-    pub(super) temperature_milli: Option<u32>,
-    pub(super) seed: Option<u64>,
+    pub(super) prompt: Prompt,
+    pub(super) decoding: Decoding,
     pub(super) price_max: Option<Amount>,
     pub(super) check: Option<bool>,
     pub(super) timeout_s: Option<u64>,
 }
 
-pub(super) async fn ask(State(api): Api, Json(ask): Json<Ask>) -> Result<Response, ApiError> {
-    let (_, waiting) = begin(&api, ask).await?;
+/// A question, as this API takes it: a prompt, or `messages` and what else a chat template takes.
+#[derive(Debug, Deserialize)]
+pub(super) struct AskBody {
+    key: Option<Hash>,
+    model: String,
+    prompt: Option<String>,
+    messages: Option<Value>,
+    #[serde(flatten)]
+    decoding: Decoding,
+    price_max: Option<Amount>,
+    check: Option<bool>,
+    timeout_s: Option<u64>,
+}
+
+impl AskBody {
+    fn into_ask(self) -> Result<Ask, ApiError> {
+        let prompt = match (self.prompt, self.messages) {
+            (Some(prompt), None) => Prompt::Text(prompt),
+            (None, Some(messages)) => chat(&json!({"messages": messages})),
+            _ => return Err(ApiError::usage("a question has a prompt or messages", "send one of both")),
+        };
+        let Self { key, model, decoding, price_max, check, timeout_s, .. } = self;
+        Ok(Ask { key, model, prompt, decoding, price_max, check, timeout_s })
+    }
+}
+
+/// The prompt of a conversation that is put now.
+pub(super) fn chat(conversation: &Value) -> Prompt {
+    Prompt::Chat { conversation: conversation.to_string(), at_s: now_ms() / 1_000 }
+}
+
+pub(super) async fn ask(State(api): Api, Json(body): Json<AskBody>) -> Result<Response, ApiError> {
+    let (_, waiting) = begin(&api, body.into_ask()?).await?;
     let body = futures::stream::unfold(waiting, |mut waiting| async move {
         let line = match waiting.recv().await? {
             Event::Text(text) => json!({"text": text}),
@@ -84,15 +112,8 @@ pub(super) async fn begin(api: &ApiState, ask: Ask) -> Result<(Hash, mpsc::Recei
         let hint = "tributary model ls shows what is released";
         ApiError::not_found(format!("no released model is called {}", ask.model), hint)
     })?;
-    let max_tokens = ask.max_tokens.unwrap_or(64);
-    if max_tokens == 0 || max_tokens > ANSWER_TOKENS_MAX {
-        let reason = format!("an answer has 1 to {ANSWER_TOKENS_MAX} tokens, not {max_tokens}");
-        return Err(ApiError::usage(reason, "choose another --max-tokens"));
-    }
-    let temperature_milli = ask.temperature_milli.unwrap_or(0);
-    if temperature_milli > TEMPERATURE_MAX_MILLI {
-        let reason = format!("a temperature is at most {TEMPERATURE_MAX_MILLI} thousandths");
-        return Err(ApiError::usage(reason, "lower --temperature-milli"));
+    if let Some(fault) = ask.decoding.fault() {
+        return Err(ApiError::usage(fault, "see tributary ask --help"));
     }
     let price_max = ask.price_max.unwrap_or(Amount::OPEN);
     let key = ask.key.map_or_else(fresh_key, Ok)?;
@@ -101,9 +122,7 @@ pub(super) async fn begin(api: &ApiState, ask: Ask) -> Result<(Hash, mpsc::Recei
         key,
         adapter,
         prompt: ask.prompt,
-        max_tokens,
-        temperature_milli,
-        seed: ask.seed.unwrap_or(0),
+        decoding: ask.decoding,
         price_max,
         deadline_ms: now_ms().saturating_add(ask.timeout_s.unwrap_or(120).min(TIMEOUT_MAX_S) * 1_000),
         check: ask.check.unwrap_or(false),
@@ -133,14 +152,14 @@ async fn check_funds(api: &ApiState, key: Hash, adapter: Hash, price_max: Amount
     Err(ApiError::funds(reason, "have OPEN sent to this wallet; tributary wallet show prints its address"))
 }
 
-fn fresh_key() -> Result<Hash, ApiError> {
+pub(super) fn fresh_key() -> Result<Hash, ApiError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
     Ok(Hash(bytes))
 }
 
 /// The adapter of that hash, else the newest release of that name.
-fn find_model(node: &Node, model: &str) -> Option<Hash> {
+pub(super) fn find_model(node: &Node, model: &str) -> Option<Hash> {
     let by_hash = model.parse().ok().filter(|adapter| node.release_of(adapter).is_some());
     by_hash
         .or_else(|| node.releases().filter(|release| release.body.name == model).map(|found| found.body.adapter).last())
@@ -252,13 +271,12 @@ pub(super) async fn generate(State(api): Api, Json(ask): Json<Generate>) -> Answ
         job,
         base,
         adapter: None,
-        prompt: ask.prompt,
-        max_tokens: ask.max_tokens.unwrap_or(64),
-        temperature_milli: 0,
-        seed: 0,
+        prompt: Prompt::Text(ask.prompt),
+        decoding: Decoding { max_tokens: ask.max_tokens.unwrap_or(64), ..Decoding::default() },
     };
     match api.workshop.ask(job, &request).await.map_err(failed)? {
         Done::Answered { text, .. } => Ok(Json(json!({"text": text}))),
+        Done::Refused { reason, .. } => Err(failed(reason)),
         _ => Err(ApiError::internal("the engine answered another question")),
     }
 }

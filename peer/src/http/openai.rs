@@ -1,4 +1,4 @@
-//! The API that OpenAI's clients speak: `/v1/models`, `/v1/completions`, `/v1/chat/completions`.
+//! The API that OpenAI's clients speak: `/v1/models`, `/v1/completions`, `/v1/chat/completions`, `/v1/embeddings`.
 //!
 //! A model is a released adapter, by its name or its hash; the answer is the network's, paid and attributed like any
 //! other. What a client sends and we would compute otherwise than it expects is refused, not ignored. The receipt and
@@ -7,6 +7,7 @@
 //!
 //! Invariant: what was streamed is, in the end, the text of the receipt, or the stream ends with an error.
 
+mod embeddings;
 mod reply;
 mod request;
 
@@ -37,6 +38,7 @@ pub(super) fn routes() -> Router<Arc<ApiState>> {
         .route("/v1/models/{id}", get(model))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat))
+        .route("/v1/embeddings", post(embeddings::embed))
         .route("/v1/{*other}", any(unknown))
 }
 
@@ -116,7 +118,7 @@ async fn model(State(api): Api, Path(id): Path<String>) -> Result<Json<Value>, O
 }
 
 async fn unknown(Path(other): Path<String>) -> OpenAiError {
-    let hint = "there are models, completions and chat/completions";
+    let hint = "there are models, completions, chat/completions and embeddings";
     ApiError::not_found(format!("/v1/{other} is not served"), hint).into()
 }
 
@@ -129,13 +131,13 @@ async fn chat(State(api): Api, body: Result<Json<Chat>, JsonRejection>) -> Resul
 }
 
 async fn answer(api: &ApiState, question: Question, shape: Shape) -> Result<Response, OpenAiError> {
-    let Question { mut ask, stream, usage } = question;
-    if ask.seed.is_none() {
+    let Question { mut ask, stream, usage, is_seeded } = question;
+    if !is_seeded {
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
-        ask.seed = Some(u64::from_le_bytes(bytes));
+        ask.decoding.seed = u64::from_le_bytes(bytes);
     }
-    let (model, max_tokens) = (ask.model.clone(), ask.max_tokens);
+    let (model, max_tokens) = (ask.model.clone(), ask.decoding.max_tokens);
     let (key, mut events) = asks::begin(api, ask).await?;
     let frame = Frame { shape, id: key.to_string(), model, created_s: now_ms() / 1_000, max_tokens, api: api_url(api) };
     if !stream {
@@ -246,7 +248,7 @@ mod tests {
             id: "k".into(),
             model: "m".into(),
             created_s: 1,
-            max_tokens: Some(8),
+            max_tokens: 8,
             api: "http://127.0.0.1:1".into(),
         };
         Stream { frame, usage: false, sent: String::new(), attempt: String::new() }

@@ -1,5 +1,7 @@
 //! Answering a question on its stream.
 
+use std::time::Duration;
+
 use tributary_protocol::id::Hash;
 use tributary_protocol::message::{InferenceRequest, Release};
 use tributary_protocol::node::{FinishedAnswer, JobOutcome};
@@ -8,6 +10,9 @@ use tributary_protocol::refusal::{Refusal, RefusalKind};
 use super::{JobError, Workshop};
 use crate::bundle::Transcript;
 use crate::engine::{Ask, Done, Reply};
+
+/// How long an asker may leave its answer unread before its place goes to others.
+const ASKER_PATIENCE: Duration = Duration::from_secs(30);
 
 fn count(tokens: &[u32]) -> u32 {
     u32::try_from(tokens.len()).unwrap_or(u32::MAX)
@@ -26,18 +31,20 @@ impl Workshop {
             base: release.base,
             adapter: Some(release.adapter),
             prompt: request.prompt.clone(),
-            max_tokens: request.max_tokens,
-            temperature_milli: request.temperature_milli,
-            seed: request.seed,
+            decoding: request.decoding.clone(),
         };
         let mut replies = self.begin(job, &ask).await?;
         while let Some(reply) = replies.recv().await {
             match reply {
                 Reply::Text { text, .. } => {
-                    if self.answers.text(stream, &text).await.is_err() {
-                        self.engine.stop(job).await;
-                        return Err("the asker went away".into());
-                    }
+                    let sent = tokio::time::timeout(ASKER_PATIENCE, self.answers.text(stream, &text)).await;
+                    let gone = match sent {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(_)) => "the asker went away",
+                        Err(_) => "the asker does not read its answer",
+                    };
+                    self.engine.stop(job).await;
+                    return Err(gone.into());
                 }
                 Reply::Done { outcome: Done::Answered { text, transcript, fingerprints, credits }, .. } => {
                     let tokens = Transcript::from_bytes(&transcript).map_err(|error| error.to_string())?;
@@ -50,12 +57,15 @@ impl Workshop {
                         credits,
                     }));
                 }
-                Reply::Done { outcome: Done::PromptTooLong { tokens, context }, .. } => {
-                    let reason = format!("the prompt has {tokens} tokens, the model's context {context}");
-                    return Ok(JobOutcome::Refused(Refusal::new(RefusalKind::TooLong, reason)));
+                Reply::Done { outcome: Done::Refused { kind, reason }, .. } => {
+                    return Ok(JobOutcome::Refused(Refusal::new(RefusalKind::of_code(kind), reason)));
                 }
                 Reply::Failed { reason, .. } => return Err(reason),
-                Reply::Done { .. } | Reply::Ready { .. } | Reply::Progress { .. } | Reply::Checkpoint { .. } => {}
+                Reply::Done { .. }
+                | Reply::Ready { .. }
+                | Reply::Begun { .. }
+                | Reply::Progress { .. }
+                | Reply::Checkpoint { .. } => {}
             }
         }
         Err("the answer was stopped".into())

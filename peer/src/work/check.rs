@@ -132,9 +132,7 @@ impl Workshop {
             class: receipt.class.clone(),
             prompt: request.prompt.clone(),
             transcript: audit.transcript.clone(),
-            max_tokens: request.max_tokens,
-            temperature_milli: request.temperature_milli,
-            seed: request.seed,
+            decoding: request.decoding.clone(),
         };
         let Done::Checked { fault, abstained, fingerprints, credits, text, root } = self.ask(job, &ask).await? else {
             return Err("the engine answered another question".into());
@@ -155,7 +153,7 @@ fn receipt_fault(audit: &Audit, release: &Release, credits: &[(u32, i64)], text:
     let Receipted::Inference { answer, fingerprints, prompt, .. } = &receipt.work else {
         return Some("the receipt is not of an answer".into());
     };
-    if *prompt != Hash::of(audit.request.body.prompt.as_bytes()) {
+    if *prompt != audit.request.body.prompt.commitment() {
         return Some("the receipt names another prompt".into());
     }
     if *answer != Hash::of(text.as_bytes()) || *fingerprints != root {

@@ -64,7 +64,7 @@ impl Workshop {
                     return Ok(JobOutcome::Trained(trained));
                 }
                 Reply::Failed { reason, .. } => return Err(reason),
-                Reply::Done { .. } | Reply::Ready { .. } | Reply::Text { .. } => {}
+                Reply::Done { .. } | Reply::Ready { .. } | Reply::Begun { .. } | Reply::Text { .. } => {}
             }
         }
         Err("the training was stopped".into())

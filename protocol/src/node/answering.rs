@@ -25,8 +25,9 @@ pub(super) struct Answering {
     jobs: BTreeMap<Hash, AnswerJob>,
 }
 
-/// Answers a node gives at once; more are refused with a reason, and the asker turns to the next worker.
-const ANSWERS_AT_ONCE: usize = 8;
+/// Answers a node gives or holds in its engine's queue at once: with what one machine computes, the last of them begins
+/// before its asker gives up waiting. More are refused with a reason, and the asker turns to the next worker.
+const ANSWERS_AT_ONCE: usize = 64;
 
 impl Node {
     /// The worker's side: a question came in.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::io::FinishedAnswer;
 use super::terms::AnswerTerms;
 use super::{AnswerTranscript, Event, Fact, Node, Out, Output};
+use crate::decoding::{Decoding, Prompt};
 use crate::envelope::{self, Signed};
 use crate::id::{Amount, ChainAddress, Hash, NodeId, ReceiptId};
 use crate::limits::{ANSWER_TIMEOUT_MS, OUTBOX_MAX};
@@ -26,13 +27,9 @@ pub struct AskCommand {
     /// The adapter.
     pub adapter: Hash,
     /// The prompt.
-    pub prompt: String,
-    /// The most tokens wanted.
-    pub max_tokens: u32,
-    /// Temperature in thousandths.
-    pub temperature_milli: u32,
-    /// The seed of sampling.
-    pub seed: u64,
+    pub prompt: Prompt,
+    /// How the answer is drawn.
+    pub decoding: Decoding,
     /// The most to pay, fees included.
     pub price_max: Amount,
     /// When to give up, in milliseconds since 1970.
@@ -178,9 +175,7 @@ impl Node {
             payer_address: self.config.chain_address,
             adapter: command.adapter,
             prompt: command.prompt,
-            max_tokens: command.max_tokens,
-            temperature_milli: command.temperature_milli,
-            seed: command.seed,
+            decoding: command.decoding,
             price_max: command.price_max,
             verifier: self.verifier_of(now_ms, key, worker).map(|(_, payout)| payout),
             key,

@@ -111,11 +111,11 @@ impl AnswerTerms<'_> {
             head: self.release.head,
             work: Work::Inference {
                 adapter: request.adapter,
-                prompt: Hash::of(request.prompt.as_bytes()),
+                prompt: request.prompt.commitment(),
                 answer: answer.answer,
                 prompt_tokens: answer.prompt_tokens,
                 answer_tokens: answer.answer_tokens,
-                seed: request.seed,
+                seed: request.decoding.seed,
                 fingerprints: answer.fingerprints,
             },
             class: self.class.to_owned(),

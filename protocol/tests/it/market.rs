@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use ed25519_dalek::SigningKey;
 use tributary_protocol::batch::EpochBody;
 use tributary_protocol::datanet::{Genesis, Policy, Schema};
+use tributary_protocol::decoding::Decoding;
 use tributary_protocol::envelope::{NetworkId, Signed};
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId};
 use tributary_protocol::message::{BASE_ALONE, Contributor, Message, Release, Roles};
@@ -281,9 +282,7 @@ impl Net {
             key: Hash([number; 32]),
             adapter: ADAPTER,
             prompt: "What is smoked?".into(),
-            max_tokens: 8,
-            temperature_milli: 0,
-            seed: 0,
+            decoding: Decoding { max_tokens: 8, ..Decoding::default() },
             price_max,
             deadline_ms: self.now_ms + 120_000,
             check: false,

@@ -5,6 +5,7 @@ use tributary_protocol::attribution::{Share, WHOLE};
 use tributary_protocol::batch::{BatchHead, EpochHead};
 use tributary_protocol::card::{CardChange, CardHead};
 use tributary_protocol::datanet::{Contribution, Genesis, Head, LogHead, Policy, Schema};
+use tributary_protocol::decoding::{Decoding, Format};
 use tributary_protocol::economy::{self, Beneficiaries, FeePolicy};
 use tributary_protocol::envelope::{NetworkId, Signed, Statement, statement_digest};
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
@@ -212,9 +213,19 @@ fn request() -> InferenceRequest {
         payer_address: address(55),
         adapter: hash(32),
         prompt: "What is the capital?".into(),
-        max_tokens: 32,
-        temperature_milli: 0,
-        seed: 7,
+        decoding: Decoding {
+            max_tokens: 32,
+            temperature_milli: 700,
+            seed: 7,
+            top_k: 40,
+            top_p_bp: 9_500,
+            min_p_bp: 50,
+            repetition_penalty_milli: 1_100,
+            frequency_penalty_milli: -500,
+            presence_penalty_milli: 500,
+            stop: vec!["\n\n".into()],
+            format: Format::JsonSchema("{}".into()),
+        },
         price_max: Amount(2_000_000),
         verifier: Some(address(56)),
         key: hash(57),

@@ -4,6 +4,7 @@
 //! same key again until they see that it was done.
 
 use tributary_protocol::datanet::{Genesis, Head, Policy, Schema};
+use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::envelope::{NetworkId, Signed};
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash};
 use tributary_protocol::message::{Contributor, Release};
@@ -285,10 +286,8 @@ impl World {
         let command = AskCommand {
             key: key("question", number, user, attempt),
             adapter,
-            prompt: format!("What is fact {number}?"),
-            max_tokens: 32,
-            temperature_milli: 0,
-            seed: 7,
+            prompt: Prompt::Text(format!("What is fact {number}?")),
+            decoding: Decoding { max_tokens: 32, seed: 7, ..Decoding::default() },
             price_max: ANSWER_PRICE_MAX,
             deadline_ms: self.now_ms + ANSWER_DEADLINE_MS,
             check: false,

@@ -83,6 +83,12 @@ impl Session {
         self.cached_tokens = prefix_blocks * BLOCK_POSITIONS;
     }
 
+    /// Tells the client that computing begins. The first event of a stream has room; who left is noticed with the
+    /// first piece.
+    pub(super) fn announce(&mut self) {
+        drop(self.sink.offer(Event::Begun));
+    }
+
     /// The next `count` tokens after `seen` positions.
     pub(super) fn tokens(&self, seen: usize, count: usize) -> Vec<u32> {
         match &self.task {

@@ -179,6 +179,9 @@ impl Worker {
         let cache = Cache::with_prefix(shape.layers, shape.kv_width(), &blocks);
         if let Some(session) = self.sessions.get_mut(id) {
             session.begin(cache, blocks.len());
+            if catch_unwind(AssertUnwindSafe(|| session.announce())).is_err() {
+                self.end(*id, ServeError::Panicked);
+            }
         }
     }
 
@@ -243,6 +246,15 @@ impl Worker {
         self.sessions.remove(&id)
     }
 
+    /// Ends a request whose client can't be told more than once.
+    fn end(&mut self, id: RequestId, error: ServeError) {
+        if let Some(mut session) = self.forget(id) {
+            session.fail(error);
+            // One last try: a client that looks later finds its stream closed.
+            let _ = catch_unwind(AssertUnwindSafe(|| session.flush(Instant::now())));
+        }
+    }
+
     /// Keeps an ended session until its client has taken the end.
     fn part(&mut self, mut session: Session) {
         session.cache = None;
@@ -272,11 +284,7 @@ impl Worker {
             }
         }
         for (id, error) in ended {
-            if let Some(mut session) = self.forget(id) {
-                session.fail(error);
-                // One last try: a client that looks later finds its stream closed.
-                let _ = catch_unwind(AssertUnwindSafe(|| session.flush(now)));
-            }
+            self.end(id, error);
         }
         self.parting.retain_mut(|session| {
             let done = catch_unwind(AssertUnwindSafe(|| session.flush(now))).unwrap_or(true);

@@ -23,7 +23,7 @@ pub(super) struct Frame {
     pub(super) model: String,
     /// Seconds since 1970.
     pub(super) created_s: u64,
-    pub(super) max_tokens: Option<u32>,
+    pub(super) max_tokens: u32,
     /// Where receipts can be read.
     pub(super) api: String,
 }
@@ -63,8 +63,8 @@ impl Frame {
     }
 
     fn finish(&self, done: &Value) -> &'static str {
-        let written = done["answer_tokens"].as_u64();
-        if written.is_some() && written == self.max_tokens.map(u64::from) { "length" } else { "stop" }
+        let is_full = done["answer_tokens"].as_u64() == Some(u64::from(self.max_tokens));
+        if is_full { "length" } else { "stop" }
     }
 
     /// The whole answer at once.
@@ -171,7 +171,7 @@ mod tests {
             "text": " Jarelle", "receipt": "ef", "shares": shares, "commons": 87_655, "prompt_tokens": 8, "answer_tokens": 3,
         });
         let (model, api) = ("m".into(), "http://127.0.0.1:9".into());
-        let frame = Frame { shape: Shape::Chat, id: "k".into(), model, created_s: 7, max_tokens: Some(3), api };
+        let frame = Frame { shape: Shape::Chat, id: "k".into(), model, created_s: 7, max_tokens: 3, api };
         let whole = frame.whole(&done);
         let choice = &whole["choices"][0];
         assert_eq!(choice["message"]["content"], " Jarelle");

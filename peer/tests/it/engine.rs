@@ -1,0 +1,181 @@
+//! The engine process under its handle: batches, deaths, refusals. The base is the built-in one, without an adapter.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::sync::mpsc::Receiver;
+use tributary_peer::bundle::BaseBundle;
+use tributary_peer::engine::parent::EngineHandle;
+use tributary_peer::engine::{Ask, Done, EngineFolder, Reply};
+use tributary_protocol::decoding::{Decoding, Format, Prompt};
+use tributary_protocol::id::Hash;
+use tributary_protocol::refusal::RefusalKind;
+
+use super::support::{PATIENCE, folder};
+
+const BEGINNING: &str = "The harbour of the old town";
+
+struct Bench {
+    engine: EngineHandle,
+    base: Hash,
+    _folder: tempfile::TempDir,
+}
+
+async fn bench() -> Bench {
+    let folder = folder();
+    let program = Path::new(env!("CARGO_BIN_EXE_tributary")).to_owned();
+    let engine = EngineHandle::new(program, EngineFolder::at(&folder.path().join("engine")));
+    let files = tributary_almanac::base();
+    let bundle = BaseBundle {
+        config: files.config.to_vec(),
+        tokenizer: files.tokenizer.to_vec(),
+        safetensors: files.safetensors.to_vec(),
+    };
+    let bytes = bundle.to_bytes();
+    let base = Hash::of(&bytes);
+    engine.hold_base(base, &bytes).await.unwrap();
+    Bench { engine, base, _folder: folder }
+}
+
+impl Bench {
+    async fn ask(&self, number: u8, prompt: Prompt, decoding: Decoding) -> Receiver<Reply> {
+        let job = Hash([number; 32]);
+        let ask = Ask::Answer { job, base: self.base, adapter: None, prompt, decoding };
+        self.engine.begin(job, &ask).await.unwrap()
+    }
+
+    async fn outcome(&self, prompt: Prompt, decoding: Decoding) -> Done {
+        heard(&mut self.ask(200, prompt, decoding).await).await.1.unwrap()
+    }
+}
+
+fn drawn(number: u8) -> Decoding {
+    Decoding { max_tokens: 60, temperature_milli: 900, seed: u64::from(number), ..Decoding::default() }
+}
+
+async fn next(replies: &mut Receiver<Reply>) -> Reply {
+    let next = tokio::time::timeout(PATIENCE, replies.recv()).await;
+    next.expect("the engine goes on").expect("a job ends with its outcome")
+}
+
+/// The pieces joined, and the outcome.
+async fn heard(replies: &mut Receiver<Reply>) -> (String, Result<Done, String>) {
+    let mut text = String::new();
+    loop {
+        match next(replies).await {
+            Reply::Text { text: piece, .. } => text.push_str(&piece),
+            Reply::Done { outcome, .. } => return (text, Ok(outcome)),
+            Reply::Failed { reason, .. } => return (text, Err(reason)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn text_of(done: Done) -> String {
+    match done {
+        Done::Answered { text, .. } => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_engine_loses_no_answer_and_repeats_no_word() {
+    let bench = bench().await;
+    let mut expected = Vec::new();
+    for number in 0..6 {
+        expected.push(text_of(bench.outcome(BEGINNING.into(), drawn(number)).await));
+    }
+    let mut all = Vec::new();
+    for number in 0..6 {
+        all.push(bench.ask(number, BEGINNING.into(), drawn(number)).await);
+    }
+    // All are computed together; the process dies in the middle of them.
+    let Reply::Text { text: first, .. } = next(&mut all[0]).await else { panic!("an answer begins with text") };
+    let dead = bench.engine.pid();
+    let killed = std::process::Command::new("kill").args(["-9", &dead.to_string()]).status().unwrap();
+    assert!(killed.success());
+    for (number, replies) in all.iter_mut().enumerate() {
+        let (pieces, outcome) = heard(replies).await;
+        let pieces = if number == 0 { first.clone() + &pieces } else { pieces };
+        assert_eq!(pieces, expected[number], "answer {number}");
+        assert_eq!(text_of(outcome.unwrap()), pieces);
+    }
+    assert!(bench.engine.pid() != dead && bench.engine.pid() != 0, "another process computed the rest");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_cannot_live_fails_its_answers_with_a_reason() {
+    let folder = folder();
+    // A file where the folder should be: the process ends at once, each time.
+    let blocked = folder.path().join("engine");
+    std::fs::write(&blocked, "").unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_tributary")).to_owned();
+    let engine = EngineHandle::new(program, EngineFolder::at(&blocked));
+    let job = Hash([1; 32]);
+    let ask = Ask::Answer { job, base: job, adapter: None, prompt: BEGINNING.into(), decoding: Decoding::default() };
+    let mut replies = engine.begin(job, &ask).await.unwrap();
+    let reason = heard(&mut replies).await.1.unwrap_err();
+    assert!(reason.contains("ended each time"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_wrongly_is_refused_with_its_kind() {
+    let bench = bench().await;
+    let two = r#"{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}"#;
+    let cases = [
+        (Prompt::Text("river ".repeat(5_000)), Decoding::default(), RefusalKind::TooLong),
+        (Prompt::Chat { conversation: two.into(), at_s: 0 }, Decoding::default(), RefusalKind::Invalid),
+        (Prompt::Chat { conversation: "[".into(), at_s: 0 }, Decoding::default(), RefusalKind::Invalid),
+        (BEGINNING.into(), Decoding { max_tokens: 0, ..Decoding::default() }, RefusalKind::Invalid),
+        (
+            BEGINNING.into(),
+            Decoding { format: Format::JsonSchema("{".into()), ..Decoding::default() },
+            RefusalKind::Invalid,
+        ),
+    ];
+    for (prompt, decoding, kind) in cases {
+        let outcome = bench.outcome(prompt.clone(), decoding).await;
+        assert!(matches!(outcome, Done::Refused { kind: code, .. } if code == kind.code()), "{outcome:?}");
+    }
+    let one = r#"{"messages": [{"role": "user", "content": "The harbour of the old town"}]}"#;
+    let chat = bench.outcome(Prompt::Chat { conversation: one.into(), at_s: 0 }, Decoding::default()).await;
+    assert_eq!(text_of(chat), text_of(bench.outcome(BEGINNING.into(), Decoding::default()).await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_text_ends_an_answer_and_is_no_part_of_it() {
+    let bench = bench().await;
+    let decoding = Decoding { max_tokens: 40, ..Decoding::default() };
+    let whole = text_of(bench.outcome(BEGINNING.into(), decoding.clone()).await);
+    let stop: String = whole.chars().skip(6).take(3).collect();
+    let cut = text_of(bench.outcome(BEGINNING.into(), Decoding { stop: vec![stop.clone()], ..decoding }).await);
+    assert_eq!(Some(cut.as_str()), whole.split(&stop).next());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embeddings_have_length_one_and_tell_texts_apart() {
+    let bench = bench().await;
+    let job = Hash([9; 32]);
+    let inputs = vec!["a harbour".to_owned(), "a mountain pass".to_owned(), "a harbour".to_owned()];
+    let ask = Ask::Embed { job, base: bench.base, adapter: None, inputs };
+    let outcome = heard(&mut bench.engine.begin(job, &ask).await.unwrap()).await.1.unwrap();
+    let Done::Embedded { vectors, tokens } = outcome else { panic!("{outcome:?}") };
+    assert!(vectors.len() == 3 && tokens > 3);
+    assert_eq!(vectors[0], vectors[2]);
+    assert_ne!(vectors[0], vectors[1]);
+    for vector in vectors {
+        let length: f32 = vector.iter().map(|value| value * value).sum();
+        assert!((length - 1.0).abs() < 1e-4, "{length}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_answer_frees_its_place() {
+    let bench = bench().await;
+    let mut replies = bench.ask(1, BEGINNING.into(), Decoding { max_tokens: 8_000, ..drawn(1) }).await;
+    assert!(matches!(next(&mut replies).await, Reply::Text { .. }));
+    bench.engine.stop(Hash([1; 32])).await;
+    let rest = async { while replies.recv().await.is_some() {} };
+    tokio::time::timeout(Duration::from_secs(30), rest).await.expect("nothing more comes");
+    text_of(bench.outcome(BEGINNING.into(), Decoding::default()).await);
+}
