@@ -46,8 +46,8 @@ impl JobContext {
 pub fn run(folder: &Path) -> io::Result<()> {
     lower_priority();
     limit_memory();
-    let folder = EngineFolder::at(folder);
-    folder.prepare()?;
+    let shared = EngineFolder::at(folder);
+    shared.prepare().map_err(|error| io::Error::other(format!("{}: {error}", folder.display())))?;
     let (replies, waiting) = sync_channel::<Reply>(REPLY_QUEUE);
     let writer = std::thread::spawn(move || {
         let mut out = io::stdout().lock();
@@ -56,7 +56,7 @@ pub fn run(folder: &Path) -> io::Result<()> {
         }
         Ok::<(), io::Error>(())
     });
-    let shelf = Arc::new(Shelf::new(folder));
+    let shelf = Arc::new(Shelf::new(shared));
     let _ = replies.send(Reply::Ready { class: tributary_compute::device::class() });
     let mut input = io::stdin().lock();
     while let Some(frame) = read_frame(&mut input)? {
