@@ -1,7 +1,7 @@
 //! The node's HTTP API on loopback: what the command line and programs use.
 //!
 //! Invariant: it binds to loopback only, every request carries the token that only this user can read, and every
-//! body is bounded.
+//! body is bounded, as are the connections and how long one may say nothing.
 
 mod asks;
 mod cards;
@@ -25,6 +25,7 @@ use axum::{Json, Router};
 use ed25519_dalek::SigningKey;
 use tokio_util::sync::CancellationToken;
 use tributary_protocol::id::Hash;
+use tributary_settlement::rpc::bounded::{Bounds, serve_bounded};
 
 pub use self::error::ApiError;
 use crate::cards::Cards;
@@ -38,6 +39,9 @@ use crate::work::Workshop;
 
 /// The largest request body: a recipe and a long prompt fit.
 const BODY_MAX_BYTES: usize = 1024 * 1024;
+
+/// Connections held at once: hundreds of programs of this machine, and some megabytes.
+const BOUNDS: Bounds = Bounds { connections: 256, loopback: 256, stranger: 0 };
 
 /// What the routes work with.
 pub struct ApiState {
@@ -123,10 +127,7 @@ pub async fn serve(state: Arc<ApiState>, port: u16) -> anyhow::Result<ApiServer>
     let stop = CancellationToken::new();
     let ending = stop.clone();
     let task = tokio::spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(async move { ending.cancelled().await });
-        if let Err(error) = served.await {
-            tracing::error!(%error, "the API ended");
-        }
+        serve_bounded(listener, router, BOUNDS, ending.cancelled()).await;
     });
     Ok(ApiServer { notice, stop, task })
 }

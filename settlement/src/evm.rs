@@ -23,7 +23,7 @@ use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use tributary_protocol::id::ChainAddress;
 
 pub(crate) use block::{StoredBlock, genesis_rpc_block};
-pub(crate) use execute::Inner;
+pub(crate) use execute::{GasBudget, Inner};
 use store::{Genesis, Store};
 
 use crate::record::RecordError;

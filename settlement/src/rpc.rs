@@ -1,9 +1,10 @@
 //! Ethereum JSON-RPC over the embedded chain: one set of methods, reached in process or over HTTP.
 //!
 //! Invariant: whatever the bytes of a request, the answer is a well-formed JSON-RPC reply or an HTTP refusal; work
-//! per request is bounded by the constants here and by the gas limit of a transaction. No method changes the chain
+//! per request is bounded by the constants here. No method changes the chain
 //! but sending a signed transaction: time and balances cannot be set from outside.
 
+pub mod bounded;
 mod methods;
 mod server;
 mod transport;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 pub use server::{RpcServer, ServeError, serve, serve_open};
 
-use crate::evm::{EmbeddedChain, EvmError};
+use crate::evm::{EmbeddedChain, EvmError, GasBudget, TRANSACTION_GAS_LIMIT};
 
 /// Bytes of a request's body: a raw transaction of the largest size in hexadecimal, and room for a batch of small ones.
 pub const MAX_BODY_BYTES: usize = 512 * 1024;
@@ -21,8 +22,18 @@ pub const MAX_BODY_BYTES: usize = 512 * 1024;
 pub const MAX_BATCH: usize = 64;
 /// Requests worked on at once; each may hold a thread for one transaction's gas.
 pub const MAX_CONCURRENT_REQUESTS: usize = 32;
-/// Connections held open at once, four for each request worked on.
+/// Of those, for the programs of this machine: half, so that none of them stops what comes from elsewhere.
+pub const MAX_LOOPBACK_REQUESTS: usize = MAX_CONCURRENT_REQUESTS / 2;
+/// Of those, for one caller from elsewhere: a node asks one thing at a time, and eight such leave none waiting.
+pub const MAX_STRANGER_REQUESTS: usize = 4;
+/// Connections held open at once, four for each request worked on; likewise the two bounds below.
 pub const MAX_CONNECTIONS: usize = 4 * MAX_CONCURRENT_REQUESTS;
+/// Connections of the programs of this machine.
+pub const MAX_LOOPBACK_CONNECTIONS: usize = 4 * MAX_LOOPBACK_REQUESTS;
+/// Connections of one caller from elsewhere.
+pub const MAX_STRANGER_CONNECTIONS: usize = 4 * MAX_STRANGER_REQUESTS;
+/// Gas that the requests of one body may burn before the next is refused: a call of the largest size and one more.
+pub const MAX_BODY_GAS: u64 = 2 * TRANSACTION_GAS_LIMIT;
 /// Seconds to receive a request's body: half a megabyte over a slow line, and no more for a caller who dribbles.
 pub const BODY_TIMEOUT_S: u64 = 30;
 /// Seconds that requests under way have to end when the server stops; each is one transaction at most.
@@ -103,15 +114,16 @@ fn answer_body(chain: &EmbeddedChain, body: &[u8]) -> Option<Value> {
         Ok(request) => request,
         Err(error) => return Some(reply(&Value::Null, Err(RpcError::Parse(error)))),
     };
-    let Value::Array(batch) = request else { return answer_one(chain, &request) };
+    let mut gas = GasBudget::new(MAX_BODY_GAS);
+    let Value::Array(batch) = request else { return answer_one(chain, &request, &mut gas) };
     if batch.is_empty() || batch.len() > MAX_BATCH {
         return Some(reply(&Value::Null, Err(RpcError::Request("a batch holds 1 to 64 requests"))));
     }
-    let replies: Vec<_> = batch.iter().filter_map(|request| answer_one(chain, request)).collect();
+    let replies: Vec<_> = batch.iter().filter_map(|request| answer_one(chain, request, &mut gas)).collect();
     (!replies.is_empty()).then_some(Value::Array(replies))
 }
 
-fn answer_one(chain: &EmbeddedChain, request: &Value) -> Option<Value> {
+fn answer_one(chain: &EmbeddedChain, request: &Value, gas: &mut GasBudget) -> Option<Value> {
     let Some(method) = request.get("method").and_then(Value::as_str) else {
         return Some(reply(&Value::Null, Err(RpcError::Request("no method"))));
     };
@@ -121,7 +133,7 @@ fn answer_one(chain: &EmbeddedChain, request: &Value) -> Option<Value> {
         None | Some(Value::Null) => &no_parameters,
         Some(_) => return Some(reply(&Value::Null, Err(RpcError::Request("params must be an array")))),
     };
-    let outcome = methods::dispatch(chain, method, parameters);
+    let outcome = methods::dispatch(chain, method, parameters, gas);
     match request.get("id") {
         None => None,
         Some(id @ (Value::Null | Value::Number(_) | Value::String(_))) => Some(reply(id, outcome)),

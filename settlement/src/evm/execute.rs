@@ -45,6 +45,25 @@ pub(crate) struct AccountView {
     pub(crate) balance: U256,
 }
 
+/// Gas that several runs may burn together. Each run begun may burn a transaction's gas, so the sum can pass the
+/// budget by that much, once.
+#[derive(Debug)]
+pub(crate) struct GasBudget(u64);
+
+impl GasBudget {
+    pub(crate) fn new(gas: u64) -> Self {
+        Self(gas)
+    }
+
+    pub(crate) fn is_spent(&self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) fn spend(&mut self, gas: u64) {
+        self.0 = self.0.saturating_sub(gas);
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Checks {
     /// As in a block.
@@ -190,8 +209,8 @@ impl Inner {
     }
 
     /// The output of a read-only call.
-    pub(crate) fn call(&self, request: &TransactionRequest) -> Result<Bytes, EvmError> {
-        match self.simulate(request, TRANSACTION_GAS_LIMIT)? {
+    pub(crate) fn call(&self, request: &TransactionRequest, gas: &mut GasBudget) -> Result<Bytes, EvmError> {
+        match self.simulate(request, TRANSACTION_GAS_LIMIT, gas)? {
             ExecutionResult::Success { output, .. } => Ok(output.into_data()),
             ExecutionResult::Revert { output, .. } => Err(EvmError::Reverted(output)),
             ExecutionResult::Halt { reason, .. } => Err(EvmError::Halted(format!("{reason:?}"))),
@@ -199,20 +218,20 @@ impl Inner {
     }
 
     /// A gas limit with which the call succeeds. The gas spent is not enough where a contract keeps back a 64th for
-    /// itself (EIP-150), so a search follows when it fails.
-    pub(crate) fn estimate(&self, request: &TransactionRequest) -> Result<u64, EvmError> {
-        let mut low = match self.simulate(request, TRANSACTION_GAS_LIMIT)? {
+    /// itself (EIP-150), so a search follows when it fails; it ends early, with more than needed, when the budget does.
+    pub(crate) fn estimate(&self, request: &TransactionRequest, budget: &mut GasBudget) -> Result<u64, EvmError> {
+        let mut low = match self.simulate(request, TRANSACTION_GAS_LIMIT, budget)? {
             ExecutionResult::Success { gas, .. } => gas.total_gas_spent().max(gas.floor_gas()),
             ExecutionResult::Revert { output, .. } => return Err(EvmError::Reverted(output)),
             ExecutionResult::Halt { reason, .. } => return Err(EvmError::Halted(format!("{reason:?}"))),
         };
-        if self.succeeds_with(request, low)? {
+        if self.succeeds_with(request, low, budget)? {
             return Ok(low);
         }
         let mut high = TRANSACTION_GAS_LIMIT;
-        while high.saturating_sub(low) > low / ESTIMATE_PRECISION {
+        while high.saturating_sub(low) > low / ESTIMATE_PRECISION && !budget.is_spent() {
             let middle = low.midpoint(high);
-            if self.succeeds_with(request, middle)? {
+            if self.succeeds_with(request, middle, budget)? {
                 high = middle;
             } else {
                 low = middle;
@@ -221,15 +240,25 @@ impl Inner {
         Ok(high)
     }
 
-    fn succeeds_with(&self, request: &TransactionRequest, gas_limit: u64) -> Result<bool, EvmError> {
-        match self.simulate(request, gas_limit) {
+    fn succeeds_with(
+        &self,
+        request: &TransactionRequest,
+        gas_limit: u64,
+        budget: &mut GasBudget,
+    ) -> Result<bool, EvmError> {
+        match self.simulate(request, gas_limit, budget) {
             Ok(result) => Ok(result.is_success()),
             Err(EvmError::Refused(_)) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    fn simulate(&self, request: &TransactionRequest, gas_limit: u64) -> Result<ExecutionResult, EvmError> {
+    fn simulate(
+        &self,
+        request: &TransactionRequest,
+        gas_limit: u64,
+        budget: &mut GasBudget,
+    ) -> Result<ExecutionResult, EvmError> {
         let transaction = TxEnv {
             caller: request.from.unwrap_or_default(),
             gas_limit,
@@ -239,7 +268,9 @@ impl Inner {
             chain_id: Some(self.chain_id()),
             ..Default::default()
         };
-        Ok(self.transact(transaction, self.block_env(), Checks::Simulated)?.result)
+        let result = self.transact(transaction, self.block_env(), Checks::Simulated)?.result;
+        budget.spend(result.tx_gas_used());
+        Ok(result)
     }
 
     fn transact(&self, transaction: TxEnv, block: BlockEnv, checks: Checks) -> Result<ResultAndState, EvmError> {

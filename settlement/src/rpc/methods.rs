@@ -11,24 +11,30 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{MAX_FEE_HISTORY, MAX_LOG_BLOCKS, MAX_LOGS, RpcError};
-use crate::evm::{EmbeddedChain, EvmError, Inner, StoredBlock, genesis_rpc_block};
+use crate::evm::{EmbeddedChain, EvmError, GasBudget, Inner, StoredBlock, genesis_rpc_block};
+
+/// The methods that burn gas.
+const RUNS_CODE: [&str; 4] = ["eth_sendRawTransaction", "eth_sendRawTransactionSync", "eth_call", "eth_estimateGas"];
 
 type Outcome = Result<Value, RpcError>;
 
-/// Runs one method.
-pub(super) fn dispatch(chain: &EmbeddedChain, method: &str, parameters: &[Value]) -> Outcome {
+/// Runs one method; what it burns is taken from `gas`.
+pub(super) fn dispatch(chain: &EmbeddedChain, method: &str, parameters: &[Value], gas: &mut GasBudget) -> Outcome {
     let parameters = Parameters(parameters);
+    if gas.is_spent() && RUNS_CODE.contains(&method) {
+        return Err(RpcError::Limit("the requests before this one burned the gas of one body: send it by itself"));
+    }
     match method {
-        "eth_sendRawTransaction" => Ok(json!(chain.write().execute(&parameters.get::<Bytes>(0)?)?)),
-        "eth_sendRawTransactionSync" => send_sync(chain, parameters),
+        "eth_sendRawTransaction" => Ok(json!(send(chain, parameters, gas)?.map(|block| block.transaction_hash()))),
+        "eth_sendRawTransactionSync" => Ok(json!(send(chain, parameters, gas)?.map(|block| block.receipt()))),
         "web3_clientVersion" => Ok(json!(concat!("tributary-embedded/", env!("CARGO_PKG_VERSION")))),
         "eth_gasPrice" | "eth_maxPriorityFeePerGas" => Ok(json!("0x0")),
         "eth_syncing" => Ok(json!(false)),
-        _ => read(&chain.read(), method, parameters),
+        _ => read(&chain.read(), method, parameters, gas),
     }
 }
 
-fn read(inner: &Inner, method: &str, parameters: Parameters<'_>) -> Outcome {
+fn read(inner: &Inner, method: &str, parameters: Parameters<'_>, gas: &mut GasBudget) -> Outcome {
     match method {
         "eth_chainId" => Ok(json!(U64::from(inner.chain_id()))),
         "net_version" => Ok(json!(inner.chain_id().to_string())),
@@ -45,9 +51,12 @@ fn read(inner: &Inner, method: &str, parameters: Parameters<'_>) -> Outcome {
         }
         "eth_call" => {
             only_newest(parameters, 1)?;
-            Ok(json!(inner.call(&parameters.get::<TransactionRequest>(0)?)?))
+            Ok(json!(inner.call(&parameters.get::<TransactionRequest>(0)?, gas)?))
         }
-        "eth_estimateGas" => Ok(json!(U64::from(inner.estimate(&parameters.get::<TransactionRequest>(0)?)?))),
+        "eth_estimateGas" => {
+            let request = parameters.get::<TransactionRequest>(0)?;
+            Ok(json!(U64::from(inner.estimate(&request, gas)?)))
+        }
         "eth_getTransactionReceipt" => Ok(json!(inner.block_of(parameters.get(0)?)?.map(|block| block.receipt()))),
         "eth_getTransactionByHash" => inner.block_of(parameters.get(0)?)?.map_or(Ok(Value::Null), |b| transaction(&b)),
         "eth_getBlockByNumber" => block_by_number(inner, parameters),
@@ -67,11 +76,17 @@ impl Parameters<'_> {
     }
 }
 
-fn send_sync(chain: &EmbeddedChain, parameters: Parameters<'_>) -> Outcome {
+fn send(
+    chain: &EmbeddedChain,
+    parameters: Parameters<'_>,
+    gas: &mut GasBudget,
+) -> Result<Option<StoredBlock>, RpcError> {
     let raw = parameters.get::<Bytes>(0)?;
     let mut inner = chain.write();
     let hash = inner.execute(&raw)?;
-    Ok(json!(inner.block_of(hash)?.map(|block| block.receipt())))
+    let block = inner.block_of(hash)?;
+    gas.spend(block.as_ref().map_or(0, |block| block.gas_used));
+    Ok(block)
 }
 
 fn state(parameters: Parameters<'_>, tag_index: usize, read: impl FnOnce(Address) -> Outcome) -> Outcome {

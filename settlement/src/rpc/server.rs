@@ -1,30 +1,28 @@
 //! Serving the chain over HTTP, on loopback unless the operator says otherwise.
 //!
 //! Invariant: at most `MAX_CONNECTIONS` connections are held and `MAX_CONCURRENT_REQUESTS` requests worked on at
-//! once; a request above a limit is refused at once and costs no chain work. A web page cannot use the chain: its
+//! once, of each caller a part; a request above a limit is refused at once and costs no chain work. A web page cannot use the chain: its
 //! browser would send a foreign `Host` (rebinding) or a content type that needs a permission nobody gives.
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::serve::Listener;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use axum::{Extension, Router};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::bounded::{Bounds, Caller, serve_bounded};
 use super::{
-    BODY_TIMEOUT_S, MAX_BODY_BYTES, MAX_CONCURRENT_REQUESTS, MAX_CONNECTIONS, RpcError, STOP_TIMEOUT_S, answer_body,
+    BODY_TIMEOUT_S, MAX_BODY_BYTES, MAX_CONCURRENT_REQUESTS, MAX_CONNECTIONS, MAX_LOOPBACK_CONNECTIONS,
+    MAX_LOOPBACK_REQUESTS, MAX_STRANGER_CONNECTIONS, MAX_STRANGER_REQUESTS, RpcError, STOP_TIMEOUT_S, answer_body,
     reply,
 };
 use crate::evm::EmbeddedChain;
@@ -101,21 +99,17 @@ async fn listen(chain: EmbeddedChain, address: SocketAddr) -> Result<RpcServer, 
     let bind = |source| ServeError::Bind { address, source };
     let listener = TcpListener::bind(address).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
-    let service = Service {
-        chain,
-        permits: Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS)),
-        loopback_only: address.ip().is_loopback(),
-    };
+    let service =
+        Service { chain, working: Arc::new(Mutex::new(Vec::new())), loopback_only: address.ip().is_loopback() };
     let router = Router::new().route("/", post(handle)).with_state(service);
-    let listener = BoundedListener { listener, permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
+    let bounds =
+        Bounds { connections: MAX_CONNECTIONS, loopback: MAX_LOOPBACK_CONNECTIONS, stranger: MAX_STRANGER_CONNECTIONS };
     let (stop, mut stopped) = watch::channel(false);
     let task = tokio::spawn(async move {
         let until_stopped = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until_stopped).await {
-            tracing::error!(%error, "the chain is no longer served");
-        }
+        serve_bounded(listener, router, bounds, until_stopped).await;
     });
     Ok(RpcServer { address, stop, task })
 }
@@ -123,18 +117,50 @@ async fn listen(chain: EmbeddedChain, address: SocketAddr) -> Result<RpcServer, 
 #[derive(Clone)]
 struct Service {
     chain: EmbeddedChain,
-    permits: Arc<Semaphore>,
+    /// Whose requests are worked on.
+    working: Arc<Mutex<Vec<Caller>>>,
     loopback_only: bool,
 }
 
-async fn handle(State(service): State<Service>, request: Request) -> Response {
+/// One request's place among those worked on.
+struct Permit {
+    caller: Caller,
+    working: Arc<Mutex<Vec<Caller>>>,
+}
+
+impl Service {
+    fn permit(&self, caller: Caller) -> Option<Permit> {
+        let bound = match caller {
+            Caller::Loopback => MAX_LOOPBACK_REQUESTS,
+            Caller::Stranger(_) => MAX_STRANGER_REQUESTS,
+        };
+        let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = working.iter().filter(|other| **other == caller).count();
+        if own >= bound || working.len() >= MAX_CONCURRENT_REQUESTS {
+            return None;
+        }
+        working.push(caller);
+        Some(Permit { caller, working: Arc::clone(&self.working) })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = working.iter().position(|other| *other == self.caller) {
+            working.swap_remove(place);
+        }
+    }
+}
+
+async fn handle(State(service): State<Service>, Extension(caller): Extension<Caller>, request: Request) -> Response {
     if !is_json(request.headers()) {
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type must be application/json");
     }
     if service.loopback_only && !names_loopback(request.headers()) {
         return refuse(StatusCode::FORBIDDEN, "the host must be this machine");
     }
-    let Ok(permit) = service.permits.clone().try_acquire_owned() else {
+    let Some(permit) = service.permit(caller) else {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once: try again");
     };
     let reading = axum::body::to_bytes(request.into_body(), MAX_BODY_BYTES);
@@ -146,7 +172,7 @@ async fn handle(State(service): State<Service>, request: Request) -> Response {
     answer(service.chain, body, permit).await
 }
 
-async fn answer(chain: EmbeddedChain, body: Bytes, permit: OwnedSemaphorePermit) -> Response {
+async fn answer(chain: EmbeddedChain, body: Bytes, permit: Permit) -> Response {
     let work = tokio::task::spawn_blocking(move || {
         let answer = answer_body(&chain, &body);
         drop(permit);
@@ -176,54 +202,4 @@ fn names_loopback(headers: &HeaderMap) -> bool {
     }
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
     name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// Takes a connection only when one of the bounded number is free.
-struct BoundedListener {
-    listener: TcpListener,
-    permits: Arc<Semaphore>,
-}
-
-impl Listener for BoundedListener {
-    type Io = BoundedStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let permit = self.permits.clone().acquire_owned().await.ok();
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        (BoundedStream { stream, _permit: permit }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
-}
-
-struct BoundedStream {
-    stream: TcpStream,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl AsyncRead for BoundedStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for BoundedStream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

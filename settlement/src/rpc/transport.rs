@@ -10,8 +10,8 @@ use serde_json::Value;
 use serde_json::value::to_raw_value;
 use tower::Service;
 
-use super::{RpcError, methods};
-use crate::evm::EmbeddedChain;
+use super::{MAX_BODY_GAS, RpcError, methods};
+use crate::evm::{EmbeddedChain, GasBudget};
 
 /// The service alloy's client calls.
 #[derive(Debug, Clone)]
@@ -27,7 +27,8 @@ impl EmbeddedTransport {
             Some(raw) => serde_json::from_str::<Vec<Value>>(raw.get()).unwrap_or_default(),
             None => Vec::new(),
         };
-        let payload = match methods::dispatch(&self.0, request.method(), &parameters) {
+        let mut gas = GasBudget::new(MAX_BODY_GAS);
+        let payload = match methods::dispatch(&self.0, request.method(), &parameters, &mut gas) {
             Ok(result) => ResponsePayload::Success(to_raw_value(&result).map_err(TransportError::ser_err)?),
             Err(error) => ResponsePayload::Failure(failure(&error)?),
         };

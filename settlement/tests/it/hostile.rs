@@ -1,13 +1,15 @@
 //! Whatever is sent to the served chain, it answers or refuses, and goes on.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tributary_settlement::evm::EmbeddedChain;
-use tributary_settlement::rpc::{MAX_BODY_BYTES, RpcServer, ServeError, serve, serve_open};
+use tributary_settlement::rpc::bounded::HEAD_TIMEOUT_S;
+use tributary_settlement::rpc::{MAX_BATCH, MAX_BODY_BYTES, MAX_CONNECTIONS, RpcServer, ServeError, serve, serve_open};
 
 use super::kit::any_port;
 
@@ -170,4 +172,46 @@ async fn the_chain_is_served_on_loopback_unless_opened() {
     let body = br#"{"id":1,"method":"eth_chainId"}"#;
     let named = format!("host: chain.example\r\ncontent-type: application/json\r\ncontent-length: {}", body.len());
     assert_eq!(exchange(at, &named, body).await.0, 200);
+}
+
+#[tokio::test]
+async fn silent_connections_stop_nobody() {
+    let (_folder, server) = served().await;
+    let at = server.address();
+    let mut silent = Vec::new();
+    for _ in 0..2 * MAX_CONNECTIONS {
+        silent.push(TcpStream::connect(at).await.unwrap());
+    }
+    let answered = tokio::time::timeout(Duration::from_secs(HEAD_TIMEOUT_S / 2), assert_alive(at)).await;
+    assert!(answered.is_ok(), "the silent are displaced before their deadline");
+}
+
+#[tokio::test]
+async fn a_half_sent_request_is_cut_off() {
+    let (_folder, server) = served().await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: ").await.unwrap();
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(2 * HEAD_TIMEOUT_S), stream.read_to_end(&mut answer)).await;
+    assert!(closed.is_ok(), "still open");
+    assert_alive(server.address()).await;
+}
+
+#[tokio::test]
+async fn a_batch_burns_no_more_than_its_gas() {
+    let (_folder, server) = served().await;
+    let batch = |data: &str| {
+        let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [{ "data": data }, "latest"] });
+        Value::Array(vec![call; MAX_BATCH]).to_string()
+    };
+    let codes = |answer: &str| -> Vec<Option<i64>> {
+        let answers: Vec<Value> = serde_json::from_str(answer).unwrap();
+        answers.iter().map(|answer| answer["error"]["code"].as_i64()).collect()
+    };
+    let (_, answer) = post(server.address(), batch("0x5b600056").as_bytes()).await;
+    let refused = codes(&answer);
+    assert_eq!(refused[..2], [Some(-32_000); 2], "endless loops run out of their own gas");
+    assert!(refused[2..].iter().all(|code| *code == Some(-32_005)), "{refused:?}");
+    let (_, answer) = post(server.address(), batch("0x00").as_bytes()).await;
+    assert_eq!(codes(&answer), [None; MAX_BATCH]);
 }
