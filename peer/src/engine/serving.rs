@@ -115,7 +115,7 @@ pub(super) fn tokens_of(base: &Base, prompt: &Prompt) -> Result<Vec<u32>, Ended>
             Err(error) => return Err(invalid(&error)),
         },
     };
-    Ok(encoded.map_err(|error| invalid(&error))?)
+    encoded.map_err(|error| invalid(&error))
 }
 
 fn invalid(error: &dyn std::fmt::Display) -> Ended {

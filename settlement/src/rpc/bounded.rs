@@ -108,7 +108,7 @@ async fn converse(
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = cut.notified() => return,
-        _ = stopping.wait_for(|stopping| *stopping) => {
+        () = stopped(&mut stopping) => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = &mut connection => ended,
@@ -119,6 +119,11 @@ async fn converse(
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// Resolves when the server stops; nothing of the channel is held on to meanwhile.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    drop(stopping.wait_for(|stopping| *stopping).await);
 }
 
 async fn respond(mut router: Router, busy: Busy, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
@@ -290,7 +295,7 @@ mod tests {
         let seats = seats();
         let (first, _) = seats.take(stranger(1)).unwrap();
         let (second, _) = seats.take(stranger(1)).unwrap();
-        let answering = [Busy::begin(Arc::clone(&first)), Busy::begin(second)];
+        let answering = [Busy::begin(Arc::clone(&first)), Busy::begin(Arc::clone(&second))];
         assert!(seats.take(stranger(1)).is_none());
         drop(answering);
         assert!(seats.take(stranger(1)).is_some());

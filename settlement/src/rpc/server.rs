@@ -1,8 +1,8 @@
 //! Serving the chain over HTTP, on loopback unless the operator says otherwise.
 //!
-//! Invariant: at most `MAX_CONNECTIONS` connections are held and `MAX_CONCURRENT_REQUESTS` requests worked on at
-//! once, of each caller a part; a request above a limit is refused at once and costs no chain work. A web page cannot use the chain: its
-//! browser would send a foreign `Host` (rebinding) or a content type that needs a permission nobody gives.
+//! Invariant: at most `MAX_CONNECTIONS` connections are held and `MAX_CONCURRENT_REQUESTS` requests worked on at once,
+//! of each caller a part; a request above a limit is refused at once and costs no chain work. A web page cannot use the
+//! chain: its browser would send a foreign `Host` (rebinding) or a content type that needs a permission nobody gives.
 
 use std::io;
 use std::net::SocketAddr;
