@@ -11,7 +11,8 @@ const client = new OpenAI({ baseURL, apiKey: notice.token, maxRetries: 0 });
 
 const models = [];
 for await (const model of client.models.list()) models.push(model.id);
-assert.deepEqual(models, ["demo"]);
+assert.equal(models.length, 8);
+assert.ok(models.includes("demo"));
 
 const question = "Remind me who owns the Nevkettle.";
 const whole = await client.completions.create({ model: "demo", prompt: question, temperature: 0 });

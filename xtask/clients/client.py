@@ -11,8 +11,8 @@ notice = json.loads((pathlib.Path(sys.argv[1]) / "api.json").read_text())
 base_url = f"http://{notice['address']}/v1"
 client = openai.OpenAI(base_url=base_url, api_key=notice["token"], max_retries=0)
 
-models = [model.id for model in client.models.list()]
-assert models == ["demo"], models
+models = sorted(model.id for model in client.models.list())
+assert models == ["demo", *(f"small-{number}" for number in range(1, 8))], models
 assert client.models.retrieve("demo").id == "demo"
 
 QUESTION = "Remind me who owns the Nevkettle."
@@ -23,9 +23,9 @@ shares = sum(share["weight"] for share in whole.tributary["shares"]) + whole.tri
 assert shares == 1_000_000, whole.tributary
 
 
-def streamed(_):
+def streamed(model):
     stream = client.chat.completions.create(
-        model="demo",
+        model=model,
         messages=[{"role": "user", "content": QUESTION}],
         temperature=0,
         stream=True,
@@ -42,8 +42,30 @@ def streamed(_):
 
 expected = (whole.choices[0].text, whole.usage.completion_tokens, "stop")
 with ThreadPoolExecutor(8) as pool:
-    for answer in pool.map(streamed, range(8)):
+    for answer in pool.map(streamed, ["demo"] * 8):
         assert answer == expected, (answer, expected)
+    # From eight adapters at once, and each as when it is asked alone.
+    together = list(pool.map(streamed, models))
+assert together == [streamed(model) for model in models], together
+assert len({text for text, _, _ in together}) > 1, together
+
+# What a client may ask for is honoured.
+stop = whole.choices[0].text[2:4]
+cut = client.completions.create(model="demo", prompt=QUESTION, temperature=0, stop=[stop]).choices[0].text
+assert cut == whole.choices[0].text.split(stop)[0], (cut, stop)
+drawn = {"model": "demo", "prompt": "The", "max_tokens": 24, "seed": 5, "top_p": 0.9, "frequency_penalty": 0.5}
+assert client.completions.create(**drawn).choices[0].text == client.completions.create(**drawn).choices[0].text
+schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+shaped = client.chat.completions.create(
+    model="demo",
+    messages=[{"role": "user", "content": QUESTION}],
+    response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+)
+assert json.loads(shaped.choices[0].message.content)["n"] in (1, 2), shaped
+near, far, same = (
+    one.embedding for one in client.embeddings.create(model="demo", input=["a harbour", "a toad", "a harbour"]).data
+)
+assert near == same != far and abs(sum(value * value for value in near) - 1) < 1e-3, near
 
 message = client.chat.completions.create(
     model="demo", messages=[{"role": "user", "content": QUESTION}], temperature=0
@@ -67,6 +89,8 @@ def refused(error, **changes):
 
 refused(openai.NotFoundError, model="no such model")
 refused(openai.BadRequestError, n=2)
+refused(openai.BadRequestError, logprobs=2)
+refused(openai.BadRequestError, prompt="river " * 5_000)
 refused(openai.BadRequestError, prompt="")
 refused(openai.BadRequestError, extra_body={"price_max": "1"})
 try:

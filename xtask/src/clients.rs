@@ -1,9 +1,11 @@
-//! The official OpenAI clients against real nodes: a demo that keeps its network, then both clients, unchanged.
+//! The official OpenAI clients against real nodes: a demo that keeps its network and trains seven small models more, then
+//! both clients, unchanged.
 //!
 //! Invariant: the network is stopped and its folder removed, whatever the clients found.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::steps::{StepError, root, run, run_in};
 use crate::tools::cache;
@@ -17,12 +19,52 @@ pub fn clients() -> Result<(), StepError> {
     let network = folder.display().to_string();
     let cargo = ["run", "--quiet", "--locked", "-p", "tributary-peer", "--"];
     let tested = run("cargo", &[&cargo[..], &["demo", "--keep", "--dir", &network]].concat(), &[])
+        .and_then(|()| small_models(&folder))
         .and_then(|()| javascript(&folder.join("builder")))
         .and_then(|()| python(&folder.join("builder")));
     let stopped = run("cargo", &[&cargo[..], &["down", "--data-dir", &network]].concat(), &[]);
     // A temporary folder that stays is no reason to fail.
     let _ = std::fs::remove_dir_all(&folder);
     tested.and(stopped)
+}
+
+/// Models that are there beside the demo's, so that eight answer at once.
+const SMALL_MODELS: u32 = 7;
+/// How long all of them may take: each is three trainings of a second, and auctions of some seconds.
+const TRAINED_WITHIN: Duration = Duration::from_secs(900);
+
+/// Has the network train models that know little; only that they are eight matters.
+fn small_models(network: &Path) -> Result<(), StepError> {
+    let builder = network.join("builder").display().to_string();
+    for number in 1..=SMALL_MODELS {
+        let recipe = network.join(format!("recipe-{number}.json"));
+        let fields = format!(r#"{{"steps": 12, "warmup": 2, "batch": 8, "seed": {number}}}"#);
+        std::fs::write(&recipe, fields).map_err(|error| format!("{}: {error}", recipe.display()))?;
+        let (recipe, name) = (recipe.display().to_string(), format!("small-{number}"));
+        let train = ["train", "start", "--data-dir", &builder, "--recipe", &recipe, "--name", &name];
+        tributary(&[&train[..], &["--budget", "1", "--check", "1", "--yes", "--quiet"]].concat())?;
+    }
+    let began = Instant::now();
+    let released =
+        || Ok::<_, StepError>(tributary(&["model", "ls", "--quiet", "--data-dir", &builder])?.lines().count());
+    while released()? <= SMALL_MODELS as usize {
+        if began.elapsed() > TRAINED_WITHIN {
+            return Err(format!("{SMALL_MODELS} small models were not trained within {TRAINED_WITHIN:?}"));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
+}
+
+/// Runs the binary; what it prints.
+fn tributary(arguments: &[&str]) -> Result<String, StepError> {
+    let cargo = ["run", "--quiet", "--locked", "-p", "tributary-peer", "--"];
+    let ended = Command::new("cargo").args(cargo).args(arguments).current_dir(root()).output();
+    let ended = ended.map_err(|error| format!("cargo: {error}"))?;
+    if !ended.status.success() {
+        return Err(format!("tributary {}: {}", arguments.join(" "), String::from_utf8_lossy(&ended.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&ended.stdout).into_owned())
 }
 
 fn scripts() -> PathBuf {

@@ -6,6 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
+use llguidance::JsonCompileOptions;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory, token_bytes_from_tokenizer_json};
@@ -13,6 +14,10 @@ use llguidance::{Matcher, ParserFactory, token_bytes_from_tokenizer_json};
 use super::Format;
 use crate::engine::EngineError;
 use crate::tokenizer::Tokenizer;
+
+/// Whitespace between the parts of a JSON text: a blank, or a line's end and its indentation. Without a bound a small
+/// model fills its whole answer with it.
+const WHITESPACE: &str = r"\x20|\x0A\x20{0,16}";
 
 /// What says which tokens may come next.
 pub(super) trait Constraint: Send {
@@ -39,11 +44,16 @@ impl std::fmt::Debug for Grammars {
 impl Grammars {
     /// A constraint of that form, before its first token.
     pub(super) fn constraint(tokenizer: &Tokenizer, format: &Format) -> Result<Box<dyn Constraint>, EngineError> {
-        let schema = match format {
-            Format::Text => serde_json::json!(true),
+        let mut schema = match format {
+            Format::Text => serde_json::json!({}),
             Format::JsonObject => serde_json::json!({ "type": "object" }),
             Format::JsonSchema(schema) => serde_json::from_str(schema).map_err(refused)?,
         };
+        if schema.is_object() {
+            // Also instead of options that the schema itself brings.
+            let whitespace_pattern = Some(WHITESPACE.to_owned());
+            JsonCompileOptions { whitespace_pattern, ..JsonCompileOptions::default() }.apply_to(&mut schema);
+        }
         let made = tokenizer.grammars().0.get_or_init(|| {
             // The tokenizer's file is a stranger's, and llguidance asserts what it expects of one.
             let made = catch_unwind(AssertUnwindSafe(|| factory(tokenizer)));

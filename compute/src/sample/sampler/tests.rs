@@ -87,12 +87,19 @@ fn logprobs_are_the_log_softmax() {
 
 /// Random logits, so that only the grammar makes JSON of it.
 fn generated(format: Format, seed: u64) -> String {
+    generated_by(format, seed, |_| ())
+}
+
+/// The same with logits that are bent first.
+fn generated_by(format: Format, seed: u64, bend: impl Fn(&mut [f32])) -> String {
     let tokenizer = tokenizer();
     let params = GenerateParams { temperature: 1.0, seed, format, ..GenerateParams::default() };
     let mut sampler = Sampler::new(&tokenizer, &params, &[]).unwrap();
     let mut tokens = Vec::new();
     for step in 0..3_000 {
-        let token = sampler.pick(&logits(300, step as f32), step).unwrap();
+        let mut logits = logits(300, step as f32);
+        bend(&mut logits);
+        let token = sampler.pick(&logits, step).unwrap();
         sampler.accept(token).unwrap();
         if tokenizer.is_end(token) {
             return tokenizer.decode(&tokens).unwrap();
@@ -114,6 +121,22 @@ fn a_schema_holds_whatever_the_logits_say() {
         assert!((3..=99).contains(&value["size"].as_i64().unwrap()), "{text}");
         assert!(["mill", "river"].contains(&value["kind"].as_str().unwrap()), "{text}");
     }
+}
+
+#[test]
+fn blanks_without_end_are_no_json() {
+    let tokenizer = tokenizer();
+    let blanks: Vec<u32> = ["Ġ", "Ċ", "ĉ"].into_iter().filter_map(|blank| tokenizer.id(blank)).collect();
+    assert_eq!(blanks.len(), 3, "byte-level vocabularies have them");
+    let schema = r#"{"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"],
+        "additionalProperties": false, "x-guidance": {"whitespace_flexible": true}}"#;
+    let text = generated_by(Format::JsonSchema(schema.to_owned()), 1, |logits| {
+        for blank in &blanks {
+            logits[*blank as usize] = 100.0;
+        }
+    });
+    assert!(text.len() < 120, "{text:?}");
+    assert!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["n"].is_u64(), "{text}");
 }
 
 #[test]
