@@ -32,6 +32,8 @@ use crate::traffic::Traffic;
 
 /// Jobs beside answers that run at once on one node; more wait.
 const JOBS_AT_ONCE: usize = 16;
+/// Times that a job is performed when the engine dies beneath it: one that kills it itself must end.
+const ENGINE_TRIES: u32 = 3;
 /// Tries to fetch one blob before a job gives up; providers may be restarting.
 const FETCH_TRIES: u32 = 12;
 /// Time between such tries.
@@ -94,7 +96,7 @@ impl Workshop {
                 Work::Answer { .. } => None,
                 _ => workshop.slots.acquire().await.ok(),
             };
-            let outcome = match workshop.perform(job, work, entries).await {
+            let outcome = match workshop.perform_to_the_end(job, work, entries).await {
                 Ok(outcome) => outcome,
                 Err(reason) => {
                     tracing::warn!(job = %job.short(), %reason, "a job failed");
@@ -103,6 +105,27 @@ impl Workshop {
             };
             let _ = workshop.node.input(Input::Finished { job, outcome: Box::new(outcome) }).await;
         });
+    }
+
+    /// Performs a job again where the engine died beneath it: a training goes on from its newest checkpoint. Answers
+    /// outlive the engine by themselves.
+    async fn perform_to_the_end(
+        &self,
+        job: Hash,
+        work: Work,
+        entries: Vec<Signed<Contribution>>,
+    ) -> Result<JobOutcome, JobError> {
+        let mut tries = 1;
+        loop {
+            let deaths = self.engine.deaths();
+            match self.perform(job, work.clone(), entries.clone()).await {
+                Err(reason) if self.engine.deaths() != deaths && tries < ENGINE_TRIES => {
+                    tracing::warn!(job = %job.short(), %reason, "the job is performed again");
+                    tries += 1;
+                }
+                ended => return ended,
+            }
+        }
     }
 
     async fn perform(&self, job: Hash, work: Work, entries: Vec<Signed<Contribution>>) -> Result<JobOutcome, JobError> {

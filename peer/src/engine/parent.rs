@@ -64,6 +64,7 @@ struct Shared {
     running: tokio::sync::Mutex<Option<Running>>,
     open: Mutex<Open>,
     pid: AtomicU32,
+    deaths: AtomicU32,
     is_closing: AtomicBool,
 }
 
@@ -81,6 +82,7 @@ impl EngineHandle {
             running: tokio::sync::Mutex::default(),
             open: Mutex::default(),
             pid: AtomicU32::new(0),
+            deaths: AtomicU32::new(0),
             is_closing: AtomicBool::new(false),
         }))
     }
@@ -89,6 +91,12 @@ impl EngineHandle {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.0.pid.load(Ordering::Relaxed)
+    }
+
+    /// How many processes have ended.
+    #[must_use]
+    pub fn deaths(&self) -> u32 {
+        self.0.deaths.load(Ordering::Relaxed)
     }
 
     /// The folder that is shared with the process.
@@ -281,6 +289,7 @@ impl EngineHandle {
             let _ = dead.child.start_kill();
         }
         self.0.pid.store(0, Ordering::Relaxed);
+        self.0.deaths.fetch_add(1, Ordering::Relaxed);
         let frames = self.open().died(reason);
         if !frames.is_empty() {
             tracing::warn!(reason, answers = frames.len(), "the engine is started again for what it held");

@@ -55,6 +55,32 @@ fn amount(value: &Value) -> u128 {
 }
 
 #[test]
+fn a_training_whose_engine_is_killed_goes_on_from_its_checkpoint_to_the_same_adapter() {
+    let folder = folder();
+    let node = NodeProcess::start(&folder.path().join("node"), CHAIN);
+    let id = datanet(&node, folder.path());
+    let adapter = |name: &str, kill: bool| {
+        let recipe = folder.path().join("recipe.json");
+        std::fs::write(&recipe, r#"{"steps": 200, "warmup": 2, "batch": 8, "checkpoint_every": 20}"#).unwrap();
+        let recipe = recipe.display().to_string();
+        let start = ["train", "start", "--data", &id, "--name", name, "--budget", "9", "--recipe", &recipe, "--yes"];
+        let key = document(&node, &start)["key"].as_str().unwrap().to_owned();
+        if kill {
+            let under_way =
+                |runs: &Value| state(&key)(runs)?["main"]["progress"]["step"].as_u64().filter(|step| *step >= 40);
+            until("the training's middle", &node, "/api/runs", under_way);
+            let pid = node.get("/api/status").unwrap()["engine"]["pid"].as_u64().unwrap();
+            assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+        }
+        let released = |runs: &Value| state(&key)(runs).filter(|run| run["state"] == "done");
+        until("the release", &node, "/api/runs", released)["release"]["adapter"].clone()
+    };
+    let killed = adapter("killed", true);
+    assert!(node.log().contains("the job is performed again"), "{}", node.log());
+    assert_eq!(killed, adapter("unbroken", false));
+}
+
+#[test]
 fn one_node_by_hand_trains_answers_itself_anchors_and_pays() {
     let folder = folder();
     let node = NodeProcess::start(&folder.path().join("node"), CHAIN);
