@@ -19,7 +19,7 @@ use std::sync::Arc;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use ed25519_dalek::SigningKey;
@@ -133,12 +133,13 @@ pub async fn serve(state: Arc<ApiState>, port: u16) -> anyhow::Result<ApiServer>
 }
 
 /// Compares hashes, so that the time taken tells nothing about the token.
-async fn authorise(State(expected): State<Hash>, request: Request, next: Next) -> Result<Response, ApiError> {
+async fn authorise(State(expected): State<Hash>, request: Request, next: Next) -> Response {
     let given = request.headers().get(AUTHORIZATION).map(|value| Hash::of(value.as_bytes()));
     if given != Some(expected) {
-        return Err(ApiError::unauthorised());
+        let is_openai = request.uri().path().starts_with("/v1/");
+        return if is_openai { openai::unauthorised() } else { ApiError::unauthorised().into_response() };
     }
-    Ok(next.run(request).await)
+    next.run(request).await
 }
 
 fn routes(state: Arc<ApiState>) -> Router {

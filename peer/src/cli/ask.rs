@@ -115,6 +115,8 @@ async fn stream(context: &Context, body: &Value) -> Result<Value, Failure> {
     let mut on_line = |line: &Value| {
         if let Some(piece) = line["text"].as_str() {
             broken = write(&transcript.more(piece)).err().or(broken.take());
+        } else if let Some(reason) = line["waiting"].as_str() {
+            context.say(&format!("! {} (at most {} s)", text::line(reason), body["timeout_s"]));
         } else if let Some(reason) = line["retry"].as_str() {
             transcript.retry();
             if reason.is_empty() {

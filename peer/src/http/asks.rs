@@ -28,6 +28,10 @@ use crate::runtime::now_ms;
 const LINES: usize = 256;
 /// How often the state of a question is looked at while its text streams.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long a question that nobody answers waits before its asker hears so.
+const WAITING_AFTER: Duration = Duration::from_secs(2);
+/// Digits of a hash that name a model at least, so that a word is not taken for one.
+const PREFIX_MIN: usize = 8;
 /// The longest a question may wait for its answer, in seconds.
 const TIMEOUT_MAX_S: u64 = 3_600;
 
@@ -80,6 +84,7 @@ pub(super) async fn ask(State(api): Api, Json(body): Json<AskBody>) -> Result<Re
         let line = match waiting.recv().await? {
             Event::Text(text) => json!({"text": text}),
             Event::Retry(reason) => json!({"retry": reason}),
+            Event::Waiting(reason) => json!({"waiting": reason}),
             Event::Done(shown) => json!({"done": shown}),
             Event::Failed(error) => error.to_json(),
         };
@@ -95,6 +100,8 @@ pub(super) enum Event {
     Text(String),
     /// The worker failed; the text so far is void and another worker is asked.
     Retry(String),
+    /// Nobody can be asked yet; said once.
+    Waiting(String),
     /// The answer as [`show`] shows it.
     Done(Value),
     /// There is no answer.
@@ -158,11 +165,15 @@ pub(super) fn fresh_key() -> Result<Hash, ApiError> {
     Ok(Hash(bytes))
 }
 
-/// The adapter of that hash, else the newest release of that name.
+/// The adapter of that hash, else the newest release of that name, else the only one whose hash begins so.
 pub(super) fn find_model(node: &Node, model: &str) -> Option<Hash> {
     let by_hash = model.parse().ok().filter(|adapter| node.release_of(adapter).is_some());
-    by_hash
-        .or_else(|| node.releases().filter(|release| release.body.name == model).map(|found| found.body.adapter).last())
+    let named = || node.releases().filter(|release| release.body.name == model).map(|found| found.body.adapter).last();
+    by_hash.or_else(named).or_else(|| {
+        let begins = |adapter: &Hash| model.len() >= PREFIX_MIN && adapter.to_string().starts_with(model);
+        let mut begun = node.releases().map(|release| release.body.adapter).filter(begins);
+        begun.next().filter(|_| begun.next().is_none())
+    })
 }
 
 async fn stream_answer(
@@ -172,8 +183,15 @@ async fn stream_answer(
     events: mpsc::Sender<Event>,
 ) {
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    let notice = tokio::time::sleep(WAITING_AFTER);
+    tokio::pin!(notice);
+    let mut is_noticed = false;
     loop {
         let event = tokio::select! {
+            () = &mut notice, if !is_noticed => {
+                is_noticed = true;
+                waiting_for_worker(&handle, key).await
+            }
             piece = pieces.recv() => match piece {
                 Ok(Piece::Text(text)) => Some(Event::Text(text)),
                 Ok(Piece::Retry(reason)) => Some(Event::Retry(reason)),
@@ -206,6 +224,14 @@ async fn stream_answer(
             return;
         }
     }
+}
+
+/// What to say when nobody could be asked so far.
+async fn waiting_for_worker(handle: &NodeHandle, key: Hash) -> Option<Event> {
+    let is_asked = |view: AskView| view.worker.is_some() || has_ended(&view);
+    let found = handle.view(move |node| node.ask_view(&key).is_none_or(is_asked)).await;
+    let nobody = matches!(found, Ok(false));
+    nobody.then(|| Event::Waiting("nobody serves this model now: waiting for a peer that does".into()))
 }
 
 fn has_ended(view: &AskView) -> bool {

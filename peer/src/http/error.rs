@@ -55,6 +55,11 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "usage", "the request carries no valid token", hint)
     }
 
+    /// Whether it is about the token.
+    pub(super) fn is_unauthorised(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
+    }
+
     /// The error as JSON.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {

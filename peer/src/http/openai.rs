@@ -62,9 +62,15 @@ impl From<JsonRejection> for OpenAiError {
     }
 }
 
+/// The answer to a request without the key.
+pub(super) fn unauthorised() -> Response {
+    OpenAiError(ApiError::unauthorised()).into_response()
+}
+
 impl OpenAiError {
     fn body(&self) -> Value {
         let (kind, code) = match self.0.code() {
+            _ if self.0.is_unauthorised() => ("invalid_request_error", "invalid_api_key"),
             "usage" => ("invalid_request_error", "invalid_value"),
             "not_found" => ("invalid_request_error", "not_found"),
             "funds" => ("insufficient_quota", "insufficient_quota"),
@@ -78,6 +84,7 @@ impl OpenAiError {
 impl IntoResponse for OpenAiError {
     fn into_response(self) -> Response {
         let status = match self.0.code() {
+            _ if self.0.is_unauthorised() => StatusCode::UNAUTHORIZED,
             "usage" => StatusCode::BAD_REQUEST,
             "not_found" => StatusCode::NOT_FOUND,
             "funds" => StatusCode::PAYMENT_REQUIRED,
@@ -168,7 +175,7 @@ fn cut_off() -> ApiError {
 async fn whole(events: &mut mpsc::Receiver<Event>) -> Result<Value, OpenAiError> {
     loop {
         match events.recv().await {
-            Some(Event::Text(_) | Event::Retry(_)) => {}
+            Some(Event::Text(_) | Event::Retry(_) | Event::Waiting(_)) => {}
             Some(Event::Done(done)) => return Ok(done),
             Some(Event::Failed(error)) => return Err(error.into()),
             None => return Err(cut_off().into()),
@@ -199,6 +206,8 @@ impl Stream {
                 self.attempt.clear();
                 (String::new(), false)
             }
+            // A comment, which keeps the connection alive and which clients skip.
+            Event::Waiting(_) => (": waiting for a worker\n\n".into(), false),
             Event::Failed(error) => (data(&OpenAiError(error).body()), true),
             Event::Done(done) => (self.end(&done), true),
         }
@@ -284,11 +293,21 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_waits_says_so_in_a_comment_and_goes_on() {
+        let mut stream = stream();
+        let (events, is_last) = stream.events_of(Event::Waiting("nobody".into()));
+        assert!(events.starts_with(':') && events.ends_with("\n\n") && !is_last);
+        assert_eq!(text(&mut stream, Event::Text("later".into())), "later");
+    }
+
+    #[test]
     fn each_kind_of_error_has_the_status_its_clients_expect() {
         let status = |error: ApiError| OpenAiError(error).into_response().status().as_u16();
         assert_eq!(status(ApiError::usage("u", "h")), 400);
         assert_eq!(status(ApiError::not_found("n", "h")), 404);
         assert_eq!(status(ApiError::funds("f", "h")), 402);
         assert_eq!(status(ApiError::unreachable("w", "h")), 503);
+        assert_eq!(status(ApiError::unauthorised()), 401);
+        assert_eq!(OpenAiError(ApiError::unauthorised()).body()["error"]["code"], "invalid_api_key");
     }
 }
