@@ -155,10 +155,16 @@ async fn redeem(context: &Context, wallet: &Value) -> Result<Output, Failure> {
 }
 
 async fn claim(context: &Context, wallet: &Value) -> Result<Output, Failure> {
-    let claimable = text::amount(&wallet["claimable"]);
-    let lines =
-        [format!("claim {} earned in anchored epochs; the treasury's too on the node that keeps it", open(claimable))];
-    if let Some(end) = spend::preview(context, json!({"claim": claimable}), &lines, "Claim?")? {
+    let (claimable, promised) = (text::amount(&wallet["claimable"]), redeemable(wallet));
+    let mut lines = vec![format!(
+        "claim {} earned in anchored epochs; the treasury's too on the node that keeps it",
+        open(claimable)
+    )];
+    if promised > Amount::ZERO {
+        lines.push(format!("redeem {} that payers promised before that: fees arrive with it", open(promised)));
+    }
+    let document = json!({"claim": claimable, "redeem": promised});
+    if let Some(end) = spend::preview(context, document, &lines, "Claim?")? {
         return Ok(end);
     }
     let done = context.client.post("/api/wallet/claim", &json!({})).await?;
