@@ -126,6 +126,21 @@ impl ChatTemplate {
         })
     }
 
+    /// The templates' own text: the usual one, and the one for tools.
+    #[must_use]
+    pub fn sources(&self) -> (String, Option<String>) {
+        let text = |from: &Environment<'static>| {
+            from.get_template(NAME).map(|template| template.source().to_owned()).unwrap_or_default()
+        };
+        (text(&self.usual), self.with_tools.as_ref().map(text))
+    }
+
+    /// Texts of special tokens that the templates write.
+    #[must_use]
+    pub const fn specials(&self) -> &SpecialTexts {
+        &self.specials
+    }
+
     /// The prompt of a conversation. `ask` appends what begins the model's answer (`add_generation_prompt`); `now_s` is
     /// the time that `strftime_now` shows, in seconds since 1970, as UTC.
     ///

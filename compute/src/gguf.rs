@@ -1,4 +1,4 @@
-//! GGUF, the file of llama.cpp: our own reader of its header, models out of it, and a writer.
+//! GGUF, the file of llama.cpp: our own reader of its header, models out of it and into it.
 //!
 //! Invariant: whatever a file claims, nothing is allocated for it before the file proved long enough, and every count
 //! has a bound; a hostile file gives a [`GgufError`], never a panic.
@@ -6,6 +6,7 @@
 //! Layout (version 3, little-endian): magic, version, counts, metadata, tensor descriptions, padding, tensors.
 
 mod config;
+mod export;
 mod file;
 mod tokenizer;
 mod value;
@@ -15,9 +16,10 @@ mod write;
 pub use file::{GgufFile, MAX_HEADER_BYTES, MAX_TENSORS, TensorInfo};
 pub use tokenizer::MAX_TOKEN_BYTES;
 pub use value::{Value, Values};
-pub use write::{GgufTensor, write};
+pub use write::{GgufTensor, write, write_to};
 
 pub(crate) use config::config_of;
+pub(crate) use export::write_model;
 pub(crate) use tokenizer::tokenizer_json;
 pub(crate) use weights::parts_of;
 

@@ -9,6 +9,7 @@ pub mod attribute;
 pub mod chat;
 pub mod device;
 pub mod engine;
+pub mod export;
 pub mod gguf;
 pub mod kv;
 pub mod linear;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-pub use base::{Base, Extras, MAX_BASE_BYTES, base_hash};
+pub use base::{Base, BaseFacts, Extras, MAX_BASE_BYTES, base_hash};
 pub use batch::{Feed, LogitRows, Packed, Stepped};
 pub use config::{
     Config, Family, MAX_CONFIG_BYTES, MAX_END_TOKENS, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH,

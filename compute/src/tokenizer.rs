@@ -138,6 +138,12 @@ impl Tokenizer {
         self.bos
     }
 
+    /// The text of a token in the vocabulary.
+    #[must_use]
+    pub fn text(&self, token: u32) -> Option<String> {
+        self.inner.id_to_token(token)
+    }
+
     /// The id of a token by its text in the vocabulary.
     #[must_use]
     pub fn id(&self, token: &str) -> Option<u32> {

@@ -7,6 +7,8 @@
 mod attributing;
 #[path = "it/chat.rs"]
 mod chat;
+#[path = "it/exporting.rs"]
+mod exporting;
 #[path = "it/files.rs"]
 mod files;
 #[path = "it/gguf.rs"]
@@ -17,6 +19,8 @@ mod gguf_hostile;
 mod golden;
 #[path = "it/gradients.rs"]
 mod gradients;
+#[path = "it/hostile.rs"]
+mod hostile;
 #[path = "it/merging.rs"]
 mod merging;
 #[path = "it/parity.rs"]

@@ -1,4 +1,4 @@
-//! How models travel: base, adapter and transcript as single blobs.
+//! How adapters and transcripts travel: as single blobs. Bases travel file by file, see `storage::base`.
 //!
 //! Invariant: one content has one encoding (the wire codec), so its BLAKE3 hash names it; reading checks sizes
 //! before anything is built from the bytes.
@@ -8,39 +8,10 @@ use tributary_compute::lora::AdapterFiles;
 use tributary_compute::proof::Fingerprint;
 use tributary_protocol::wire::{self, WireError};
 
-/// The largest base that travels as one blob: what one message between node and engine process carries.
-pub const BASE_MAX_BYTES: usize = 60 << 20;
 /// The largest adapter that travels as one blob.
 pub const ADAPTER_MAX_BYTES: usize = 32 << 20;
 /// The largest transcript: as the protocol bounds it.
 pub const TRANSCRIPT_MAX_BYTES: usize = tributary_protocol::limits::FINGERPRINTS_MAX_BYTES;
-
-/// A base model's files in Hugging Face's layout.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct BaseBundle {
-    /// `config.json`.
-    pub config: Vec<u8>,
-    /// `tokenizer.json`.
-    pub tokenizer: Vec<u8>,
-    /// `model.safetensors`.
-    pub safetensors: Vec<u8>,
-}
-
-impl BaseBundle {
-    /// The blob.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        wire::encode(self)
-    }
-
-    /// Reads a blob.
-    ///
-    /// # Errors
-    /// When it is too large or no bundle.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
-        wire::decode(bytes, BASE_MAX_BYTES)
-    }
-}
 
 #[derive(Encode, Decode)]
 struct AdapterBundle {

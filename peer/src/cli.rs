@@ -74,7 +74,7 @@ pub(crate) enum Command {
     /// Datanets: records of many contributors under one licence.
     #[command(subcommand)]
     Data(data::DataCommand),
-    /// Released models.
+    /// Base models and released adapters.
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// Training runs on other peers.
@@ -163,6 +163,11 @@ mod tests {
             "data ls",
             "data show rivers",
             "model ls",
+            "model pull folder --name mine",
+            "model pull owner/name@v1 --mirror http://127.0.0.1:1 --offline",
+            "model show abcd",
+            "model rm abcd",
+            "model export abcd --format gguf --out there",
             "train start --data rivers --budget 2.5 --steps 300 --yes",
             "train ls",
             "train show abcd",
@@ -206,6 +211,8 @@ mod tests {
             "status --json --quiet",
             "up --roles king",
             "up --serve-chain somewhere",
+            "up --base-limit much",
+            "model export abcd --format onnx --out there",
         ] {
             assert!(parse(&format!("tributary {line}")).is_err(), "{line}");
         }

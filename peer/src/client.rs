@@ -127,10 +127,20 @@ impl Client {
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+        self.call_within(method, path, body, CALL_TIMEOUT).await
+    }
+
+    async fn call_within(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        patience: Duration,
+    ) -> Result<Value, ClientError> {
         let broken = |error: reqwest::Error| ClientError::Broken(error.to_string());
         let work = async { self.send(method, path, body).await?.json().await.map_err(broken) };
-        let ended = tokio::time::timeout(CALL_TIMEOUT, work).await;
-        ended.map_err(|_| ClientError::Broken(format!("no answer for {} s", CALL_TIMEOUT.as_secs())))?
+        let ended = tokio::time::timeout(patience, work).await;
+        ended.map_err(|_| ClientError::Broken(format!("no answer for {} s", patience.as_secs())))?
     }
 
     /// `GET path`.
@@ -147,6 +157,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
         self.call(Method::POST, path, Some(body)).await
+    }
+
+    /// `POST path`, for what may take longer than other calls.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn post_within(&self, path: &str, body: &Value, patience: Duration) -> Result<Value, ClientError> {
+        self.call_within(Method::POST, path, Some(body), patience).await
     }
 
     /// `GET path` as text.

@@ -5,7 +5,9 @@
 //! begun ends with exactly one of [`Reply::Done`] or [`Reply::Failed`], also when the engine dies. An answer that was
 //! waiting or computed then is computed again by the next process, and its reader notices nothing.
 
+mod bases;
 pub mod child;
+mod export;
 mod folder;
 mod jobs;
 pub mod parent;
@@ -18,6 +20,7 @@ use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
 
 pub use folder::EngineFolder;
+use crate::bases::Facts;
 
 /// The largest frame between node and engine.
 pub const FRAME_MAX_BYTES: usize = 64 << 20;
@@ -52,15 +55,44 @@ pub struct Run {
     pub examples: Vec<ExampleFrame>,
 }
 
+/// What is to be exported.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ExportAsk {
+    /// The base.
+    pub base: Hash,
+    /// The folder or file it is loaded from.
+    pub source: String,
+    /// The adapter's blob; empty for the base alone.
+    pub adapter: Vec<u8>,
+    /// The format's name.
+    pub format: String,
+    /// The folder to make.
+    pub into: String,
+}
+
 /// What the node asks of the engine.
 #[derive(Debug, Clone, Encode, Decode)]
 pub enum Ask {
-    /// Hold a base.
+    /// Know where a base lies; it is loaded when a job needs it.
     Base {
-        /// The blob's hash.
+        /// The hash of its manifest.
         id: Hash,
-        /// The blob.
-        bytes: Vec<u8>,
+        /// Its folder, or its GGUF file.
+        path: String,
+    },
+    /// Load a base and say what it is.
+    Inspect {
+        /// The job.
+        job: Hash,
+        /// The base.
+        base: Hash,
+    },
+    /// Write a model for other programs.
+    Export {
+        /// The job.
+        job: Hash,
+        /// What, how and where.
+        export: ExportAsk,
     },
     /// Train an adapter.
     Train {
@@ -226,6 +258,19 @@ pub enum Done {
         end: Vec<u8>,
         /// The adapter's blob at that point.
         adapter: Vec<u8>,
+    },
+    /// A base was loaded.
+    Inspected(Facts),
+    /// A model was written, read again and compared.
+    Exported {
+        /// Its files with their sizes.
+        files: Vec<(String, u64)>,
+        /// The largest difference between two logits, in millionths.
+        worst_millionths: u64,
+        /// The largest logit, in millionths.
+        largest_millionths: u64,
+        /// Positions compared.
+        positions: u32,
     },
     /// An index stands and is kept.
     Indexed {

@@ -4,6 +4,7 @@
 //! body is bounded, as are the connections and how long one may say nothing.
 
 mod asks;
+mod bases;
 mod cards;
 mod datanets;
 mod error;
@@ -162,6 +163,10 @@ fn routes(state: Arc<ApiState>) -> Router {
         .route("/api/ask", post(asks::ask))
         .route("/api/asks/{key}", get(asks::show))
         .route("/api/base/generate", post(asks::generate))
+        .route("/api/bases", get(bases::list).post(bases::import))
+        .route("/api/bases/{id}", get(bases::show))
+        .route("/api/bases/{id}/remove", post(bases::remove))
+        .route("/api/models/export", post(bases::export))
         .route("/api/receipts", get(money::receipts))
         .route("/api/receipts/{id}", get(money::receipt))
         .route("/api/epochs/close", post(money::close_epoch))

@@ -4,6 +4,7 @@
 //! Only `net` knows libp2p, iroh and quinn; only `engine` runs models; only `settle` sends transactions.
 
 pub mod answers;
+pub mod bases;
 pub mod bundle;
 pub mod cards;
 pub mod chainserve;
@@ -14,6 +15,7 @@ pub mod engine;
 pub mod handle;
 pub mod home;
 pub mod http;
+pub mod hub;
 pub mod licence;
 pub mod net;
 pub mod receiptfile;

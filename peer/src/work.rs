@@ -4,6 +4,7 @@
 //! job produces is in the store before the node hears of it.
 
 mod answer;
+mod bases;
 mod check;
 mod data;
 mod train;
@@ -22,7 +23,9 @@ use tributary_protocol::node::{Input, JobOutcome, Work};
 use tributary_storage::blobs::{BlobStore, IrohBlobs};
 use tributary_storage::journal::Journal;
 
+pub use self::bases::BaseFault;
 use crate::answers::Answers;
+use crate::bases::Bases;
 use crate::bundle;
 use crate::engine::parent::EngineHandle;
 use crate::engine::{Ask, Done, Reply};
@@ -47,6 +50,8 @@ pub struct Workshop {
     pub data: DataPlane,
     /// The engine process.
     pub engine: EngineHandle,
+    /// The base models.
+    pub bases: Bases,
     /// Where a job remembers how far it is.
     pub journal: Arc<Journal>,
     /// The node.
@@ -69,7 +74,7 @@ impl Workshop {
         store: IrohBlobs,
         data: DataPlane,
         engine: EngineHandle,
-        journal: Arc<Journal>,
+        bases: Bases,
         node: NodeHandle,
         answers: Arc<Answers>,
         traffic: Arc<Traffic>,
@@ -78,7 +83,8 @@ impl Workshop {
             store,
             data,
             engine,
-            journal,
+            journal: Arc::clone(bases.journal()),
+            bases,
             node,
             answers,
             traffic,
@@ -227,15 +233,6 @@ impl Workshop {
         let written = tokio::task::spawn_blocking(move || folder.hand_over(job, hash, &bytes)).await;
         let written = written.map_err(|error| error.to_string())?;
         written.map_err(|error| format!("adapter {} can't be written: {error}", hash.short()))
-    }
-
-    /// Fetches a base if need be and has the engine hold it.
-    ///
-    /// # Errors
-    /// When it cannot be had or the engine cannot be reached.
-    pub async fn hold_base(&self, base: Hash, providers: &[NodeId]) -> Result<(), JobError> {
-        let bytes = self.blob(base, providers, bundle::BASE_MAX_BYTES).await?;
-        self.engine.hold_base(base, &bytes).await.map_err(|error| error.to_string())
     }
 
     /// A blob from the store, else from one of `providers`, tried again while they may be restarting.

@@ -11,6 +11,7 @@ mod it {
     mod heal;
     mod listening;
     mod market;
+    mod models;
     mod net;
     mod nodes;
     mod stopping;

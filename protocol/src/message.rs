@@ -61,7 +61,7 @@ pub struct PeerRecord {
     pub control: Vec<String>,
     /// Where its data plane listens, as socket addresses.
     pub data: Vec<String>,
-    /// Its determinism class.
+    /// The determinism classes it computes in, separated by spaces: those of dense and of quantised bases differ.
     pub class: String,
     /// The adapters it answers with.
     pub serving: Vec<Hash>,
@@ -69,6 +69,12 @@ pub struct PeerRecord {
     pub answer_price: Amount,
     /// How many batches it has sealed as a witness.
     pub batches: u64,
+}
+
+/// Whether `class` is one of `classes`, as a [`PeerRecord`] lists them.
+#[must_use]
+pub fn computes_in(classes: &str, class: &str) -> bool {
+    classes.split(' ').any(|known| known == class)
 }
 
 impl PeerRecord {

@@ -57,7 +57,7 @@ pub struct NodeConfig {
     pub treasury: ChainAddress,
     /// What it does for others.
     pub roles: Roles,
-    /// Its determinism class.
+    /// The determinism classes it computes in, separated by spaces.
     pub class: String,
     /// Its price for a thousand training steps.
     pub training_price_per_kilostep: Amount,

@@ -9,6 +9,9 @@ use tributary_protocol::node::{AnswerTranscript, FinishedAnswer};
 use tributary_protocol::task::FineTune;
 use tributary_protocol::wire;
 
+/// The class of every simulated machine.
+pub(crate) const CLASS: &str = "simnet";
+
 /// Segments between the checkpoints of every simulated training.
 pub(crate) const SEGMENTS: u32 = 8;
 /// Bytes of a simulated adapter.
@@ -73,6 +76,7 @@ pub(crate) fn answer(
         answer_tokens: 12,
         fingerprints,
         credits,
+        class: CLASS.into(),
     };
     let transcript = AnswerTranscript { transcript: text.clone().into_bytes(), text, fingerprints };
     (answer, transcript)

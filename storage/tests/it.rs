@@ -4,5 +4,7 @@
 mod blobs;
 #[path = "it/crash.rs"]
 mod crash;
+#[path = "it/hostile.rs"]
+mod hostile;
 #[path = "it/way_of_a_record.rs"]
 mod way_of_a_record;

@@ -136,6 +136,16 @@ impl<R: Read + Seek> GgufFile<R> {
         &self.tensors
     }
 
+    /// The number format that most of the file's bytes are in, as llama.cpp writes it.
+    pub(crate) fn most_stored(&self) -> String {
+        let mut bytes: BTreeMap<String, usize> = BTreeMap::new();
+        for tensor in self.tensors.values() {
+            *bytes.entry(format!("{:?}", tensor.kind)).or_default() += tensor.length;
+        }
+        let most = bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(kind, _)| kind).unwrap_or_default();
+        most.strip_suffix('K').map_or_else(|| most.clone(), |stem| format!("{stem}_K"))
+    }
+
     /// The whole file from its beginning, to be hashed.
     pub(crate) fn whole(&mut self) -> Result<&mut R, GgufError> {
         self.reader.seek(SeekFrom::Start(0))?;

@@ -8,8 +8,9 @@ use std::io::{Read, Seek};
 
 use serde_json::{Value as Json, json};
 
-use super::{GgufError, GgufFile, Value};
+use super::{GgufError, GgufFile, Value, Values};
 use crate::model::MAX_VOCAB;
+use crate::tokenizer::Tokenizer;
 
 /// The longest token; vocabularies have runs of about a hundred spaces.
 pub const MAX_TOKEN_BYTES: usize = 1024;
@@ -24,6 +25,10 @@ const USER_DEFINED: i64 = 4;
 const KINDS: &str = "tokenizer.ggml.token_type";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const PRE: &str = "tokenizer.ggml.pre";
+
+/// A place of the vocabulary that no token has.
+const UNUSED: i64 = 5;
+const NORMAL: i64 = 1;
 
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN_2: &str =
@@ -187,4 +192,87 @@ fn merges<'a>(
         b.total_cmp(a).then_with(|| lengths(b_left, b_right).cmp(&lengths(a_left, a_right)))
     });
     found.into_iter().map(|(_, left, right)| (left, right)).collect()
+}
+
+/// The metadata of a byte-level tokenizer for a model of `vocab` rows.
+///
+/// # Errors
+/// When the tokenizer is of another kind, or splits texts in a way that has no name in GGUF.
+pub(crate) fn metadata_of(tokenizer: &Tokenizer, vocab: usize) -> Result<Vec<(String, Value)>, GgufError> {
+    let json = tokenizer.to_json().map_err(|error| GgufError::metadata(TOKENS, error))?;
+    let pre = pre_of(&json)?;
+    let mut tokens: Vec<String> = (0..vocab).map(|id| format!("[PAD{id}]")).collect();
+    let mut kinds = vec![UNUSED; vocab];
+    let mut put = |id: &Json, text: &str, kind: i64| {
+        let place = id.as_u64().and_then(|id| usize::try_from(id).ok()).filter(|id| *id < vocab);
+        let place = place.ok_or_else(|| GgufError::metadata(TOKENS, format!("{text:?} has no row of the model")))?;
+        // What an earlier export put where there is no token is none.
+        if tokens[place] != text {
+            text.clone_into(&mut tokens[place]);
+            kinds[place] = kind;
+        }
+        Ok::<(), GgufError>(())
+    };
+    for (text, id) in json.pointer("/model/vocab").and_then(Json::as_object).into_iter().flatten() {
+        put(id, text, NORMAL)?;
+    }
+    for added in json["added_tokens"].as_array().into_iter().flatten() {
+        let kind = if added["special"] == true { CONTROL } else { USER_DEFINED };
+        put(&added["id"], added["content"].as_str().unwrap_or_default(), kind)?;
+    }
+    let merges = json.pointer("/model/merges").and_then(Json::as_array).into_iter().flatten();
+    let merges: Vec<String> = merges
+        .filter_map(|merge| match merge {
+            Json::String(text) => Some(text.clone()),
+            pair => Some(format!("{} {}", pair.get(0)?.as_str()?, pair.get(1)?.as_str()?)),
+        })
+        .collect();
+    let mut metadata = vec![
+        ("tokenizer.ggml.model".to_owned(), Value::Text("gpt2".into())),
+        (PRE.to_owned(), Value::Text(pre.into())),
+        (TOKENS.to_owned(), Value::Array(Values::Text(tokens))),
+        (KINDS.to_owned(), Value::Array(Values::Whole(kinds))),
+        ("tokenizer.ggml.merges".to_owned(), Value::Array(Values::Text(merges))),
+        ("tokenizer.ggml.add_bos_token".to_owned(), Value::Bool(tokenizer.begin().is_some())),
+    ];
+    let mut token = |key: &str, id: Option<u32>| {
+        metadata.extend(id.map(|id| (format!("tokenizer.ggml.{key}_token_id"), Value::Unsigned(u64::from(id)))));
+    };
+    token("bos", tokenizer.begin());
+    // Up to three ends have a place; whether that was enough shows when the file is read again.
+    for (key, end) in ["eos", "eot", "eom"].into_iter().zip(tokenizer.ends()) {
+        token(key, Some(*end));
+    }
+    Ok(metadata)
+}
+
+/// GGUF's name for how a tokenizer splits texts.
+fn pre_of(json: &Json) -> Result<&'static str, GgufError> {
+    let unknown = || GgufError::metadata(PRE, "this tokenizer's splitting has no name in GGUF");
+    if json.pointer("/model/type").and_then(Json::as_str) != Some("BPE")
+        || json.pointer("/model/byte_fallback") == Some(&Json::Bool(true))
+    {
+        return Err(GgufError::metadata("tokenizer.ggml.model", "only byte-level BPE is written"));
+    }
+    let pre = &json["pre_tokenizer"];
+    let parts = match pre["type"].as_str() {
+        Some("Sequence") => pre["pretokenizers"].as_array().cloned().unwrap_or_default(),
+        _ => vec![pre.clone()],
+    };
+    let kind = |part: &Json| part["type"].as_str().unwrap_or_default().to_owned();
+    let prefixed = parts.iter().any(|part| part["add_prefix_space"] == true);
+    match parts.as_slice() {
+        _ if prefixed => Err(unknown()),
+        [only] if kind(only) == "ByteLevel" && only["use_regex"] != false => Ok("gpt-2"),
+        [digits, bytes] if kind(digits) == "Digits" && kind(bytes) == "ByteLevel" => Ok("smollm"),
+        [split, bytes] if kind(split) == "Split" && kind(bytes) == "ByteLevel" => {
+            match split.pointer("/pattern/Regex").and_then(Json::as_str) {
+                Some(LLAMA_3) => Ok("llama-bpe"),
+                Some(QWEN_2) => Ok("qwen2"),
+                Some(TEKKEN) => Ok("tekken"),
+                _ => Err(unknown()),
+            }
+        }
+        _ => Err(unknown()),
+    }
 }

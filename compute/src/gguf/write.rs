@@ -2,8 +2,11 @@
 //!
 //! Invariant: equal input gives equal bytes, and [`super::GgufFile`] reads back what was written.
 
+use std::io::Write;
+
 use candle_core::quantized::{GgmlDType, QTensor};
 
+use super::GgufError;
 use super::file::MAGIC;
 use super::value::{Value, Values};
 
@@ -115,29 +118,41 @@ fn put_values(bytes: &mut Vec<u8>, values: &Values) {
 ///
 /// # Errors
 /// When a tensor's numbers can't be read.
-pub fn write(metadata: &[(String, Value)], tensors: &[GgufTensor]) -> candle_core::Result<Vec<u8>> {
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend(3_u32.to_le_bytes());
-    bytes.extend((tensors.len() as u64).to_le_bytes());
-    bytes.extend((metadata.len() as u64).to_le_bytes());
+pub fn write(metadata: &[(String, Value)], tensors: &[GgufTensor]) -> Result<Vec<u8>, GgufError> {
+    let mut bytes = Vec::new();
+    write_to(&mut bytes, metadata, tensors)?;
+    Ok(bytes)
+}
+
+/// Writes a file with this metadata and these tensors; of the tensors, nothing is held twice.
+///
+/// # Errors
+/// When a tensor's numbers can't be read or writing fails.
+pub fn write_to(out: &mut impl Write, metadata: &[(String, Value)], tensors: &[GgufTensor]) -> Result<(), GgufError> {
+    let mut header = MAGIC.to_vec();
+    header.extend(3_u32.to_le_bytes());
+    header.extend((tensors.len() as u64).to_le_bytes());
+    header.extend((metadata.len() as u64).to_le_bytes());
     for (key, value) in metadata {
-        put_text(&mut bytes, key);
-        put_value(&mut bytes, value);
+        put_text(&mut header, key);
+        put_value(&mut header, value);
     }
     let mut start = 0_usize;
     for GgufTensor { name, tensor } in tensors {
-        put_text(&mut bytes, name);
+        put_text(&mut header, name);
         let dims = tensor.shape().dims();
-        bytes.extend(u32::try_from(dims.len()).unwrap_or(u32::MAX).to_le_bytes());
-        dims.iter().rev().for_each(|side| bytes.extend((*side as u64).to_le_bytes()));
-        bytes.extend(code_of(tensor.dtype()).to_le_bytes());
-        bytes.extend((start as u64).to_le_bytes());
-        start += tensor.data()?.len().next_multiple_of(ALIGNMENT);
+        header.extend(u32::try_from(dims.len()).unwrap_or(u32::MAX).to_le_bytes());
+        dims.iter().rev().for_each(|side| header.extend((*side as u64).to_le_bytes()));
+        header.extend(code_of(tensor.dtype()).to_le_bytes());
+        header.extend((start as u64).to_le_bytes());
+        start += tensor.storage_size_in_bytes().next_multiple_of(ALIGNMENT);
     }
+    header.resize(header.len().next_multiple_of(ALIGNMENT), 0);
+    out.write_all(&header)?;
     for GgufTensor { tensor, .. } in tensors {
-        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
-        bytes.extend_from_slice(&tensor.data()?);
+        let data = tensor.data()?;
+        out.write_all(&data)?;
+        out.write_all(&[0; ALIGNMENT][..data.len().next_multiple_of(ALIGNMENT) - data.len()])?;
     }
-    bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
-    Ok(bytes)
+    Ok(())
 }

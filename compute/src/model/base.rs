@@ -2,6 +2,7 @@
 //!
 //! Invariant: the hash names the files bit by bit, and a `Base` that exists has passed every check on them.
 
+mod facts;
 mod folder;
 mod rules;
 
@@ -19,6 +20,7 @@ use crate::device;
 use crate::gguf::{GgufFile, config_of, parts_of, tokenizer_json};
 use crate::ops::Precision;
 use crate::tokenizer::Tokenizer;
+pub use facts::BaseFacts;
 use folder::{Folder, Weighing};
 use rules::Rules;
 
@@ -39,6 +41,8 @@ struct Inner {
     tokenizer: Tokenizer,
     chat: Result<ChatTemplate, Arc<ChatError>>,
     hash: Hash,
+    /// How most of its numbers are stored.
+    stored: String,
 }
 
 /// Files that say how to talk with a model. Each is optional; a base without any has the hash of its three files.
@@ -152,8 +156,10 @@ impl Base {
             hashes.push(hash_of(name, file)?);
         }
         let hash = extras.extend(hash_of_hashes(&hashes));
-        let weights = Weights::from_files(&config, &mut TensorFiles::open(files)?)?;
-        Ok(Self::assemble(Model::new(&config, &weights)?, tokenizer, rules, hash))
+        let mut tensors = TensorFiles::open(files)?;
+        let stored = tensors.most_stored();
+        let weights = Weights::from_files(&config, &mut tensors)?;
+        Ok(Self::assemble(Model::new(&config, &weights)?, tokenizer, rules, (hash, stored)))
     }
 
     /// Reads a GGUF file from anybody, with its own tokenizer or the `tokenizer.json` given.
@@ -175,13 +181,14 @@ impl Base {
             hasher.update(Hash::of(given).as_bytes());
         }
         let hash = Hash(*hasher.finalize().as_bytes());
+        let stored = file.most_stored();
         let parts = parts_of(&mut file, &mut config)?;
-        Ok(Self::assemble(Model::assemble(&config, parts), tokenizer, rules, hash))
+        Ok(Self::assemble(Model::assemble(&config, parts), tokenizer, rules, (hash, stored)))
     }
 
-    fn assemble(model: Model, tokenizer: Tokenizer, rules: Rules, hash: Hash) -> Self {
+    fn assemble(model: Model, tokenizer: Tokenizer, rules: Rules, (hash, stored): (Hash, String)) -> Self {
         let tokenizer = tokenizer.with_ends(rules.begin, rules.ends);
-        Self(Arc::new(Inner { model, tokenizer, chat: rules.chat.map_err(Arc::new), hash }))
+        Self(Arc::new(Inner { model, tokenizer, chat: rules.chat.map_err(Arc::new), hash, stored }))
     }
 
     /// The same base with its quantised products computed in another precision.

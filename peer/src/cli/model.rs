@@ -1,31 +1,67 @@
-//! `tributary model`: released adapters.
+//! `tributary model`: base models and released adapters.
+
+mod export;
+mod pull;
 
 use clap::Subcommand;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use self::export::ExportArgs;
+use self::pull::PullArgs;
 use super::amount;
 use super::failure::{Failure, UNREACHABLE};
 use super::output::{Context, Output};
-use super::pick::RELEASE;
+use super::pick::{BASE, RELEASE};
+use super::spend;
 use super::table::Table;
 use super::text;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
-    /// List the released models and how many peers serve each.
+    /// Take a base model from a folder, a GGUF file or a hub; other peers fetch it from this node when they need it.
+    Pull(Box<PullArgs>),
+    /// List the base models of this node, and the released adapters with how many peers serve each.
     Ls,
+    /// Show a base or a released adapter.
+    Show {
+        /// Its id, the beginning of it, or its name.
+        model: String,
+    },
+    /// Write a base, or an adapter with its base, for other programs; it is read again and compared before it counts.
+    Export(ExportArgs),
+    /// Remove a base from this node.
+    Rm {
+        /// Its id, the beginning of it, or its name.
+        base: String,
+    },
 }
 
 pub(super) async fn run(context: &Context, command: ModelCommand) -> Result<Output, Failure> {
     match command {
-        ModelCommand::Ls => Ok(list(context.client.get("/api/releases").await?)),
+        ModelCommand::Pull(args) => pull::run(context, &args).await,
+        ModelCommand::Ls => {
+            let releases = context.client.get("/api/releases").await?;
+            Ok(list(releases, context.client.get("/api/bases").await?))
+        }
+        ModelCommand::Show { model } => show(context, &model).await,
+        ModelCommand::Export(args) => export::run(context, &args).await,
+        ModelCommand::Rm { base } => remove(context, &base).await,
     }
 }
 
-fn list(releases: Value) -> Output {
-    let mut table = Table::new(&["MODEL", "NAME", "DATANET", "CONTRIBUTORS", "FEE (OPEN)", "SERVED BY"]);
+/// `0.5 B`, `360 M`: as people name models.
+fn counted_short(parameters: u64) -> String {
+    match parameters {
+        0..1_000_000 => format!("{} k", parameters / 1_000),
+        1_000_000..1_000_000_000 => format!("{}.{} M", parameters / 1_000_000, parameters / 100_000 % 10),
+        _ => format!("{}.{} B", parameters / 1_000_000_000, parameters / 100_000_000 % 10),
+    }
+}
+
+fn list(releases: Value, bases: Value) -> Output {
+    let mut adapters = Table::new(&["MODEL", "NAME", "DATANET", "CONTRIBUTORS", "FEE (OPEN)", "SERVED BY"]);
     for row in text::rows(&releases) {
-        table.row([
+        adapters.row([
             text::short(&row["adapter"]),
             text::field(&row["name"]),
             text::short(&row["datanet"]),
@@ -34,12 +70,101 @@ fn list(releases: Value) -> Output {
             text::counted(text::number(&row["served_by"]), "peer"),
         ]);
     }
+    let mut table = Table::new(&["BASE", "NAME", "FAMILY", "PARAMETERS", "STORED", "SIZE", "LICENCE", "FROM"]);
+    for row in text::rows(&bases) {
+        table.row([
+            text::short(&row["id"]),
+            text::field(&row["name"]),
+            text::field(&row["family"]),
+            counted_short(text::number(&row["parameters"])),
+            text::field(&row["stored"]),
+            text::size(text::number(&row["bytes"])),
+            row["licence"].as_str().map_or_else(|| "-".into(), text::line),
+            text::field(&row["source"]),
+        ]);
+    }
+    let parts: Vec<String> = [adapters.render(), table.render()].into_iter().filter(|part| !part.is_empty()).collect();
     let is_empty = text::rows(&releases).is_empty();
-    let output = Output::new(releases.clone(), text::ids(&releases, "adapter"), table.render());
+    let ids = [text::ids(&releases, "adapter"), text::ids(&bases, "id")].concat();
+    let document = tagged("adapter", &releases).chain(tagged("base", &bases)).collect();
+    let output = Output::new(document, ids, parts.join("\n"));
     if is_empty {
-        return output.note("no model is released yet").next("tributary train start --budget OPEN");
+        return output.note("no adapter is released yet").next("tributary train start --budget OPEN");
     }
     output.next("tributary ask \"…\" --explain")
+}
+
+/// The rows of a list, each with what it is.
+fn tagged<'rows>(kind: &'rows str, rows: &'rows Value) -> impl Iterator<Item = Value> + 'rows {
+    text::rows(rows).iter().map(move |row| {
+        let mut row = row.clone();
+        row["kind"] = kind.into();
+        row
+    })
+}
+
+async fn show(context: &Context, model: &str) -> Result<Output, Failure> {
+    let bases = context.client.get("/api/bases").await?;
+    if let Ok(row) = BASE.find(&bases, model) {
+        let id = text::field(&row["id"]);
+        return Ok(show_base(context.client.get(&format!("/api/bases/{id}")).await?));
+    }
+    let releases = context.client.get("/api/releases").await?;
+    Ok(show_release(choose(&releases, Some(model))?))
+}
+
+fn show_base(base: Value) -> Output {
+    let id = text::field(&base["id"]);
+    let or_dash = |value: &Value| value.as_str().map_or_else(|| "-".into(), text::line);
+    let shown = text::fields(&[
+        ("base", id.clone()),
+        ("name", text::field(&base["name"])),
+        ("from", text::field(&base["source"])),
+        ("revision", or_dash(&base["revision"])),
+        ("commit", or_dash(&base["commit"])),
+        ("licence", or_dash(&base["licence"])),
+        ("family", text::field(&base["family"])),
+        ("parameters", text::grouped(text::number(&base["parameters"]))),
+        ("stored", text::field(&base["stored"])),
+        ("size", text::size(text::number(&base["bytes"]))),
+        ("context", text::counted(text::number(&base["context"]), "token")),
+        ("vocabulary", text::counted(text::number(&base["vocab"]), "token")),
+        ("conversations", if base["chat"] == true { "yes" } else { "no" }.to_owned()),
+        ("class", text::field(&base["class"])),
+        ("adapters", text::rows(&base["adapters"]).len().to_string()),
+    ]);
+    Output::new(base, vec![id.clone()], shown)
+        .next(format!("tributary train start --base {} --budget OPEN", &id[..id.len().min(10)]))
+}
+
+fn show_release(release: &Value) -> Output {
+    let id = text::field(&release["adapter"]);
+    let shown = text::fields(&[
+        ("model", id.clone()),
+        ("name", text::field(&release["name"])),
+        ("base", text::field(&release["base"])),
+        ("datanet", text::field(&release["datanet"])),
+        ("contributors", text::rows(&release["contributors"]).len().to_string()),
+        ("fee", format!("{} OPEN", amount::exact(text::amount(&release["answer_fee"])))),
+        ("unchecked", text::counted(text::number(&release["unchecked"]), "training")),
+        ("served by", text::counted(text::number(&release["served_by"]), "peer")),
+    ]);
+    Output::new(release.clone(), vec![id], shown).next("tributary ask \"…\" --explain")
+}
+
+async fn remove(context: &Context, given: &str) -> Result<Output, Failure> {
+    let known = context.client.get("/api/bases").await?;
+    let row = BASE.find(&known, given)?;
+    let id = text::field(&row["id"]);
+    let size = text::size(text::number(&row["bytes"]));
+    let lines = [format!("remove base {} from this node, {size}", text::field(&row["name"]))];
+    if let Some(end) = spend::preview(context, json!({"remove": id}), &lines, "Remove?")? {
+        return Ok(end);
+    }
+    let removed = context.client.post(&format!("/api/bases/{id}/remove"), &json!({})).await?;
+    Ok(Output::new(removed, vec![id], String::new())
+        .note("✓ the base is removed; its space is given back at the node's next start")
+        .next("tributary model ls"))
 }
 
 /// The release a question is for: the one named, or the newest when all have one name.
@@ -71,6 +196,18 @@ mod tests {
 
     use super::*;
     use crate::cli::failure::USAGE;
+
+    #[test]
+    fn bases_stand_beside_adapters_and_each_row_says_what_it_is() {
+        let bases = json!([{"id": "cd", "name": "Qwen/Qwen2-0.5B", "family": "qwen2", "parameters": 494_032_768_u64,
+            "stored": "BF16", "bytes": 988_000_000_u64, "licence": "apache-2.0", "source": "hub:Qwen/Qwen2-0.5B"}]);
+        let output = list(releases(&["a"]), bases);
+        assert_eq!(output.ids, ["00000000", "cd"]);
+        let kinds: Vec<_> = text::rows(&output.document).iter().map(|row| text::field(&row["kind"])).collect();
+        assert_eq!(kinds, ["adapter", "base"]);
+        assert!(output.text.contains("494.0 M") && output.text.contains("BF16"), "{}", output.text);
+        assert!(list(json!([]), json!([])).text.is_empty());
+    }
 
     fn releases(names: &[&str]) -> Value {
         let row = |(number, name): (usize, &&str)| json!({"name": name, "adapter": format!("{number:08}")});

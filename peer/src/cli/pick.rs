@@ -23,6 +23,7 @@ pub(super) struct Kind {
 pub(super) const DATANET: Kind = Kind { noun: "datanet", id: "id", list: "tributary data ls" };
 pub(super) const RUN: Kind = Kind { noun: "run", id: "key", list: "tributary train ls" };
 pub(super) const RELEASE: Kind = Kind { noun: "model", id: "adapter", list: "tributary model ls" };
+pub(super) const BASE: Kind = Kind { noun: "base", id: "id", list: "tributary model ls" };
 pub(super) const RECEIPT: Kind = Kind { noun: "receipt", id: "id", list: "tributary receipt ls" };
 
 impl Kind {

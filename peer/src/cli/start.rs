@@ -57,6 +57,23 @@ pub(crate) struct UpArgs {
     /// The part of answers to have checked by another peer, in parts per million.
     #[arg(long, default_value_t = 100_000)]
     audit_ppm: u32,
+    /// The largest base model to take from peers or pull, such as 12GB.
+    #[arg(long, value_name = "SIZE", default_value = "4GB", value_parser = size)]
+    base_limit: u64,
+}
+
+/// A size in bytes: a number, with kB, MB or GB.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        _ => return Err(format!("{unit:?} is no unit: kB, MB or GB")),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "give a whole number such as 12GB".to_owned())
 }
 
 /// What is said when a node is asked to end.
@@ -133,6 +150,7 @@ fn options(context: &Context, args: UpArgs) -> UpOptions {
         offline: args.offline,
         mdns: args.mdns,
         audit_ppm: args.audit_ppm.min(1_000_000),
+        base_limit_bytes: args.base_limit,
     }
 }
 
@@ -167,6 +185,15 @@ fn hint(text: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        let sizes = ["4GB", "12 mb", "7", "3kB"].map(|text| size(text).unwrap());
+        assert_eq!(sizes, [4_000_000_000, 12_000_000, 7, 3_000]);
+        for wrong in ["", "GB", "0", "1.5GB", "4 parsecs", "99999999999999999999"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn every_failure_to_start_says_what_to_do() {

@@ -15,9 +15,10 @@ use tributary_protocol::id::Amount;
 use self::stage::Stage;
 use super::failure::Failure;
 use super::output::{Context, Output};
-use super::pick::{DATANET, RUN};
+use super::pick::{BASE, DATANET, RUN};
 use super::table::Table;
 use super::{amount, spend, text};
+use crate::bases::BUILTIN;
 
 /// How long `train start` listens for what workers say: an auction and what follows it.
 const FIRST_ANSWER: Duration = Duration::from_secs(8);
@@ -59,7 +60,7 @@ pub(crate) struct StartArgs {
     /// What the model is called; the datanet's name by default.
     #[arg(long)]
     name: Option<String>,
-    /// The base: builtin, or a folder with config.json, tokenizer.json and model.safetensors.
+    /// The base: builtin, one that was pulled (its id, the beginning of it, or its name), or a folder or GGUF file.
     #[arg(long, default_value = "builtin")]
     base: String,
     /// Optimiser steps.
@@ -122,10 +123,14 @@ fn recipe(args: &StartArgs) -> Result<Value, Failure> {
     Ok(recipe)
 }
 
-/// A folder is meant from here, not from where the node was started.
-fn base(given: &str) -> Result<String, Failure> {
-    if given == "builtin" {
+/// A base of the node, else a path as it is meant from here and not from where the node was started.
+async fn base(context: &Context, given: &str) -> Result<String, Failure> {
+    if given == BUILTIN {
         return Ok(given.to_owned());
+    }
+    if !std::path::Path::new(given).exists() {
+        let known = context.client.get("/api/bases").await?;
+        return Ok(text::field(&BASE.find(&known, given)?["id"]));
     }
     let path = std::path::absolute(given).map_err(|error| Failure::usage(error, "give builtin or a folder"))?;
     path.to_str().map(str::to_owned).ok_or_else(|| Failure::usage("the folder's name is not UTF-8", "rename it"))
@@ -139,7 +144,7 @@ async fn start(context: &Context, args: &StartArgs) -> Result<Output, Failure> {
     let steps = args.steps.map_or_else(|| text::number(&recipe["steps"]), u64::from);
     let body = json!({
         "name": name,
-        "base": base(&args.base)?,
+        "base": base(context, &args.base).await?,
         "datanet": datanet["id"],
         "recipe": recipe,
         "steps": args.steps,

@@ -74,15 +74,20 @@ pub fn run(folder: &Path) -> io::Result<()> {
 /// Keeps a job that runs away from taking the whole machine with it: the engine may use nine tenths of what
 /// memory there is, and fails alone beyond that.
 fn limit_memory() {
-    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return };
-    let total =
-        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
-    let Some(total_kib): Option<u64> = total else { return };
-    let bytes = total_kib.saturating_mul(1024) / 10 * 9;
+    let Some(total) = memory_bytes() else { return };
+    let bytes = total / 10 * 9;
     let limit = rustix::process::Rlimit { current: Some(bytes), maximum: Some(bytes) };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::As, limit) {
         tracing::debug!(%error, "the engine runs without a memory limit");
     }
+}
+
+/// The machine's memory, where the system says how much there is.
+pub(super) fn memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib: u64 =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib.saturating_mul(1024))
 }
 
 /// The frame of a reply; one that is too large becomes the failure of its job.
@@ -105,11 +110,7 @@ fn lower_priority() {
 
 fn take(ask: Ask, shelf: &Arc<Shelf>, replies: &SyncSender<Reply>) {
     match ask {
-        Ask::Base { id, bytes } => {
-            if let Err(reason) = shelf.hold_base(id, &bytes) {
-                let _ = replies.send(Reply::Failed { job: id, reason });
-            }
-        }
+        Ask::Base { id, path } => shelf.bases.hold(id, path.into()),
         Ask::Stop { job } => {
             if let Some(stop) = locked(&shelf.stopped).remove(&job) {
                 stop.store(true, Ordering::Relaxed);
@@ -129,6 +130,8 @@ fn job_of(ask: &Ask) -> Hash {
         | Ask::Embed { job, .. }
         | Ask::Answer { job, .. }
         | Ask::Check { job, .. }
+        | Ask::Inspect { job, .. }
+        | Ask::Export { job, .. }
         | Ask::Stop { job } => *job,
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use tributary_compute::attribute::Index;
-use tributary_compute::device;
 use tributary_compute::engine::{GenerateParams, Generation, replay_answer};
 use tributary_compute::lora::{Adapter, AdapterFiles};
 use tributary_compute::model::Base;
@@ -12,6 +11,7 @@ use tributary_compute::train::{Example, Recipe, Trainer};
 use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
 
+use super::bases;
 use super::child::JobContext;
 use super::serving::{self, Ended, credits, params_of, tokens_of};
 use super::shelf::Served;
@@ -37,6 +37,8 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
         Ask::Check { base, adapter, class, prompt, transcript, decoding, .. } => {
             check(context, base, adapter, &Claim { class, prompt, transcript, decoding })
         }
+        Ask::Inspect { base, .. } => Ok(Done::Inspected(bases::facts_of(&context.shelf.base(base)?))),
+        Ask::Export { export, .. } => super::export::perform(context, &export),
         Ask::Base { .. } | Ask::Stop { .. } => Err("not a job".into()),
     }
 }
@@ -193,8 +195,8 @@ fn check(context: &JobContext, base: Hash, adapter: Hash, claim: &Claim) -> Resu
     let fingerprints = transcript.fingerprints()?;
     let mut done = Checked { root: fingerprint_root(&fingerprints), ..Checked::default() };
     let count = u32::try_from(fingerprints.len()).unwrap_or(u32::MAX);
-    // The base's hash names its quantisation, so the machine's own class is all that may differ.
-    let class = device::class();
+    // The base's files say which of the machine's classes it is computed in; only the machine may differ.
+    let class = base.class();
     let asked = params_of(&claim.decoding).and_then(|params| Ok((params, tokens_of(&base, &claim.prompt)?)));
     match asked {
         _ if claim.class != class => {

@@ -5,7 +5,7 @@
 //! job gets [`Reply::Failed`]. Nobody's slow reading holds up another job's replies: an answer's queue holds all of it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +31,9 @@ pub enum EngineError {
     /// The request is larger than the engine takes.
     #[error("a request of {0} bytes is beyond the engine's bound of {FRAME_MAX_BYTES}")]
     TooLarge(usize),
+    /// A folder whose name is no text.
+    #[error("{} is not UTF-8", .0.display())]
+    Path(PathBuf),
     /// The process is gone.
     #[error("the engine process is gone: {0}")]
     Gone(std::io::Error),
@@ -134,16 +137,17 @@ impl EngineHandle {
         }
     }
 
-    /// Has the engine hold a base; does nothing when it does already.
+    /// Tells the engine where a base lies; does nothing when it knows already.
     ///
     /// # Errors
     /// When the process cannot be started or reached.
-    pub async fn hold_base(&self, id: Hash, bytes: &[u8]) -> Result<(), EngineError> {
+    pub async fn hold_base(&self, id: Hash, path: &Path) -> Result<(), EngineError> {
+        let path = path.to_str().ok_or_else(|| EngineError::Path(path.to_owned()))?.to_owned();
         let mut running = self.0.running.lock().await;
         if self.open().bases.contains_key(&id) {
             return Ok(());
         }
-        let frame = frame_of(&Ask::Base { id, bytes: bytes.to_vec() })?;
+        let frame = frame_of(&Ask::Base { id, path })?;
         self.send(&mut running, &frame).await?;
         self.open().bases.insert(id, frame);
         Ok(())

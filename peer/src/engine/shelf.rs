@@ -14,10 +14,8 @@ use tributary_compute::serve::{Server, ServerConfig};
 use tributary_protocol::id::Hash;
 
 use super::EngineFolder;
-use crate::bundle::BaseBundle;
+use super::bases::BaseShelf;
 
-/// Bases held at once; the oldest go first.
-const BASES_MAX: usize = 64;
 /// Bytes of adapters with their indexes that stay in memory between answers, for their credits.
 const SERVED_BYTES: u64 = 512 << 20;
 /// PEFT's names of an adapter's files.
@@ -34,7 +32,7 @@ pub(super) struct Served {
 /// What all jobs share.
 pub(super) struct Shelf {
     folder: EngineFolder,
-    bases: Mutex<BTreeMap<Hash, Base>>,
+    pub(super) bases: BaseShelf,
     servers: Mutex<BTreeMap<Hash, Arc<Server>>>,
     /// Those used last stand last.
     served: Mutex<Vec<(Hash, Arc<Served>)>>,
@@ -55,7 +53,7 @@ impl Shelf {
     pub(super) fn new(folder: EngineFolder) -> Self {
         Self {
             folder,
-            bases: Mutex::default(),
+            bases: BaseShelf::default(),
             servers: Mutex::default(),
             served: Mutex::default(),
             names: Mutex::default(),
@@ -67,24 +65,13 @@ impl Shelf {
         &self.folder
     }
 
+    /// A base, loaded if need be; servers of those that made room for it end with their last answer.
     pub(super) fn base(&self, id: Hash) -> Result<Base, String> {
-        locked(&self.bases).get(&id).cloned().ok_or_else(|| format!("base {} is not loaded", id.short()))
-    }
-
-    pub(super) fn hold_base(&self, id: Hash, bytes: &[u8]) -> Result<(), String> {
-        if locked(&self.bases).contains_key(&id) {
-            return Ok(());
-        }
-        let bundle = BaseBundle::from_bytes(bytes).map_err(text)?;
-        let base = Base::from_bytes(&bundle.config, &bundle.tokenizer, &bundle.safetensors).map_err(text)?;
-        let mut bases = locked(&self.bases);
-        if bases.len() >= BASES_MAX
-            && let Some((oldest, _)) = bases.pop_first()
-        {
-            locked(&self.servers).remove(&oldest);
-        }
-        bases.insert(id, base);
-        Ok(())
+        let loaded = self.bases.base(id)?;
+        let ended: Vec<_> = loaded.put_away.iter().filter_map(|id| locked(&self.servers).remove(id)).collect();
+        // Not under the lock: ending one may take its current step.
+        drop(ended);
+        Ok(loaded.base)
     }
 
     /// The server of a base, started when it is first asked for.

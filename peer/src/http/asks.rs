@@ -18,7 +18,7 @@ use tributary_protocol::node::{AskCommand, AskView, Command, Node};
 use tributary_protocol::receipt::Work;
 use tributary_protocol::refusal::{Refusal, RefusalKind};
 
-use super::{Answer, Api, ApiError, ApiState, runs, tasks};
+use super::{Answer, Api, ApiError, ApiState, bases, tasks};
 use crate::answers::Piece;
 use crate::engine::{Ask as EngineAsk, Done};
 use crate::handle::NodeHandle;
@@ -288,10 +288,9 @@ pub(super) struct Generate {
 
 /// The base alone, on this machine: what an adapter is compared with.
 pub(super) async fn generate(State(api): Api, Json(ask): Json<Generate>) -> Answer<Value> {
-    let bytes = runs::base_bundle(&ask.base).await?;
-    let base = Hash::of(&bytes);
+    let base = bases::resolve(&api, &ask.base).await?;
     let failed = |reason: String| ApiError::usage(reason, "check base and prompt");
-    api.workshop.engine.hold_base(base, &bytes).await.map_err(ApiError::internal)?;
+    api.workshop.hold_base(base, &[]).await.map_err(ApiError::internal)?;
     let job = fresh_key()?;
     let request = EngineAsk::Answer {
         job,

@@ -44,6 +44,11 @@ impl ApiError {
         Self::new(StatusCode::PAYMENT_REQUIRED, "funds", message, hint)
     }
 
+    /// Something does not hold.
+    pub fn verification(message: impl ToString, hint: &str) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "verification", message, hint)
+    }
+
     /// This node failed.
     pub fn internal(message: impl ToString) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message, "look at the node's log")

@@ -1,19 +1,15 @@
 //! Routes about training runs and releases.
 
-use std::path::PathBuf;
-
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tributary_compute::model::Base;
 use tributary_compute::train::Recipe;
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash};
 use tributary_protocol::limits::{NAME_MAX_BYTES, SEGMENTS_MAX};
 use tributary_protocol::node::{Node, RequestView};
 
-use super::{Answer, Api, ApiError, ApiState, datanets, tasks};
-use crate::bundle::{BASE_MAX_BYTES, BaseBundle};
+use super::{Answer, Api, ApiError, ApiState, bases, datanets, tasks};
 use crate::runs::{RunSpec, RunState, done_adapter};
 use crate::runtime::now_ms;
 
@@ -38,44 +34,6 @@ const WARMUP_OF_STEPS: u32 = 5;
 const DEADLINE_S: u64 = 3_600;
 /// The fee of an answer unless the builder says otherwise: nine tenths of it are others' than the treasury's.
 const ANSWER_FEE: Amount = Amount(Amount::OPEN.0 / 20);
-
-/// The blob of a base: the built-in one, or a folder in Hugging Face's layout.
-pub(super) async fn base_bundle(base: &str) -> Result<Vec<u8>, ApiError> {
-    let bundle = if base == "builtin" {
-        let files = tributary_almanac::base();
-        BaseBundle {
-            config: files.config.to_vec(),
-            tokenizer: files.tokenizer.to_vec(),
-            safetensors: files.safetensors.to_vec(),
-        }
-    } else {
-        read_base(PathBuf::from(base)).await?
-    };
-    let bytes = bundle.to_bytes();
-    if bytes.len() > BASE_MAX_BYTES {
-        let reason = format!("the base has {} bytes, at most {BASE_MAX_BYTES} can be trained on peers", bytes.len());
-        return Err(ApiError::usage(reason, "choose a smaller base"));
-    }
-    Ok(bytes)
-}
-
-async fn read_base(folder: PathBuf) -> Result<BaseBundle, ApiError> {
-    let hint = "give builtin, or a folder with config.json, tokenizer.json and model.safetensors";
-    let read = tokio::task::spawn_blocking(move || {
-        let file = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
-        };
-        let bundle = BaseBundle {
-            config: file("config.json")?,
-            tokenizer: file("tokenizer.json")?,
-            safetensors: file("model.safetensors")?,
-        };
-        Base::from_bytes(&bundle.config, &bundle.tokenizer, &bundle.safetensors).map_err(|error| error.to_string())?;
-        Ok::<_, String>(bundle)
-    });
-    read.await.map_err(ApiError::internal)?.map_err(|reason| ApiError::usage(reason, hint))
-}
 
 fn recipe_of(start: &Start) -> Result<Recipe, ApiError> {
     let hint = "see tributary train start --help for the recipe's fields";
@@ -119,8 +77,7 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
     if api.runs.get(&key)?.is_none() {
         check_funds(&api, start.budget).await?;
     }
-    let bytes = base_bundle(&start.base).await?;
-    let base = api.workshop.keep(bytes).await.map_err(ApiError::internal)?;
+    let base = bases::resolve(&api, &start.base).await?;
     let spec = RunSpec {
         key,
         name: start.name,
@@ -138,7 +95,7 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
     Ok(Json(json!({"key": key})))
 }
 
-fn random_key() -> Result<Hash, ApiError> {
+pub(super) fn random_key() -> Result<Hash, ApiError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
     Ok(Hash(bytes))

@@ -55,6 +55,7 @@ impl Workshop {
                         answer_tokens: count(&tokens.output_tokens),
                         fingerprints,
                         credits,
+                        class: self.bases.class(&release.base).map_err(|error| error.to_string())?,
                     }));
                 }
                 Reply::Done { outcome: Done::Refused { kind, reason }, .. } => {

@@ -60,7 +60,8 @@ impl Workshop {
                     let adapter = self.keep(adapter).await?;
                     let checkpoints = noted.iter().map(|(_, hash)| *hash).collect();
                     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                    let trained = TrainedAdapter { adapter, checkpoints, steps, loss_micro_nats, elapsed_ms };
+                    let class = self.bases.class(&offer.work.base).map_err(|error| error.to_string())?;
+                    let trained = TrainedAdapter { adapter, checkpoints, steps, loss_micro_nats, elapsed_ms, class };
                     return Ok(JobOutcome::Trained(trained));
                 }
                 Reply::Failed { reason, .. } => return Err(reason),

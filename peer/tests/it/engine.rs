@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
-use tributary_peer::bundle::BaseBundle;
 use tributary_peer::engine::parent::EngineHandle;
 use tributary_peer::engine::{Ask, Done, EngineFolder, Reply};
 use tributary_protocol::decoding::{Decoding, Format, Prompt};
@@ -26,14 +25,17 @@ async fn bench() -> Bench {
     let program = Path::new(env!("CARGO_BIN_EXE_tributary")).to_owned();
     let engine = EngineHandle::new(program, EngineFolder::at(&folder.path().join("engine")));
     let files = tributary_almanac::base();
-    let bundle = BaseBundle {
-        config: files.config.to_vec(),
-        tokenizer: files.tokenizer.to_vec(),
-        safetensors: files.safetensors.to_vec(),
-    };
-    let bytes = bundle.to_bytes();
-    let base = Hash::of(&bytes);
-    engine.hold_base(base, &bytes).await.unwrap();
+    let place = folder.path().join("base");
+    std::fs::create_dir(&place).unwrap();
+    for (name, bytes) in [
+        ("config.json", files.config),
+        ("tokenizer.json", files.tokenizer),
+        ("model.safetensors", files.safetensors),
+    ] {
+        std::fs::write(place.join(name), bytes).unwrap();
+    }
+    let base = Hash::of(b"the built-in base");
+    engine.hold_base(base, &place).await.unwrap();
     Bench { engine, base, _folder: folder }
 }
 

@@ -92,7 +92,6 @@ impl Node {
             worker_payout: self.config.chain_address,
             worker_price: self.answer_price_for(&done.request.account),
             treasury: self.config.treasury,
-            class: &self.config.class,
         };
         match terms.receipt(answer, now_ms, now_ms) {
             Ok(receipt) => {

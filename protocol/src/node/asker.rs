@@ -323,7 +323,6 @@ impl Node {
             worker_payout: certificate.body.chain_address,
             worker_price: offer.receipt.worker_part,
             treasury: self.config.treasury,
-            class: &offer.receipt.class,
         };
         if offer.receipt.worker_part > self.posted_price(&request.body.worker) {
             return Err(format!("the worker asks {}, more than it posted", offer.receipt.worker_part));
@@ -412,6 +411,7 @@ fn fits(terms: &AnswerTerms<'_>, receipt: &Receipt, transcript: &AnswerTranscrip
         answer_tokens: *answer_tokens,
         fingerprints: *fingerprints,
         credits: Vec::new(),
+        class: receipt.class.clone(),
     };
     let known = |share: &crate::attribution::Share| {
         let mut contributors = terms.release.contributors.iter();

@@ -271,6 +271,8 @@ pub struct TrainedAdapter {
     pub loss_micro_nats: u64,
     /// Time it took, in milliseconds.
     pub elapsed_ms: u64,
+    /// The determinism class it was computed in: what the base's numbers are decides which of a machine's it is.
+    pub class: String,
 }
 
 /// An answer, as the worker gave it.
@@ -286,6 +288,8 @@ pub struct FinishedAnswer {
     pub fingerprints: Hash,
     /// The loss difference of each contributor, by number in the release, in micro-nats.
     pub credits: Vec<(u32, i64)>,
+    /// The determinism class it was computed in.
+    pub class: String,
 }
 
 /// What the payer's driver received on the answer stream.

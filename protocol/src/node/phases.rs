@@ -13,7 +13,7 @@ use crate::limits::{
     AWARD_ROUNDS_MAX, BID_HOLDS_MS, FETCH_RETRY_MS, LEASE_MS, REOFFER_MAX_MS, RETRY_MS, STALL_MAX_MS, STALL_MIN_MS,
     TICK_MS, VERIFY_TIMEOUT_MS,
 };
-use crate::message::{Accepted, CheckWanted, Message};
+use crate::message::{Accepted, CheckWanted, Message, computes_in};
 use crate::task::{Award, Bid, TaskOffer};
 use crate::verification::rendezvous;
 
@@ -212,7 +212,7 @@ impl Node {
 
     /// Fresh verifiers that could check a result of `class`: those of another could only abstain.
     fn checkers(&self, now_ms: u64, worker: NodeId, class: &str) -> Vec<NodeId> {
-        let mut nodes = self.peers.fresh(now_ms, |record| record.roles.verifier && record.class == class);
+        let mut nodes = self.peers.fresh(now_ms, |record| record.roles.verifier && computes_in(&record.class, class));
         nodes.retain(|node| self.is_independent(*node, worker));
         nodes
     }

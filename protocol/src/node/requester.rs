@@ -13,7 +13,7 @@ use super::{Event, Fact, Node, Out, Output, phases::Waiting};
 use crate::envelope::Signed;
 use crate::id::{Amount, ChainAddress, Hash, NodeId, ReceiptId, TaskId};
 use crate::limits::{BID_WINDOW_MS, BIDS_MAX, REVEAL_WINDOW_MS, TASKS_MAX};
-use crate::message::{Heartbeat, Message, TaskRound};
+use crate::message::{Heartbeat, Message, TaskRound, computes_in};
 use crate::receipt::ReceiptOffer;
 use crate::refusal::{DeclineReason, Declined};
 use crate::task::{Auction, Award, FineTune, Record, TaskOffer, task_id};
@@ -416,7 +416,8 @@ impl Node {
             return;
         }
         let by_winner = request.award.as_ref().is_some_and(|award| award.body.worker == result.account);
-        let other_class = self.peers.get(&from).is_some_and(|peer| peer.record.class != result.body.class);
+        let announced = self.peers.get(&from).map(|peer| &peer.record.class);
+        let other_class = announced.is_some_and(|classes| !computes_in(classes, &result.body.class));
         if other_class {
             // A class that it did not announce would choose who can check it.
             return self.lapse(key, from, "its result is of another class than it announced".into(), out);

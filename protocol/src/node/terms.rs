@@ -79,7 +79,6 @@ pub(super) struct AnswerTerms<'a> {
     pub(super) worker_payout: ChainAddress,
     pub(super) worker_price: Amount,
     pub(super) treasury: ChainAddress,
-    pub(super) class: &'a str,
 }
 
 impl AnswerTerms<'_> {
@@ -118,7 +117,7 @@ impl AnswerTerms<'_> {
                 seed: request.decoding.seed,
                 fingerprints: answer.fingerprints,
             },
-            class: self.class.to_owned(),
+            class: answer.class.clone(),
             attribution: AttributionNote { method: METHOD.into(), version: METHOD_VERSION, index: self.release.index },
             commons: commons_weight(&shares).unwrap_or(0),
             payments: economy::split(price, self.worker_price, policy, &to, &shares)?,

@@ -10,7 +10,7 @@ use super::{Node, Out, Output};
 use crate::envelope::Signed;
 use crate::id::{Hash, NodeId, TaskId};
 use crate::limits::{FETCH_RETRY_MS, TASKS_MAX, VERIFY_TIMEOUT_MS};
-use crate::message::{Audit, CheckWanted, Message};
+use crate::message::{Audit, CheckWanted, Message, computes_in};
 use crate::task::task_id;
 use crate::verification::{Outcome, Subject, Verdict, beacon_commitment, sample_segments};
 
@@ -93,7 +93,7 @@ impl Node {
             wanted.result.body.segments(),
             wanted.offer.body.segments_checked,
         );
-        if wanted.result.body.class != self.config.class {
+        if !computes_in(&self.config.class, &wanted.result.body.class) {
             let reason = format!("class {} is not {}", wanted.result.body.class, self.config.class);
             return self.replayed(now_ms, job, Outcome::Abstained(reason), Vec::new(), out);
         }

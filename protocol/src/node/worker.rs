@@ -234,7 +234,7 @@ impl Node {
             steps: trained.steps,
             loss_micro_nats: trained.loss_micro_nats,
             elapsed_ms: trained.elapsed_ms,
-            class: self.config.class.clone(),
+            class: trained.class,
         };
         if !body.is_well_formed() {
             return self.close_job(task, "the run made no segments that could be checked", out);

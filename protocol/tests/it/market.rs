@@ -244,6 +244,7 @@ impl Net {
                             answer_tokens: 2,
                             fingerprints: Hash([9; 32]),
                             credits: vec![(0, 900_000)],
+                            class: "test".into(),
                         };
                         let fingerprints = answer.fingerprints;
                         let transcript = AnswerTranscript { text, fingerprints, transcript: Vec::new() };
@@ -475,7 +476,14 @@ fn a_result_that_was_committed_before_the_stop_is_paid() {
     net.pass(6);
     let job = *net.hosts[1].jobs.keys().next().unwrap();
     let checkpoints = vec![Hash([1; 32]), Hash([2; 32])];
-    let trained = TrainedAdapter { adapter: Hash([3; 32]), checkpoints, steps: 100, loss_micro_nats: 1, elapsed_ms: 1 };
+    let trained = TrainedAdapter {
+        adapter: Hash([3; 32]),
+        checkpoints,
+        steps: 100,
+        loss_micro_nats: 1,
+        elapsed_ms: 1,
+        class: "test".into(),
+    };
     net.feed(1, Input::Finished { job, outcome: Box::new(JobOutcome::Trained(trained)) });
     net.command(0, Command::StopFineTune(key));
     net.pass(10);

@@ -100,6 +100,27 @@ impl IrohBlobs {
         Ok(true)
     }
 
+    /// Puts a blob at `target`, which must not exist, as a second name of the store's own file where the file system
+    /// allows, else as a copy; durable when this returns. The file must not be written to.
+    ///
+    /// # Errors
+    /// When the blob is not here or the disk refuses.
+    pub async fn link_to(&self, hash: Hash, target: &Path) -> Result<(), BlobError> {
+        let absent = || io::Error::new(io::ErrorKind::NotFound, format!("blob {hash} is not here"));
+        let Some(size_bytes) = self.visible(hash).await? else { return Err(self.io(0, absent())) };
+        let data = PathOptions::new(&self.root).data_path(&iroh_hash(hash));
+        // Small blobs live inside the index and have no file.
+        if tokio::fs::hard_link(&data, target).await.is_err() {
+            self.check_room(size_bytes)?;
+            let target = std::path::absolute(target).map_err(|source| self.io(0, source))?;
+            let exported = self.store.blobs().export(iroh_hash(hash), target).await;
+            exported.map_err(|error| self.io(size_bytes, error))?;
+        }
+        let path = target.to_owned();
+        let synced = tokio::task::spawn_blocking(move || File::open(&path)?.sync_all()).await;
+        synced.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|source| self.io(0, source))
+    }
+
     /// Checks that a blob of `size_bytes` fits beside the reserve, before a download starts.
     ///
     /// # Errors

@@ -64,6 +64,15 @@ impl<R: Read + Seek> TensorFiles<R> {
         decode(name, (place.kind, &place.shape, &bytes), shape)
     }
 
+    /// The number format that most of the files' bytes are in.
+    pub(crate) fn most_stored(&self) -> String {
+        let mut bytes: BTreeMap<String, usize> = BTreeMap::new();
+        for place in self.tensors.values() {
+            *bytes.entry(format!("{:?}", place.kind)).or_default() += place.length;
+        }
+        bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(kind, _)| kind).unwrap_or_default()
+    }
+
     /// Names of the tensors not taken, in order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

@@ -1,0 +1,180 @@
+//! The engine's bases: where each lies, and those that are loaded.
+//!
+//! Invariant: a base is loaded by one job while others that want it wait, and only when it fits into a part of the
+//! machine's memory beside the others, of which those not used for longest go first.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tributary_compute::model::{Base, BaseFacts};
+use tributary_protocol::id::Hash;
+
+use super::shelf::locked;
+use crate::bases::Facts;
+
+/// Bases whose places are remembered; the node tells a forgotten one again when a job needs it.
+const BASES_MAX: usize = 64;
+/// Half precision on the disk is single precision in memory; quantised weights stay as they are.
+const GROWTH: u64 = 2;
+/// The part of the memory that one base may take while others are put away for it.
+const MEMORY_PARTS: (u64, u64) = (3, 4);
+/// Memory where the system does not say.
+const MEMORY_UNKNOWN: u64 = 8 << 30;
+
+struct Slot {
+    path: PathBuf,
+    memory_bytes: u64,
+    base: Mutex<Option<Base>>,
+    used: AtomicU64,
+}
+
+/// A base, and those that were put away for it.
+pub(super) struct Loaded {
+    pub(super) base: Base,
+    pub(super) put_away: Vec<Hash>,
+}
+
+/// The bases of an engine process.
+#[derive(Default)]
+pub(super) struct BaseShelf {
+    slots: Mutex<BTreeMap<Hash, Arc<Slot>>>,
+    /// Loading is one at a time, since each one is measured against what is there.
+    loading: Mutex<()>,
+    clock: AtomicU64,
+}
+
+impl BaseShelf {
+    /// Remembers where a base lies.
+    pub(super) fn hold(&self, id: Hash, path: PathBuf) {
+        let mut slots = locked(&self.slots);
+        if slots.get(&id).is_some_and(|slot| slot.path == path) {
+            return;
+        }
+        if slots.len() >= BASES_MAX
+            && let Some(oldest) =
+                slots.iter().min_by_key(|(_, slot)| slot.used.load(Ordering::Relaxed)).map(|(id, _)| *id)
+        {
+            slots.remove(&oldest);
+        }
+        let memory_bytes = memory_of(&path);
+        slots.insert(id, Arc::new(Slot { path, memory_bytes, base: Mutex::default(), used: self.now() }));
+    }
+
+    /// The base, loaded if need be.
+    pub(super) fn base(&self, id: Hash) -> Result<Loaded, String> {
+        let slot = locked(&self.slots).get(&id).cloned().ok_or_else(|| format!("base {} is not known", id.short()))?;
+        slot.used.store(self.now().into_inner(), Ordering::Relaxed);
+        if let Some(base) = &*locked(&slot.base) {
+            return Ok(Loaded { base: base.clone(), put_away: Vec::new() });
+        }
+        let _one = locked(&self.loading);
+        // Somebody else may have loaded it meanwhile.
+        if let Some(base) = &*locked(&slot.base) {
+            return Ok(Loaded { base: base.clone(), put_away: Vec::new() });
+        }
+        let put_away = self.make_room(id, slot.memory_bytes)?;
+        let base = Base::load(&slot.path).map_err(|error| error.to_string())?;
+        *locked(&slot.base) = Some(base.clone());
+        Ok(Loaded { base, put_away })
+    }
+
+    fn now(&self) -> AtomicU64 {
+        AtomicU64::new(self.clock.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Puts away the bases not used for longest until the new one fits.
+    fn make_room(&self, id: Hash, wanted: u64) -> Result<Vec<Hash>, String> {
+        let most = super::child::memory_bytes().unwrap_or(MEMORY_UNKNOWN) / MEMORY_PARTS.1 * MEMORY_PARTS.0;
+        if wanted > most {
+            return Err(format!(
+                "base {} needs about {} MB of memory, {} MB may be used here",
+                id.short(),
+                wanted / 1_000_000,
+                most / 1_000_000
+            ));
+        }
+        let slots = locked(&self.slots);
+        let mut loaded: Vec<_> = slots.iter().filter(|(_, slot)| locked(&slot.base).is_some()).collect();
+        loaded.sort_by_key(|(_, slot)| slot.used.load(Ordering::Relaxed));
+        let mut taken: u64 = loaded.iter().map(|(_, slot)| slot.memory_bytes).sum();
+        let mut put_away = Vec::new();
+        for (id, slot) in loaded {
+            if taken.saturating_add(wanted) <= most {
+                break;
+            }
+            *locked(&slot.base) = None;
+            taken = taken.saturating_sub(slot.memory_bytes);
+            put_away.push(*id);
+        }
+        Ok(put_away)
+    }
+}
+
+/// What loading a file or folder takes, by its size on the disk.
+fn memory_of(path: &Path) -> u64 {
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+    if path.is_file() {
+        return size(path);
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let weights =
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
+    weights.map(|path| size(&path)).sum::<u64>().saturating_mul(GROWTH)
+}
+
+/// What the node keeps of a base's facts.
+pub(super) fn facts_of(base: &Base) -> Facts {
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let BaseFacts { family, parameters, stored, quantised, context, vocab, chat } = base.facts();
+    let (context, vocab) = (count(context), count(vocab));
+    Facts { family: family.into(), parameters, stored, quantised, context, vocab, chat }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(shelf: &BaseShelf, id: Hash) -> String {
+        shelf.base(id).map(|_| ()).unwrap_err()
+    }
+
+    #[test]
+    fn a_base_is_loaded_once_and_one_that_cannot_fit_is_refused_unread() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = tributary_almanac::base();
+        for (name, bytes) in [
+            ("config.json", files.config),
+            ("tokenizer.json", files.tokenizer),
+            ("model.safetensors", files.safetensors),
+        ] {
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        let shelf = BaseShelf::default();
+        let id = Hash([1; 32]);
+        assert!(refused(&shelf, id).contains("not known"));
+        shelf.hold(id, folder.path().to_owned());
+        let first = shelf.base(id).unwrap().base;
+        // It is there: nobody reads the files again.
+        std::fs::remove_file(folder.path().join("config.json")).unwrap();
+        assert_eq!(shelf.base(id).unwrap().base.hash(), first.hash());
+        let huge = folder.path().join("huge.gguf");
+        std::fs::File::create(&huge).unwrap().set_len(1 << 42).unwrap();
+        shelf.hold(Hash([2; 32]), huge);
+        assert!(refused(&shelf, Hash([2; 32])).contains("MB of memory"));
+        // The one that was there stays.
+        assert!(locked(&shelf.slots)[&id].base.lock().unwrap().is_some());
+    }
+
+    #[test]
+    fn the_base_not_used_for_longest_makes_room() {
+        let shelf = BaseShelf::default();
+        for id in 0..=u8::try_from(BASES_MAX).unwrap() {
+            shelf.hold(Hash([id; 32]), PathBuf::from(format!("nowhere/{id}")));
+        }
+        let slots = locked(&shelf.slots);
+        assert_eq!(slots.len(), BASES_MAX);
+        assert!(!slots.contains_key(&Hash([0; 32])));
+    }
+}

@@ -1,0 +1,248 @@
+//! Getting bases: from files of this machine, from the program itself, or from peers.
+//!
+//! Invariant: nothing of a base is fetched before its manifest and its size are known to fit, and none is used before
+//! the engine loaded it once from the folder that holds exactly its files.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use tributary_protocol::id::{Hash, NodeId};
+use tributary_storage::base::{self, BaseError, BaseFile, BaseManifest, MANIFEST_MAX_BYTES};
+use tributary_storage::blobs::BlobStore;
+
+use super::{FETCH_PAUSE, FETCH_TRIES, JobError, Workshop};
+use crate::bases::{BUILTIN, BaseRecord, FROM_PEER, Facts, Origin};
+use crate::engine::{Ask, Done};
+use crate::runtime::now_ms;
+
+/// Why a base was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseFault {
+    /// The files are no base that can be computed.
+    #[error("{0}")]
+    Refused(String),
+    /// It is larger than this node takes.
+    #[error("the base has {bytes} bytes, this node takes at most {limit}")]
+    OverLimit {
+        /// All files together.
+        bytes: u64,
+        /// What the node's user set.
+        limit: u64,
+    },
+    /// It is needed, or no more can be kept.
+    #[error("{0}")]
+    InTheWay(String),
+    /// This machine failed.
+    #[error("{0}")]
+    Machine(String),
+}
+
+impl From<BaseError> for BaseFault {
+    fn from(error: BaseError) -> Self {
+        match error {
+            BaseError::OverLimit { bytes, limit } => Self::OverLimit { bytes, limit },
+            BaseError::Manifest(error) => Self::Refused(error.to_string()),
+            BaseError::Io { .. } => Self::Refused(error.to_string()),
+            BaseError::Store(error) => Self::Machine(error.to_string()),
+        }
+    }
+}
+
+fn machine(error: impl ToString) -> BaseFault {
+    BaseFault::Machine(error.to_string())
+}
+
+/// What the engine loads of a base's folder.
+fn loaded_from(folder: &Path, manifest: &BaseManifest) -> PathBuf {
+    if manifest.is_gguf() { folder.join(base::GGUF) } else { folder.to_owned() }
+}
+
+impl Workshop {
+    /// Takes the model at `path` into the store, checked by the engine before anybody hears of it.
+    ///
+    /// # Errors
+    /// When it is no model that can be computed, too large, or the disk refuses.
+    pub async fn import_base(&self, path: &Path, origin: Origin) -> Result<BaseRecord, BaseFault> {
+        if self.bases.is_full().map_err(machine)? {
+            return Err(BaseFault::InTheWay("this node keeps no more bases".into()));
+        }
+        let looked = path.to_owned();
+        let sources = tokio::task::spawn_blocking(move || base::sources(&looked)).await.map_err(machine)??;
+        let manifest = base::import(&self.store, &sources, self.bases.limit_bytes()).await?;
+        let id = manifest.id();
+        let turn = self.bases.turn(id);
+        let _mine = turn.lock().await;
+        let made = self.sound(&manifest, origin).await;
+        match made {
+            Ok(record) => {
+                self.store.put(Bytes::from(manifest.to_bytes())).await.map_err(machine)?;
+                Ok(record)
+            }
+            Err(fault) => {
+                self.discard(&manifest).await;
+                Err(fault)
+            }
+        }
+    }
+
+    /// The base that comes with the program, in the store.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn builtin_base(&self) -> Result<Hash, BaseFault> {
+        self.bases.builtin.get_or_try_init(|| self.take_builtin()).await.copied()
+    }
+
+    async fn take_builtin(&self) -> Result<Hash, BaseFault> {
+        let files = tributary_almanac::base();
+        let mut listed = Vec::new();
+        for (name, bytes) in [
+            ("config.json", files.config),
+            ("tokenizer.json", files.tokenizer),
+            ("model.safetensors", files.safetensors),
+        ] {
+            let hash = Hash::of(bytes);
+            if !self.store.has(hash).await.map_err(machine)? {
+                self.store.put(Bytes::from_static(bytes)).await.map_err(machine)?;
+            }
+            listed.push(BaseFile { name: name.into(), hash, bytes: bytes.len() as u64 });
+        }
+        let manifest = BaseManifest::new(listed).map_err(machine)?;
+        self.store.put(Bytes::from(manifest.to_bytes())).await.map_err(machine)?;
+        let id = manifest.id();
+        let turn = self.bases.turn(id);
+        let _mine = turn.lock().await;
+        let origin = Origin { name: BUILTIN.into(), source: BUILTIN.into(), ..Origin::default() };
+        self.sound(&manifest, origin).await?;
+        Ok(id)
+    }
+
+    /// Fetches a base if need be and has the engine ready to load it.
+    ///
+    /// # Errors
+    /// When it cannot be had, is too large for this node, or is none.
+    pub async fn hold_base(&self, base: Hash, providers: &[NodeId]) -> Result<(), JobError> {
+        let turn = self.bases.turn(base);
+        let _mine = turn.lock().await;
+        let bytes = self.blob(base, providers, MANIFEST_MAX_BYTES).await?;
+        let manifest = BaseManifest::from_bytes(&bytes).map_err(|error| error.to_string())?;
+        if !base::folder_of(self.bases.root(), base).is_dir() {
+            self.check_limit(&manifest).map_err(|fault| fault.to_string())?;
+            for file in manifest.files() {
+                self.whole(file, providers).await?;
+            }
+        }
+        let name = format!("from peers {}", base.short());
+        let origin = Origin { name, source: FROM_PEER.into(), ..Origin::default() };
+        match self.sound(&manifest, origin).await {
+            Ok(_) => Ok(()),
+            Err(fault) => {
+                if matches!(fault, BaseFault::Refused(_)) {
+                    self.discard(&manifest).await;
+                }
+                Err(format!("base {}: {fault}", base.short()))
+            }
+        }
+    }
+
+    /// What the engine loads of a base that is here.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub async fn base_path(&self, id: Hash) -> Result<PathBuf, JobError> {
+        let bytes = self.blob(id, &[], MANIFEST_MAX_BYTES).await?;
+        let manifest = BaseManifest::from_bytes(&bytes).map_err(|error| error.to_string())?;
+        Ok(loaded_from(&base::folder_of(self.bases.root(), id), &manifest))
+    }
+
+    /// Unpins a base and removes its folder. Files that another base has stay.
+    ///
+    /// # Errors
+    /// When it is not known or the disk refuses.
+    pub async fn remove_base(&self, id: Hash) -> Result<BaseRecord, BaseFault> {
+        let turn = self.bases.turn(id);
+        let _mine = turn.lock().await;
+        let known = self.bases.record(&id).map_err(machine)?;
+        let record = known.ok_or_else(|| BaseFault::Refused(format!("base {} is not here", id.short())))?;
+        let bytes = self.store.get(id).await.map_err(machine)?;
+        self.bases.forget(&id).map_err(machine)?;
+        match bytes.and_then(|bytes| BaseManifest::from_bytes(&bytes).ok()) {
+            Some(manifest) => self.discard(&manifest).await,
+            None => base::remove_folder(self.bases.root(), id)?,
+        }
+        self.store.remove(id).await.map_err(machine)?;
+        Ok(record)
+    }
+
+    /// The folder of the base, made if need be, loaded by the engine if it never was, and told to the engine.
+    async fn sound(&self, manifest: &BaseManifest, origin: Origin) -> Result<BaseRecord, BaseFault> {
+        let id = manifest.id();
+        let folder = base::materialise(&self.store, manifest, self.bases.root()).await?;
+        let path = loaded_from(&folder, manifest);
+        self.engine.hold_base(id, &path).await.map_err(machine)?;
+        if let Some(known) = self.bases.record(&id).map_err(machine)? {
+            if !origin.says_more_than(&known.origin) {
+                return Ok(known);
+            }
+            let record = BaseRecord { origin, ..known };
+            self.bases.keep(&record).map_err(machine)?;
+            return Ok(record);
+        }
+        let facts = self.inspect(id).await?;
+        let record = BaseRecord { id, origin, facts, bytes: manifest.total_bytes(), added_ms: now_ms() };
+        self.bases.keep(&record).map_err(machine)?;
+        Ok(record)
+    }
+
+    async fn inspect(&self, id: Hash) -> Result<Facts, BaseFault> {
+        let job = Hash::of(&[b"inspect".as_slice(), &id.0].concat());
+        match self.ask(job, &Ask::Inspect { job, base: id }).await.map_err(BaseFault::Refused)? {
+            Done::Inspected(facts) => Ok(facts),
+            other => Err(machine(format!("the engine answered another question: {other:?}"))),
+        }
+    }
+
+    fn check_limit(&self, manifest: &BaseManifest) -> Result<(), BaseFault> {
+        let (bytes, limit) = (manifest.total_bytes(), self.bases.limit_bytes());
+        if bytes > limit { Err(BaseFault::OverLimit { bytes, limit }) } else { Ok(()) }
+    }
+
+    /// Sees that a file of a base is here whole; never in memory as a whole.
+    async fn whole(&self, file: &BaseFile, providers: &[NodeId]) -> Result<(), JobError> {
+        let mut reason = "nobody provides it".to_owned();
+        for attempt in 0..FETCH_TRIES {
+            if let Some(bytes) = self.store.size(file.hash).await.map_err(|error| error.to_string())? {
+                let same = bytes == file.bytes;
+                return if same { Ok(()) } else { Err(format!("{} has {bytes} bytes, not {}", file.name, file.bytes)) };
+            }
+            if attempt > 0 {
+                tokio::time::sleep(FETCH_PAUSE).await;
+            }
+            match self.data.fetch(file.hash, providers, file.bytes).await {
+                Ok(bytes) => self.traffic.fetched(bytes),
+                Err(error) => reason = error.to_string(),
+            }
+        }
+        Err(format!("{} of the base cannot be fetched: {reason}", file.name))
+    }
+
+    /// Gives back what a base took on the disk, apart from what others have too.
+    async fn discard(&self, manifest: &BaseManifest) {
+        if let Err(error) = base::remove_folder(self.bases.root(), manifest.id()) {
+            tracing::warn!(%error, "the folder of a base stays");
+        }
+        let mut shared = std::collections::BTreeSet::new();
+        for record in self.bases.all().unwrap_or_default() {
+            if let Ok(Some(bytes)) = self.store.get(record.id).await
+                && let Ok(other) = BaseManifest::from_bytes(&bytes)
+            {
+                shared.extend(other.files().iter().map(|file| file.hash));
+            }
+        }
+        for file in manifest.files().iter().filter(|file| !shared.contains(&file.hash)) {
+            if let Err(error) = self.store.remove(file.hash).await {
+                tracing::warn!(%error, name = file.name, "a file of a base stays");
+            }
+        }
+    }
+}
