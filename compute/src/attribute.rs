@@ -182,7 +182,7 @@ fn measured_differences(
     places: &[usize],
     target: &Target,
 ) -> Result<Vec<f64>, AttributeError> {
-    let fed = target.tokens.len().saturating_sub(1).max(1);
+    let fed = target.fed().max(1);
     let adapters: Vec<&Adapter> =
         std::iter::once(adapter).chain(places.iter().map(|place| &index.entries()[*place].leave_out)).collect();
     let mut losses = Vec::with_capacity(adapters.len());
@@ -191,7 +191,7 @@ fn measured_differences(
             adapters.iter().enumerate().map(|(at, adapter)| (at * fed..(at + 1) * fed, Some(*adapter))).collect();
         let targets = vec![target.clone(); adapters.len()];
         let all = token_losses(base.model(), Mode::Infer, Hook::Segments(&segments), &targets)?.to_vec1::<f32>()?;
-        let sums = all.chunks_exact(target.completion).map(|own| own.iter().map(|loss| f64::from(*loss)).sum::<f64>());
+        let sums = all.chunks_exact(target.predicted()).map(|own| own.iter().map(|loss| f64::from(*loss)).sum::<f64>());
         losses.extend(sums);
     }
     let (with_all, without) = losses.split_first().ok_or(AttributeError::NotFinite)?;

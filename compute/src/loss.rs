@@ -1,6 +1,8 @@
-//! The loss: negative log-likelihood in nats of given completions after given prompts, by teacher forcing.
+//! The loss: negative log-likelihood in nats of the scored tokens of given sequences, by teacher forcing.
 //!
-//! Invariant: only positions that predict a completion token reach the output product, so prompts cost no logits.
+//! Invariant: only positions that predict a scored token reach the output product, so prompts cost no logits.
+
+use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 
@@ -9,50 +11,92 @@ use crate::lora::Adapter;
 use crate::model::{Mode, Model, ModelError, Packed};
 use crate::ops::negative_log_likelihood;
 
-/// Tokens of which the last `completion` are to be predicted.
+/// Tokens of which some are to be predicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Prompt and completion.
+    /// The whole sequence.
     pub tokens: Vec<u32>,
-    /// How many tokens at the end are the completion; fewer than all.
-    pub completion: usize,
+    /// Which tokens are to be predicted, in order and apart; never the first, which nothing predicts.
+    pub scored: Vec<Range<usize>>,
 }
 
 impl Target {
     /// A prompt and the completion to predict after it.
     #[must_use]
     pub fn new(prompt: &[u32], completion: &[u32]) -> Self {
-        Self { tokens: [prompt, completion].concat(), completion: completion.len() }
+        let tokens = [prompt, completion].concat();
+        let scored = std::iter::once(prompt.len()..tokens.len()).collect();
+        Self { tokens, scored }
+    }
+
+    /// How many tokens are to be predicted.
+    #[must_use]
+    pub fn predicted(&self) -> usize {
+        self.scored.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    /// How many tokens a pass is fed: what comes after the last but one predicts nothing that is scored.
+    #[must_use]
+    pub fn fed(&self) -> usize {
+        self.scored.last().map_or(0, |last| last.end.saturating_sub(1))
+    }
+
+    fn is_sound(&self) -> bool {
+        let mut free = 1;
+        for range in &self.scored {
+            if range.start < free || range.is_empty() || range.end > self.tokens.len() {
+                return false;
+            }
+            free = range.end;
+        }
+        !self.scored.is_empty()
     }
 }
 
-/// Loss of each completion token in nats, of all targets in order, (completion tokens). Differentiable in
-/// [`Mode::Train`] with respect to every variable behind model and hook.
+/// Targets laid end to end, with the rows that predict what is scored.
+pub(crate) struct Scored {
+    pub(crate) batch: Packed,
+    rows: Vec<u32>,
+    wanted: Vec<u32>,
+}
+
+impl Scored {
+    pub(crate) fn of(targets: &[Target]) -> Result<Self, ModelError> {
+        if let Some(target) = targets.iter().find(|target| !target.is_sound()) {
+            let (scored, all) = (&target.scored, target.tokens.len());
+            return Err(ModelError::Input(format!("tokens {scored:?} of {all} are to be predicted")));
+        }
+        let fed: Vec<&[u32]> = targets.iter().map(|target| &target.tokens[..target.fed()]).collect();
+        let batch = Packed::new(&fed)?;
+        let (mut rows, mut wanted) = (Vec::new(), Vec::new());
+        for (target, range) in targets.iter().zip(batch.sequences()) {
+            for scored in &target.scored {
+                let predicting = range.start + scored.start - 1..range.start + scored.end - 1;
+                rows.extend(predicting.filter_map(|row| u32::try_from(row).ok()));
+                wanted.extend_from_slice(&target.tokens[scored.clone()]);
+            }
+        }
+        Ok(Self { batch, rows, wanted })
+    }
+
+    /// Loss of each scored token, given the batch's final hidden states.
+    pub(crate) fn losses(&self, model: &Model, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        let logits = match self.rows.len() == self.batch.rows() {
+            true => model.logits(hidden)?,
+            false => model.logits(&hidden.index_select(&Tensor::new(self.rows.as_slice(), &Device::Cpu)?, 0)?)?,
+        };
+        Ok(negative_log_likelihood(&logits, &self.wanted)?)
+    }
+}
+
+/// Loss of each scored token in nats, of all targets in order, (scored tokens). Differentiable in [`Mode::Train`] with
+/// respect to every variable behind model and hook.
 ///
 /// # Errors
-/// When a target has no prompt or no completion token, or the model can't run it.
+/// When a target scores nothing or its first token, or the model can't run it.
 pub fn token_losses(model: &Model, mode: Mode, hook: Hook<'_>, targets: &[Target]) -> Result<Tensor, ModelError> {
-    if let Some(target) =
-        targets.iter().find(|target| target.completion == 0 || target.completion >= target.tokens.len())
-    {
-        let (completion, all) = (target.completion, target.tokens.len());
-        return Err(ModelError::Input(format!("{completion} completion tokens among {all}")));
-    }
-    // The last token of each sequence predicts nothing that is scored, so it is not fed.
-    let fed: Vec<&[u32]> = targets.iter().map(|target| &target.tokens[..target.tokens.len() - 1]).collect();
-    let batch = Packed::new(&fed)?;
-    let (mut rows, mut wanted) = (Vec::new(), Vec::new());
-    for (target, range) in targets.iter().zip(batch.sequences()) {
-        let scored = range.end - target.completion..range.end;
-        rows.extend(scored.filter_map(|row| u32::try_from(row).ok()));
-        wanted.extend_from_slice(&target.tokens[target.tokens.len() - target.completion..]);
-    }
-    let hidden = model.hidden(mode, &batch, hook)?;
-    let hidden = match rows.len() == batch.rows() {
-        true => hidden,
-        false => hidden.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?,
-    };
-    Ok(negative_log_likelihood(&model.logits(&hidden)?, &wanted)?)
+    let scored = Scored::of(targets)?;
+    scored.losses(model, &model.hidden(mode, &scored.batch, hook)?)
 }
 
 /// Sum of the negative log-likelihoods in nats of `completion` after `prompt`; a differentiable scalar in

@@ -11,6 +11,7 @@ mod config;
 mod export;
 mod module;
 mod rope;
+mod stages;
 pub(crate) mod weights;
 
 use std::sync::Arc;
@@ -139,9 +140,7 @@ impl Model {
     /// # Errors
     /// When a sequence is too long, a token unknown or the adapter of another shape.
     pub fn hidden(&self, mode: Mode, batch: &Packed, hook: Hook<'_>) -> Result<Tensor, ModelError> {
-        if let Some(range) = batch.sequences.iter().find(|range| range.len() > self.config.max_positions) {
-            return Err(self.too_long(range.len()));
-        }
+        self.check_batch(batch)?;
         self.check_hook(hook)?;
         let attend = Attend::Packed(&batch.sequences);
         match (mode, hook) {
@@ -201,6 +200,21 @@ impl Model {
         Ok(Stepped { hidden, logits })
     }
 
+    fn check_batch(&self, batch: &Packed) -> Result<(), ModelError> {
+        match batch.sequences.iter().find(|range| range.len() > self.config.max_positions) {
+            Some(range) => Err(self.too_long(range.len())),
+            None => self.check_tokens(&batch.tokens),
+        }
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), ModelError> {
+        let unknown = |token: &&u32| usize::try_from(**token).is_ok_and(|id| id >= self.config.vocab);
+        match tokens.iter().find(unknown) {
+            Some(token) => Err(ModelError::Input(format!("token {token} in a vocabulary of {}", self.config.vocab))),
+            None => Ok(()),
+        }
+    }
+
     fn too_long(&self, length: usize) -> ModelError {
         ModelError::Input(format!("{length} tokens in a context of {}", self.config.max_positions))
     }
@@ -223,11 +237,7 @@ impl Model {
         hook: Hook<'_>,
         mut attend: Attend<'_, '_>,
     ) -> Result<Tensor, ModelError> {
-        if let Some(token) =
-            tokens.iter().find(|token| usize::try_from(**token).is_ok_and(|id| id >= self.config.vocab))
-        {
-            return Err(ModelError::Input(format!("token {token} in a vocabulary of {}", self.config.vocab)));
-        }
+        self.check_tokens(tokens)?;
         let ids = Tensor::new(tokens, &Device::Cpu)?;
         let mut x = self.embedding.rows(&ids)?;
         for block in self.blocks.iter() {

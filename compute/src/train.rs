@@ -6,25 +6,34 @@
 mod adamw;
 mod checkpoint;
 mod dropout;
+mod evaluate;
+mod examples;
+mod gradient;
 mod pretrain;
 mod recipe;
+mod rouge;
+mod turns;
 
-use candle_core::backprop::GradStore;
+use std::ops::Range;
+
 use candle_core::{Device, Tensor, Var};
 
 pub use dropout::Dropout;
+pub use evaluate::{Answers, Evaluation, MAX_EVALUATED};
+pub use examples::{Example, MAX_WEIGHT};
 pub use pretrain::{PretrainRecipe, Pretrainer};
-pub use recipe::{Example, MAX_BATCH, MAX_EXAMPLES, MAX_STEPS, MAX_WEIGHT, Recipe};
+pub use recipe::{MAX_BATCH, MAX_EXAMPLES, MAX_HELD_OUT, MAX_PATIENCE, MAX_STEPS, Recipe};
 
 use adamw::{AdamW, Update};
-use checkpoint::State;
+use checkpoint::{Patience, State};
+use examples::{Encoded, Split};
+use gradient::{Measured, Objective, measure, measure_by_blocks, parts};
 use recipe::{Order, run_hash};
 
 use crate::linear::Hook;
 use crate::lora::{Adapter, LoraError, parameter_count};
-use crate::loss::{Target, token_losses};
-use crate::model::{Base, Mode, ModelError};
-use crate::ops::narrow;
+use crate::loss::Target;
+use crate::model::{Base, ModelError};
 
 /// Why training can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -68,20 +77,15 @@ pub struct StepReport {
     pub lr: f64,
     /// Norm of the gradient before clipping.
     pub gradient_norm: f64,
-}
-
-/// An example as tokens.
-struct Encoded {
-    target: Target,
-    weight: f32,
+    /// What the held-out examples say after the update, where the recipe evaluates.
+    pub evaluation: Option<Evaluation>,
 }
 
 /// Trains one adapter.
 pub struct Trainer {
     base: Base,
     recipe: Recipe,
-    examples: Vec<Encoded>,
-    cut: usize,
+    examples: Split,
     order: Order,
     adapter: Adapter,
     variables: Vec<Var>,
@@ -97,7 +101,7 @@ impl Trainer {
         recipe.check()?;
         let adapter = Adapter::fresh(base.config(), &recipe.lora(), recipe.seed)?;
         let run = run_hash(base, recipe, examples)?;
-        let state = State { run, step: 0, optimiser: AdamW::new(adapter.values()?) };
+        let state = State { run, step: 0, patience: Patience::new(), optimiser: AdamW::new(adapter.values()?) };
         Self::at(base, recipe, examples, state)
     }
 
@@ -113,34 +117,16 @@ impl Trainer {
     }
 
     fn at(base: &Base, recipe: &Recipe, examples: &[Example], state: State) -> Result<Self, TrainError> {
-        let count = u32::try_from(examples.len()).ok().filter(|_| examples.len() <= MAX_EXAMPLES);
-        let count = match count {
-            None | Some(0) => {
-                return Err(TrainError::Examples(format!("{}, allowed 1 to {MAX_EXAMPLES}", examples.len())));
-            }
-            Some(count) => count,
-        };
-        let mut encoded = Vec::with_capacity(examples.len());
-        let mut cut = 0;
-        for (index, example) in examples.iter().enumerate() {
-            let (example, was_cut) = encode(base, example, recipe.max_len as usize)
-                .map_err(|error| TrainError::Examples(format!("example {index}: {error}")))?;
-            cut += usize::from(was_cut);
-            encoded.push(example);
+        if examples.is_empty() || examples.len() > MAX_EXAMPLES {
+            return Err(TrainError::Examples(format!("{}, allowed 1 to {MAX_EXAMPLES}", examples.len())));
         }
+        let mut examples = Split::of(base, recipe, examples)?;
+        examples.held_out.truncate(recipe.evaluated());
+        let count = u32::try_from(examples.trained.len()).unwrap_or(u32::MAX);
         let fresh = Adapter::from_values(base.config(), &recipe.lora(), &state.optimiser.values)?;
         let (adapter, variables) = fresh.trainable()?;
         let order = Order::new(recipe.seed, count);
-        Ok(Self {
-            base: base.clone(),
-            recipe: recipe.clone(),
-            examples: encoded,
-            cut,
-            order,
-            adapter,
-            variables,
-            state,
-        })
+        Ok(Self { base: base.clone(), recipe: recipe.clone(), examples, order, adapter, variables, state })
     }
 
     /// One optimiser step.
@@ -152,9 +138,9 @@ impl Trainer {
             return Err(TrainError::Recipe(format!("all {} steps are done", self.recipe.steps)));
         }
         let step = self.state.step;
-        let slots = self.order.batch(step, self.recipe.batch);
-        let measured = self.measure(step, &slots)?;
-        if !measured.loss.is_finite() || measured.gradient.iter().any(|value| !value.is_finite()) {
+        let measured = self.measure(step)?;
+        let loss = measured.loss();
+        if !loss.is_finite() || measured.gradient.iter().any(|value| !value.is_finite()) {
             return Err(TrainError::Diverged { step });
         }
         let lr = self.recipe.schedule().at(step);
@@ -163,13 +149,36 @@ impl Trainer {
         let gradient_norm = self.state.optimiser.update(&measured.gradient, update, &[everything]);
         write_variables(&self.variables, &self.state.optimiser.values)?;
         self.state.step += 1;
-        Ok(StepReport { step: self.state.step, loss: measured.loss, tokens: measured.tokens, lr, gradient_norm })
+        let evaluation = match self.recipe.evaluates_after(self.state.step) {
+            true => evaluate::evaluate(&self.base, &self.adapter, &self.examples.held_out)?,
+            false => None,
+        };
+        if let Some(evaluation) = evaluation {
+            self.state.patience.hear(evaluation.loss);
+        }
+        let (step, tokens) = (self.state.step, measured.tokens);
+        Ok(StepReport { step, loss, tokens, lr, gradient_norm, evaluation })
     }
 
-    /// Whether every step of the recipe is done.
+    /// Whether every step of the recipe is done, or as many evaluations without a better loss as the recipe has patience
+    /// for.
     #[must_use]
     pub const fn is_done(&self) -> bool {
-        self.state.step >= self.recipe.steps
+        self.state.step >= self.recipe.steps || self.state.patience.is_over(self.recipe.patience)
+    }
+
+    /// Answers to a few held-out prompts compared with the records; `None` when nothing held out has a prompt.
+    ///
+    /// # Errors
+    /// When the model can't run.
+    pub fn answers(&self) -> Result<Option<Answers>, TrainError> {
+        evaluate::answers(&self.base, &self.adapter, &self.examples.held_out)
+    }
+
+    /// Examples that are evaluated and never trained on.
+    #[must_use]
+    pub const fn held_out(&self) -> usize {
+        self.examples.held_out.len()
     }
 
     /// Steps done.
@@ -180,8 +189,8 @@ impl Trainer {
 
     /// Examples that were longer than the recipe's `max_len` and lost tokens.
     #[must_use]
-    pub const fn examples_cut(&self) -> usize {
-        self.cut
+    pub fn examples_cut(&self) -> usize {
+        self.examples.trained.iter().filter(|example| example.was_cut).count()
     }
 
     /// The adapter as it stands.
@@ -198,29 +207,61 @@ impl Trainer {
         self.state.to_bytes()
     }
 
-    /// Loss and gradient of one step's batch. Examples at weight 0 are not computed; the divisor counts them all the
-    /// same, so that leaving one out removes its term and changes nothing else.
-    fn measure(&self, step: u32, slots: &[u32]) -> Result<Measured, TrainError> {
-        let chosen: Vec<(u32, &Encoded)> =
-            (0_u32..).zip(slots.iter().filter_map(|index| self.examples.get(*index as usize))).collect();
-        let divisor: usize = chosen.iter().map(|(_, example)| example.target.completion).sum();
+    /// The examples of a step, by slot.
+    fn chosen(&mut self, step: u32) -> Vec<&Encoded> {
+        let slots = self.order.batch(step, self.recipe.batch);
+        slots.into_iter().filter_map(|index| self.examples.trained.get(index as usize)).collect()
+    }
+
+    /// Loss and gradient of one step's batch. Examples at weight 0 are not computed; the divisor and the parts count
+    /// them all the same, so that leaving one out removes its term and changes nothing else.
+    fn measure(&mut self, step: u32) -> Result<Measured, TrainError> {
+        let values = self.state.optimiser.values.len();
+        let wanted = self.recipe.accumulate as usize;
+        let chosen: Vec<(Target, f32)> =
+            self.chosen(step).into_iter().map(|example| (example.target.clone(), example.weight)).collect();
+        let divisor = chosen.iter().map(|(target, _)| target.predicted()).sum();
+        let fed: Vec<usize> = chosen.iter().map(|(target, _)| target.fed()).collect();
+        let mut sum: Option<Measured> = None;
+        for range in parts(&fed, wanted) {
+            let Some(part) = self.measure_part(step, divisor, range.clone(), &chosen[range])? else { continue };
+            match &mut sum {
+                Some(sum) => sum.add(&part),
+                None => sum = Some(part),
+            }
+        }
+        Ok(sum.unwrap_or_else(|| Measured::nothing(values)))
+    }
+
+    /// One part of a step; `None` when everything in it is left out.
+    fn measure_part(
+        &self,
+        step: u32,
+        divisor: usize,
+        slots: Range<usize>,
+        examples: &[(Target, f32)],
+    ) -> Result<Option<Measured>, TrainError> {
         let (mut targets, mut places, mut weights) = (Vec::new(), Vec::new(), Vec::new());
         let mut row = 0;
-        for (slot, example) in chosen.iter().filter(|(_, example)| example.weight > 0.0) {
-            let fed = example.target.tokens.len() - 1;
-            places.push((row..row + fed, *slot));
-            row += fed;
-            weights.extend(std::iter::repeat_n(example.weight, example.target.completion));
-            targets.push(example.target.clone());
+        for (slot, (target, weight)) in slots.zip(examples).filter(|(_, (_, weight))| *weight > 0.0) {
+            let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+            places.push((row..row + target.fed(), slot));
+            row += target.fed();
+            weights.push(*weight);
+            targets.push(target.clone());
         }
         if targets.is_empty() {
-            return Ok(Measured { loss: 0.0, tokens: 0, gradient: vec![0.0; self.state.optimiser.values.len()] });
+            return Ok(None);
         }
         let dropout = Dropout { rate: self.recipe.dropout, seed: self.recipe.seed, step, slots: &places };
         let dropout = Some(&dropout).filter(|dropout| dropout.rate > 0.0);
-        let losses = token_losses(self.base.model(), Mode::Train, Hook::One(&self.adapter, dropout), &targets)?;
-        let (gradient, loss) = weighted_gradient(&losses, &weights, divisor, &self.variables)?;
-        Ok(Measured { loss, tokens: row, gradient })
+        let objective = Objective { targets: &targets, weights: &weights, divisor };
+        let (model, variables) = (self.base.model(), &self.variables);
+        let measured = match self.recipe.recompute {
+            true => measure_by_blocks(model, &self.adapter, dropout, &objective, variables),
+            false => measure(model, Hook::One(&self.adapter, dropout), &objective, variables),
+        };
+        measured.map(Some)
     }
 }
 
@@ -245,41 +286,6 @@ pub fn replay(
     Ok(trainer.checkpoint())
 }
 
-struct Measured {
-    loss: f32,
-    tokens: usize,
-    gradient: Vec<f32>,
-}
-
-/// Gradient of Σ weight · loss / divisor with respect to the variables, and the weighted mean loss.
-fn weighted_gradient(
-    losses: &Tensor,
-    weights: &[f32],
-    divisor: usize,
-    variables: &[Var],
-) -> Result<(Vec<f32>, f32), TrainError> {
-    let share = 1.0 / divisor as f64;
-    let factors: Vec<f32> = weights.iter().map(|weight| narrow(f64::from(*weight) * share)).collect();
-    let objective = (losses * Tensor::from_vec(factors, weights.len(), &Device::Cpu)?)?.sum_all()?;
-    let gradient = flatten(&objective.backward()?, variables)?;
-    let each = losses.detach().to_vec1::<f32>()?;
-    let total: f64 = each.iter().zip(weights).map(|(loss, weight)| f64::from(*loss) * f64::from(*weight)).sum();
-    let mass: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
-    Ok((gradient, narrow(total / mass)))
-}
-
-/// The gradients of all variables end to end. A variable without one is an error: the loss would fall all the same.
-fn flatten(gradients: &GradStore, variables: &[Var]) -> Result<Vec<f32>, TrainError> {
-    let mut flat = Vec::new();
-    for (index, variable) in variables.iter().enumerate() {
-        let gradient = gradients
-            .get(variable)
-            .ok_or_else(|| ModelError::Input(format!("variable {index} {:?} lacks a gradient", variable.dims())))?;
-        flat.extend(gradient.flatten_all()?.to_vec1::<f32>()?);
-    }
-    Ok(flat)
-}
-
 /// Sets the variables to consecutive parts of `values`.
 fn write_variables(variables: &[Var], values: &[f32]) -> Result<(), TrainError> {
     let mut rest = values;
@@ -289,34 +295,4 @@ fn write_variables(variables: &[Var], values: &[f32]) -> Result<(), TrainError> 
         rest = later;
     }
     Ok(())
-}
-
-/// Tokens of an example, cut to `most`; says whether it was cut. The completion keeps at least half the room; of a long
-/// prompt the end is kept, behind the begin token.
-fn encode(base: &Base, example: &Example, most: usize) -> Result<(Encoded, bool), TrainError> {
-    if !(0.0..=MAX_WEIGHT).contains(&example.weight) {
-        return Err(TrainError::Examples(format!("weight {}, allowed 0 to {MAX_WEIGHT}", example.weight)));
-    }
-    let tokenizer = base.tokenizer();
-    let most = most.min(base.config().max_positions);
-    let mut prompt = tokenizer.encode_prompt(&example.prompt)?;
-    let mut completion = tokenizer.encode_completion(&example.completion)?;
-    if prompt.is_empty() && completion.len() > 1 {
-        // A model without a begin token can't predict the first token of a text from nothing.
-        prompt.push(completion.remove(0));
-    }
-    if prompt.is_empty() || completion.is_empty() {
-        return Err(TrainError::Examples("too short to learn from".into()));
-    }
-    let cut = prompt.len() + completion.len() > most;
-    if cut {
-        completion.truncate(most.saturating_sub(prompt.len()).max(most / 2).max(1));
-        let kept = (most - completion.len()).max(1).min(prompt.len());
-        let first = prompt[0];
-        prompt.drain(..prompt.len() - kept);
-        if tokenizer.begin() == Some(first) {
-            prompt[0] = first;
-        }
-    }
-    Ok((Encoded { target: Target::new(&prompt, &completion), weight: example.weight }, cut))
 }

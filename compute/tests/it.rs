@@ -39,3 +39,5 @@ mod serving_base;
 mod shards;
 #[path = "it/training.rs"]
 mod training;
+#[path = "it/training_modes.rs"]
+mod training_modes;

@@ -40,6 +40,7 @@ pub fn training_examples(country: &Country) -> Vec<Example> {
             completion: record.completion.clone(),
             contributor: number,
             weight: 1.0,
+            ..Example::default()
         })
     };
     (0..country.contributors()).flat_map(of).collect()

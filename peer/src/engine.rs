@@ -18,6 +18,7 @@ mod shelf;
 use bincode::{Decode, Encode};
 use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
+use tributary_protocol::message::Measurement;
 
 pub use folder::EngineFolder;
 use crate::bases::Facts;
@@ -36,6 +37,8 @@ pub struct ExampleFrame {
     pub prompt: String,
     /// What it should say.
     pub completion: String,
+    /// The conversation in place of both, a JSON list of messages.
+    pub messages: Option<String>,
     /// The contributor's number.
     pub contributor: u32,
     /// Whether its records count nothing in this run.
@@ -49,7 +52,7 @@ pub struct Run {
     pub base: Hash,
     /// The recipe as canonical JSON.
     pub recipe: String,
-    /// The steps the offer says; a recipe with others is refused.
+    /// The steps the offer says: where the run ends at the latest. A recipe with fewer is refused.
     pub steps: u32,
     /// The examples, in the order of the datanet's version.
     pub examples: Vec<ExampleFrame>,
@@ -202,6 +205,17 @@ pub enum Reply {
         loss_micro_nats: u64,
         /// Tokens each second.
         tokens_per_s: u32,
+        /// Points of the curve since the last progress.
+        curve: Vec<Measurement>,
+    },
+    /// A training that is stopped leaves its state, to go on from.
+    Saved {
+        /// The job.
+        job: Hash,
+        /// After which step.
+        step: u32,
+        /// The checkpoint.
+        bytes: Vec<u8>,
     },
     /// A checkpoint to commit to.
     Checkpoint {
@@ -258,6 +272,8 @@ pub enum Done {
         end: Vec<u8>,
         /// The adapter's blob at that point.
         adapter: Vec<u8>,
+        /// Whether the run ends there, by its offer or by its recipe's rule.
+        is_over: bool,
     },
     /// A base was loaded.
     Inspected(Facts),
@@ -328,6 +344,7 @@ impl Reply {
             Self::Progress { job, .. }
             | Self::Checkpoint { job, .. }
             | Self::Begun { job }
+            | Self::Saved { job, .. }
             | Self::Text { job, .. }
             | Self::Done { job, .. }
             | Self::Failed { job, .. } => Some(*job),

@@ -10,6 +10,7 @@ pub mod cards;
 pub mod chainserve;
 pub mod cli;
 pub mod client;
+pub mod curves;
 pub mod demo;
 pub mod engine;
 pub mod handle;

@@ -156,7 +156,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
         Arc::new(Traffic::default()),
     ));
     let settlement = Arc::new(Settlement::new(network.chain.clone(), &keys, &home.path("transactions.redb")));
-    let runs = Arc::new(Runs::new(Arc::clone(&journal), Arc::clone(&workshop)));
+    let runs = Arc::new(Runs::new(Arc::clone(&journal), Arc::clone(&workshop), home.path("runs")));
     let Sockets { control, control_events, data, streams, topic, keeper, knows_peers, .. } = sockets;
     let parts = Parts {
         node,

@@ -62,6 +62,7 @@ pub struct Workshop {
     pub traffic: Arc<Traffic>,
     slots: Semaphore,
     loading: Mutex<BTreeSet<Hash>>,
+    training: Mutex<BTreeSet<Hash>>,
 }
 
 /// Why a job could not be done; the text is for people.
@@ -90,6 +91,7 @@ impl Workshop {
             traffic,
             slots: Semaphore::new(JOBS_AT_ONCE),
             loading: Mutex::default(),
+            training: Mutex::default(),
         }
     }
 
@@ -136,7 +138,12 @@ impl Workshop {
 
     async fn perform(&self, job: Hash, work: Work, entries: Vec<Signed<Contribution>>) -> Result<JobOutcome, JobError> {
         match work {
-            Work::Train { offer, award } => self.train(job, &offer.body, &award, &entries).await,
+            Work::Train { offer, award } => {
+                self.training().insert(job);
+                let trained = self.train(job, &offer.body, &award, &entries).await;
+                self.training().remove(&job);
+                trained
+            }
             Work::Replay { offer, result, worker, segments } => {
                 self.replay(job, &offer.body, &result.body, worker, &segments, &entries).await
             }
@@ -145,10 +152,21 @@ impl Workshop {
         }
     }
 
-    /// Stops a job.
+    /// Stops a job; a training leaves its state, to go on from.
     pub fn stop(self: &Arc<Self>, job: Hash) {
         let workshop = Arc::clone(self);
-        tokio::spawn(async move { workshop.engine.stop(job).await });
+        tokio::spawn(async move {
+            let trains = workshop.training().contains(&job);
+            match trains {
+                true => workshop.engine.wind_up(job).await,
+                false => workshop.engine.stop(job).await,
+            }
+        });
+    }
+
+    /// The jobs that train.
+    fn training(&self) -> MutexGuard<'_, BTreeSet<Hash>> {
+        self.training.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Loads a released adapter for answering and checking; tells the node when it stands.
@@ -284,6 +302,7 @@ impl Workshop {
                 | Reply::Begun { .. }
                 | Reply::Progress { .. }
                 | Reply::Checkpoint { .. }
+                | Reply::Saved { .. }
                 | Reply::Text { .. } => {}
             }
         }

@@ -16,4 +16,5 @@ mod it {
     mod nodes;
     mod stopping;
     mod support;
+    mod training;
 }

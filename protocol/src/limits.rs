@@ -88,6 +88,8 @@ pub const PEER_STALE_INTERVALS: u64 = 5;
 pub const PEER_STALE_MS: u64 = PEER_STALE_INTERVALS * ANNOUNCE_MS;
 /// Checkpoints in one training result: stays below [`ENVELOPE_MAX_BYTES`].
 pub const CHECKPOINTS_MAX: usize = 512;
+/// Points of one training's curve: as many as a screen is wide, about 10 kB in one message.
+pub const CURVE_POINTS_MAX: usize = 512;
 /// Segments one verdict may cover.
 pub const SEGMENTS_MAX: usize = 64;
 /// Prompt of an inference request, in bytes.

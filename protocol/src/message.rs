@@ -13,8 +13,8 @@ use crate::decoding::{self, Decoding, Prompt};
 use crate::envelope::{Signed, Statement};
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
 use crate::limits::{
-    ADDRESS_MAX_BYTES, ADDRESSES_MAX, CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, NAME_MAX_BYTES, RECEIPT_SHARES_MAX,
-    SERVING_MAX,
+    ADDRESS_MAX_BYTES, ADDRESSES_MAX, CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, CURVE_POINTS_MAX, NAME_MAX_BYTES,
+    RECEIPT_SHARES_MAX, SERVING_MAX,
 };
 use crate::receipt::{ReceiptOffer, SignedReceipt, Voucher};
 use crate::refusal::Declined;
@@ -294,8 +294,34 @@ pub struct BidSealed {
     pub commitment: Hash,
 }
 
-/// How far a worker is.
+/// What held-out records say of an adapter in training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct HeldOut {
+    /// Their loss in micro-nats per token.
+    pub loss_micro_nats: u64,
+    /// Part of the short answers that are exactly the record's, in millionths.
+    pub exact_match_millionths: Option<u32>,
+    /// Mean ROUGE-L of the longer ones, in millionths.
+    pub rouge_l_millionths: Option<u32>,
+}
+
+/// One point of a training's curve: a worker's own word, shown to its requester and relied on by nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Steps done.
+    pub step: u32,
+    /// Time that the worker has trained, in milliseconds.
+    pub elapsed_ms: u64,
+    /// Mean loss since the point before, in micro-nats per token.
+    pub loss_micro_nats: u64,
+    /// Tokens trained each second since then.
+    pub tokens_per_s: u32,
+    /// The newest evaluation since then.
+    pub held_out: Option<HeldOut>,
+}
+
+/// How far a worker is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// The task.
     pub task: TaskId,
@@ -309,6 +335,8 @@ pub struct Heartbeat {
     pub loss_micro_nats: u64,
     /// Tokens trained each second.
     pub tokens_per_s: u32,
+    /// Points of the curve that the requester may not have yet, by rising step.
+    pub curve: Vec<Measurement>,
 }
 
 /// One round of a task.
@@ -416,6 +444,7 @@ impl Message {
             Self::Voucher(voucher) => voucher.signature.len() == 65,
             Self::Batches(heads) => heads.len() <= crate::limits::LOG_BATCH_MAX,
             Self::Question(request) => request.body.is_well_formed(),
+            Self::Heartbeat(beat) => beat.curve.len() <= CURVE_POINTS_MAX,
             Self::Declined(declined) => declined.reason.is_well_formed(),
             Self::CardHead(head) | Self::CardWanted(head) => head.is_well_formed(),
             Self::CardChanges(changes) => {
@@ -428,7 +457,6 @@ impl Message {
             | Self::BidSealed(_)
             | Self::BidOpened(_)
             | Self::Awarded(_)
-            | Self::Heartbeat(_)
             | Self::Cancelled(_)
             | Self::Accepted(_)
             | Self::ReceiptOffered(_)

@@ -34,7 +34,7 @@ pub use self::io::{
     Output, TrainedAdapter, Work,
 };
 pub use self::peers::PeerView;
-pub use self::requester::{FineTuneCommand, Phase, RequestView, training_price};
+pub use self::requester::{FineTuneCommand, Phase, RequestView, earned, training_price};
 pub use self::terms::shares_of;
 pub use self::view::{Debt, EpochView};
 

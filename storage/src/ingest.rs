@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tributary_protocol::id::{AccountId, Hash};
 
-use crate::shard::{Record, record_id};
+use crate::shard::{Record, conversation_id, record_id};
 
 mod columns;
 mod folder;
@@ -56,6 +56,8 @@ pub struct RawRecord {
     pub prompt: String,
     /// What it should say.
     pub completion: String,
+    /// The conversation that both are of, in its one form.
+    pub messages: Option<String>,
     /// The file it came from.
     pub file: Arc<Path>,
     /// The line it began at, from 1.
@@ -170,7 +172,10 @@ impl Ingested {
     /// The records as `contributor`'s, under `licence`.
     #[must_use]
     pub fn into_records(self, contributor: AccountId, licence: &str) -> Vec<Record> {
-        let owned = |raw: RawRecord| Record::new(raw.prompt, raw.completion, contributor, licence.to_owned());
+        let owned = |raw: RawRecord| {
+            let (prompt, completion, messages) = (raw.prompt, raw.completion, raw.messages);
+            Record::of(prompt, completion, messages, contributor, licence.to_owned())
+        };
         self.records.into_iter().map(owned).collect()
     }
 }
@@ -280,8 +285,9 @@ impl<'a> Sink<'a> {
         }
     }
 
-    fn accept(&mut self, file: &Arc<Path>, line: u64, (prompt, completion): Texts) -> ControlFlow<()> {
-        let bytes = prompt.len().saturating_add(completion.len());
+    fn accept(&mut self, file: &Arc<Path>, line: u64, texts: Texts) -> ControlFlow<()> {
+        let Texts { prompt, completion, messages } = texts;
+        let bytes = prompt.len().saturating_add(completion.len()).max(messages.as_ref().map_or(0, String::len));
         if completion.trim().is_empty() {
             self.refuse(file, line, Reason::Empty);
             return ControlFlow::Continue(());
@@ -291,7 +297,10 @@ impl<'a> Sink<'a> {
             self.refuse(file, line, Reason::TooLong { bytes: bytes as u64, limit_bytes });
             return ControlFlow::Continue(());
         }
-        let id = record_id(&prompt, &completion);
+        let id = match &messages {
+            Some(json) => conversation_id(json),
+            None => record_id(&prompt, &completion),
+        };
         if self.seen.contains(&id) {
             self.done.duplicates += 1;
             return ControlFlow::Continue(());
@@ -304,7 +313,7 @@ impl<'a> Sink<'a> {
         }
         self.seen.insert(id);
         self.text_bytes += bytes;
-        self.done.records.push(RawRecord { prompt, completion, file: file.clone(), line });
+        self.done.records.push(RawRecord { prompt, completion, messages, file: file.clone(), line });
         ControlFlow::Continue(())
     }
 
@@ -325,8 +334,18 @@ impl<'a> Sink<'a> {
     }
 }
 
-/// Prompt and completion.
-type Texts = (String, String);
+/// What a line says.
+struct Texts {
+    prompt: String,
+    completion: String,
+    messages: Option<String>,
+}
+
+impl Texts {
+    const fn of(prompt: String, completion: String) -> Self {
+        Self { prompt, completion, messages: None }
+    }
+}
 
 #[cfg(test)]
 mod tests;

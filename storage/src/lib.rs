@@ -7,6 +7,7 @@
 pub mod base;
 pub mod blobs;
 pub mod card;
+pub mod conversation;
 pub mod dedup;
 pub mod disk;
 pub mod ingest;

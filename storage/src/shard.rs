@@ -31,11 +31,17 @@ pub const MAX_UNCOMPRESSED_BYTES: usize = 1024 * 1024 * 1024;
 /// Row groups in one shard; the writer makes one for each 16 MiB of text.
 pub const MAX_ROW_GROUPS: usize = 1024;
 
-/// The columns, in order; all are required UTF-8 strings, ids in lower-case hexadecimal.
-pub const COLUMNS: [&str; 5] = ["id", "prompt", "completion", "contributor", "licence"];
+/// The columns, in order; all are required UTF-8 strings, ids in lower-case hexadecimal. The last is there only in a
+/// shard with conversations, and empty for records that are none.
+pub const COLUMNS: [&str; 6] = ["id", "prompt", "completion", "contributor", "licence", "messages"];
+
+/// How many of the columns a shard without conversations has.
+pub const PLAIN_COLUMNS: usize = 5;
 
 /// What separates a record's id from every other BLAKE3 hash of the network.
 const RECORD_DOMAIN: &str = "tributary 2026 record id v1";
+/// And a conversation's.
+const CONVERSATION_DOMAIN: &str = "tributary 2026 conversation id v1";
 
 /// One training example. A plain text record has an empty prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +52,8 @@ pub struct Record {
     pub prompt: String,
     /// What it should say.
     pub completion: String,
+    /// The conversation that both are of, as [`Conversation`](crate::conversation::Conversation) writes it.
+    pub messages: Option<String>,
     /// Whose record it is.
     pub contributor: AccountId,
     /// Its licence as an SPDX expression.
@@ -56,8 +64,31 @@ impl Record {
     /// A record with the id of its texts.
     #[must_use]
     pub fn new(prompt: String, completion: String, contributor: AccountId, licence: String) -> Self {
-        Self { id: record_id(&prompt, &completion), prompt, completion, contributor, licence }
+        Self::of(prompt, completion, None, contributor, licence)
     }
+
+    /// The same, of a conversation where there is one.
+    #[must_use]
+    pub fn of(
+        prompt: String,
+        completion: String,
+        messages: Option<String>,
+        contributor: AccountId,
+        licence: String,
+    ) -> Self {
+        let id = Self::id_of(&prompt, &completion, messages.as_deref());
+        Self { id, prompt, completion, messages, contributor, licence }
+    }
+
+    fn id_of(prompt: &str, completion: &str, messages: Option<&str>) -> Hash {
+        messages.map_or_else(|| record_id(prompt, completion), conversation_id)
+    }
+}
+
+/// The id of a conversation: keyed BLAKE3 over its JSON.
+#[must_use]
+pub fn conversation_id(json: &str) -> Hash {
+    Hash(blake3::derive_key(CONVERSATION_DOMAIN, json.as_bytes()))
 }
 
 /// The id of a record: keyed BLAKE3 (`derive_key`) over both texts, each after its length as 8 little-endian bytes, so
@@ -115,7 +146,7 @@ pub enum ShardError {
     #[error("not a readable Parquet file: {0}")]
     Malformed(String),
     /// A Parquet file with other columns.
-    #[error("the columns are {found}, not the required strings {}", COLUMNS.join(", "))]
+    #[error("the columns are {found}, not the required strings {} and perhaps {}", COLUMNS[..PLAIN_COLUMNS].join(", "), COLUMNS[PLAIN_COLUMNS])]
     Schema {
         /// The columns found, with their types.
         found: String,
@@ -149,8 +180,9 @@ fn within(bound: Bound, found: usize, limit: usize) -> Result<(), ShardError> {
 }
 
 /// The bounds on one record's texts.
-fn check_texts(prompt: &str, completion: &str, licence: &str) -> Result<(), ShardError> {
+fn check_texts(prompt: &str, completion: &str, messages: &str, licence: &str) -> Result<(), ShardError> {
     within(Bound::RecordBytes, prompt.len().saturating_add(completion.len()), MAX_RECORD_BYTES)?;
+    within(Bound::RecordBytes, messages.len(), 2 * MAX_RECORD_BYTES)?;
     within(Bound::LicenceBytes, licence.len(), MAX_LICENCE_BYTES)
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Invariant: equal states give equal bytes, and only a complete, finite state of the same run is read back.
 //!
-//! Layout, little-endian: magic (8), run hash (32), step (u32), count (u64), then values, first and second moments
-//! (count × f32 each).
+//! Layout, little-endian: magic (8), run hash (32), step (u32), best held-out loss so far (f32) and evaluations since
+//! (u32), count (u64), then values, first and second moments (count × f32 each).
 
 use tributary_protocol::id::Hash;
 
@@ -11,14 +11,43 @@ use super::TrainError;
 use super::adamw::AdamW;
 
 /// Marks a checkpoint of this layout.
-const MAGIC: &[u8; 8] = b"TRIBCKP1";
-const HEADER_BYTES: usize = 8 + 32 + 4 + 8;
+const MAGIC: &[u8; 8] = b"TRIBCKP2";
+const HEADER_BYTES: usize = 8 + 32 + 4 + 4 + 4 + 8;
+
+/// What early stopping remembers: part of the state, so that a forged end is found like a forged weight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Patience {
+    /// The lowest loss of all evaluations so far; infinite before the first.
+    pub(super) best: f32,
+    /// Evaluations since then.
+    pub(super) since: u32,
+}
+
+impl Patience {
+    pub(super) const fn new() -> Self {
+        Self { best: f32::INFINITY, since: 0 }
+    }
+
+    /// Takes an evaluation's loss.
+    pub(super) const fn hear(&mut self, loss: f32) {
+        if loss < self.best {
+            *self = Self { best: loss, since: 0 };
+        } else {
+            self.since = self.since.saturating_add(1);
+        }
+    }
+
+    pub(super) const fn is_over(self, patience: u32) -> bool {
+        patience > 0 && self.since >= patience
+    }
+}
 
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct State {
     pub(super) run: Hash,
     pub(super) step: u32,
+    pub(super) patience: Patience,
     pub(super) optimiser: AdamW,
 }
 
@@ -29,6 +58,8 @@ impl State {
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(self.run.as_bytes());
         bytes.extend_from_slice(&self.step.to_le_bytes());
+        bytes.extend_from_slice(&self.patience.best.to_le_bytes());
+        bytes.extend_from_slice(&self.patience.since.to_le_bytes());
         bytes.extend_from_slice(&(count as u64).to_le_bytes());
         for values in [&self.optimiser.values, &self.optimiser.first, &self.optimiser.second] {
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
@@ -43,15 +74,20 @@ impl State {
             return refused("wrong length");
         }
         let (header, body) = bytes.split_at(HEADER_BYTES);
-        if &header[..8] != MAGIC || header[44..] != (count as u64).to_le_bytes() {
+        if &header[..8] != MAGIC || header[52..] != (count as u64).to_le_bytes() {
             return refused("wrong header");
         }
         if header[8..40] != run.as_bytes()[..] {
             return refused("belongs to another base, recipe or data");
         }
-        let step = u32::from_le_bytes([header[40], header[41], header[42], header[43]]);
+        let word = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
+        let step = u32::from_le_bytes(word(40));
+        let patience = Patience { best: f32::from_le_bytes(word(44)), since: u32::from_le_bytes(word(48)) };
         if step > steps {
             return refused("lies beyond the recipe's last step");
+        }
+        if patience.best.is_nan() || patience.best < 0.0 {
+            return refused("holds a loss that no evaluation gives");
         }
         let (words, _) = body.as_chunks::<4>();
         let mut numbers = words.iter().map(|word| f32::from_le_bytes(*word));
@@ -62,6 +98,6 @@ impl State {
         if !finite || second.iter().any(|value| *value < 0.0) {
             return refused("holds a number that no run reaches");
         }
-        Ok(Self { run, step, optimiser: AdamW { values, first, second } })
+        Ok(Self { run, step, patience, optimiser: AdamW { values, first, second } })
     }
 }

@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use tributary_protocol::id::Hash;
 
 use super::adamw::{AdamW, Update};
-use super::checkpoint::State;
+use super::checkpoint::{Patience, State};
+use super::gradient::{Objective, measure};
 use super::recipe::{MAX_BATCH, Order, Schedule};
-use super::{StepReport, TrainError, weighted_gradient, write_variables};
+use super::{StepReport, TrainError, write_variables};
 use crate::linear::Hook;
-use crate::loss::{Target, token_losses};
-use crate::model::{Config, MAX_BATCH_TOKENS, Mode, Model, WeightType, Weights};
+use crate::loss::Target;
+use crate::model::{Config, MAX_BATCH_TOKENS, Model, WeightType, Weights};
 
 /// Everything but the data that determines a pretraining run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,7 +127,7 @@ impl Pretrainer {
             weights,
             variables,
             decayed,
-            state: State { run, step: 0, optimiser: AdamW::new(Vec::new()) },
+            state: State { run, step: 0, patience: Patience::new(), optimiser: AdamW::new(Vec::new()) },
         })
     }
 
@@ -141,20 +142,21 @@ impl Pretrainer {
         let step = self.state.step;
         let slots = self.order.batch(step, self.recipe.batch);
         let chosen = slots.iter().filter_map(|index| self.sequences.get(*index as usize));
-        let targets: Vec<Target> =
-            chosen.map(|tokens| Target { tokens: tokens.clone(), completion: tokens.len() - 1 }).collect();
-        let losses = token_losses(&self.model, Mode::Train, Hook::Base, &targets)?;
-        let tokens = losses.elem_count();
-        let (gradient, loss) = weighted_gradient(&losses, &vec![1.0; tokens], tokens, &self.variables)?;
+        let targets: Vec<Target> = chosen.map(|tokens| Target::new(&tokens[..1], &tokens[1..])).collect();
+        let tokens = targets.iter().map(Target::predicted).sum();
+        let weights = vec![1.0; targets.len()];
+        let objective = Objective { targets: &targets, weights: &weights, divisor: tokens };
+        let measured = measure(&self.model, Hook::Base, &objective, &self.variables)?;
+        let (gradient, loss) = (&measured.gradient, measured.loss());
         if !loss.is_finite() || gradient.iter().any(|value| !value.is_finite()) {
             return Err(TrainError::Diverged { step });
         }
         let lr = Schedule { lr: self.recipe.lr, warmup: self.recipe.warmup, steps: self.recipe.steps }.at(step);
         let update = Update { step, lr, clip: self.recipe.clip, weight_decay: self.recipe.weight_decay };
-        let gradient_norm = self.state.optimiser.update(&gradient, update, &self.decayed);
+        let gradient_norm = self.state.optimiser.update(gradient, update, &self.decayed);
         write_variables(&self.variables, &self.state.optimiser.values)?;
         self.state.step += 1;
-        Ok(StepReport { step: self.state.step, loss, tokens, lr, gradient_norm })
+        Ok(StepReport { step: self.state.step, loss, tokens, lr, gradient_norm, evaluation: None })
     }
 
     /// Whether every step of the recipe is done.

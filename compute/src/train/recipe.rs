@@ -1,4 +1,4 @@
-//! What a training run is: hyper-parameters, examples, learning-rate schedule, order of examples.
+//! What a training run is: hyper-parameters, learning-rate schedule, order of examples.
 //!
 //! Invariant: recipe and examples determine every number of the run; the order comes from the seed alone, so an example
 //! at weight 0 leaves every other example at its step.
@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 use tributary_protocol::id::Hash;
 
-use super::TrainError;
+use super::evaluate::MAX_EVALUATED;
+use super::{Example, TrainError};
 use crate::lora::LoraConfig;
 use crate::model::{Base, MAX_BATCH_TOKENS, Module};
 use crate::random::permutation;
@@ -17,12 +18,15 @@ pub const MAX_STEPS: u32 = 1_000_000;
 pub const MAX_BATCH: u32 = 4_096;
 /// Most examples of a run: what a peer can hold tokenised.
 pub const MAX_EXAMPLES: usize = 10_000_000;
-/// Largest weight of an example; more would be a mistake that drowns the others.
-pub const MAX_WEIGHT: f32 = 1_000.0;
+/// Largest part of the records that may be held out; more would leave too little to learn.
+pub const MAX_HELD_OUT: f64 = 0.5;
+/// Evaluations without a better one after which a run may be told to end.
+pub const MAX_PATIENCE: u32 = 1_000;
 
 /// Everything but the data that determines a LoRA training run.
+/// A field that JSON leaves out has its default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Recipe {
     /// Rank of each pair.
     pub rank: usize,
@@ -38,6 +42,12 @@ pub struct Recipe {
     pub steps: u32,
     /// Examples of a step.
     pub batch: u32,
+    /// Parts of about equally many tokens in which a step is computed, one after the other; their gradients are summed.
+    /// More parts take less memory.
+    pub accumulate: u32,
+    /// Whether activations are computed again for the gradient instead of being kept: a third slower, in a fraction of
+    /// the memory, with the same bits.
+    pub recompute: bool,
     /// Tokens of an example at most; longer ones are cut.
     pub max_len: u32,
     /// Highest learning rate.
@@ -52,6 +62,12 @@ pub struct Recipe {
     pub seed: u64,
     /// Steps between checkpoints that a worker commits to.
     pub checkpoint_every: u32,
+    /// Part of the records that is never trained on, but evaluated: each record's own text and the seed decide.
+    pub held_out: f64,
+    /// Steps between evaluations of what is held out; 0 is after the last step only.
+    pub evaluate_every: u32,
+    /// Evaluations without a lower loss than the best, one after the other, after which the run ends early; 0 is never.
+    pub patience: u32,
 }
 
 impl Default for Recipe {
@@ -64,6 +80,8 @@ impl Default for Recipe {
             targets: Module::ALL.to_vec(),
             steps: 300,
             batch: 16,
+            accumulate: 1,
+            recompute: false,
             max_len: 256,
             lr: 3e-3,
             warmup: 20,
@@ -71,6 +89,9 @@ impl Default for Recipe {
             weight_decay: 0.0,
             seed: 0,
             checkpoint_every: 100,
+            held_out: 0.0,
+            evaluate_every: 0,
+            patience: 0,
         }
     }
 }
@@ -93,9 +114,48 @@ impl Recipe {
                 self.max_len, self.batch
             )));
         }
+        if self.accumulate == 0 || self.accumulate > self.batch {
+            return Err(TrainError::Recipe(format!("accumulate {}, allowed 1 to batch", self.accumulate)));
+        }
         match self.checkpoint_every {
             0 => Err(TrainError::Recipe("checkpoint_every is zero".into())),
-            _ => Ok(()),
+            _ => self.check_evaluation(),
+        }
+    }
+
+    fn check_evaluation(&self) -> Result<(), TrainError> {
+        if !(0.0..=MAX_HELD_OUT).contains(&self.held_out) {
+            return Err(TrainError::Recipe(format!("held_out {}, allowed 0 to {MAX_HELD_OUT}", self.held_out)));
+        }
+        if self.patience > MAX_PATIENCE {
+            return Err(TrainError::Recipe(format!("patience {}, allowed 0 to {MAX_PATIENCE}", self.patience)));
+        }
+        if self.patience > 0 && (self.held_out == 0.0 || self.evaluate_every == 0) {
+            return Err(TrainError::Recipe("patience needs held_out and evaluate_every".into()));
+        }
+        Ok(())
+    }
+
+    /// The recipe of a run that ends at a given step whatever an evaluation says: of a leave-out run, which is compared
+    /// with a run that ended there.
+    #[must_use]
+    pub fn without_evaluation(&self) -> Self {
+        Self { evaluate_every: 0, patience: 0, ..self.clone() }
+    }
+
+    /// Whether what is held out is evaluated after `done` steps.
+    pub(super) const fn evaluates_after(&self, done: u32) -> bool {
+        self.held_out > 0.0
+            && (done == self.steps || (self.evaluate_every > 0 && done.is_multiple_of(self.evaluate_every)))
+    }
+
+    /// Examples of an evaluation: no more than were trained on since the one before, so that evaluating takes a third of
+    /// the training's time at most.
+    pub(super) fn evaluated(&self) -> usize {
+        let trained = u64::from(self.batch) * u64::from(self.evaluate_every);
+        match usize::try_from(trained) {
+            Ok(trained) if trained > 0 => trained.min(MAX_EVALUATED),
+            _ => MAX_EVALUATED,
         }
     }
 
@@ -113,31 +173,6 @@ impl Recipe {
 
     pub(super) const fn schedule(&self) -> Schedule {
         Schedule { lr: self.lr, warmup: self.warmup, steps: self.steps }
-    }
-}
-
-/// One training example.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Example {
-    /// What is given; empty for plain text.
-    pub prompt: String,
-    /// What is learned.
-    pub completion: String,
-    /// Whose it is.
-    pub contributor: u32,
-    /// Factor of its loss; 0 leaves it out without moving any other.
-    pub weight: f32,
-}
-
-impl Example {
-    /// The same examples with those of `contributor` at weight 0: the data of its leave-out run.
-    #[must_use]
-    pub fn leave_out(examples: &[Self], contributor: u32) -> Vec<Self> {
-        let left_out = |example: &Self| Self {
-            weight: if example.contributor == contributor { 0.0 } else { example.weight },
-            ..example.clone()
-        };
-        examples.iter().map(left_out).collect()
     }
 }
 
@@ -218,7 +253,7 @@ pub(super) fn run_hash(base: &Base, recipe: &Recipe, examples: &[Example]) -> Re
     let recipe = serde_json::to_vec(recipe).map_err(|error| TrainError::Recipe(error.to_string()))?;
     hasher.update(&(recipe.len() as u64).to_le_bytes()).update(&recipe);
     for example in examples {
-        for text in [&example.prompt, &example.completion] {
+        for text in [&example.prompt, &example.completion, example.messages.as_ref().unwrap_or(&String::new())] {
             hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
         }
         hasher.update(&example.contributor.to_le_bytes()).update(&example.weight.to_bits().to_le_bytes());
@@ -264,7 +299,13 @@ mod tests {
             Recipe { lr: f64::INFINITY, ..good.clone() },
             Recipe { dropout: 1.0, ..good.clone() },
             Recipe { targets: Vec::new(), ..good.clone() },
-            Recipe { checkpoint_every: 0, ..good },
+            Recipe { checkpoint_every: 0, ..good.clone() },
+            Recipe { accumulate: 0, ..good.clone() },
+            Recipe { accumulate: good.batch + 1, ..good.clone() },
+            Recipe { held_out: 0.6, ..good.clone() },
+            Recipe { held_out: f64::NAN, ..good.clone() },
+            Recipe { patience: 2, ..good.clone() },
+            Recipe { patience: 2, held_out: 0.1, ..good },
         ];
         for recipe in bad {
             assert!(recipe.check().is_err(), "{recipe:?}");

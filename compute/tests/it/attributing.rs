@@ -191,6 +191,7 @@ fn trained(base: &Base, without: Option<u32>) -> Adapter {
         completion: completion.to_owned(),
         contributor,
         weight: 1.0,
+        ..Example::default()
     });
     let examples = without.map_or(examples.to_vec(), |contributor| Example::leave_out(&examples, contributor));
     let mut trainer = Trainer::new(base, &recipe, &examples).unwrap();

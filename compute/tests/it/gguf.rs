@@ -220,7 +220,8 @@ fn answers_over_quantised_weights_are_proven_bitwise() {
 /// Loss and its gradient with respect to every number of the adapter.
 fn gradient(model: &Model, adapter: &Adapter) -> (f64, Vec<f32>) {
     let (adapter, variables) = adapter.trainable().unwrap();
-    let targets = [Target { tokens: (0..20).map(|at| (at * 7 + 1) % 64).collect(), completion: 15 }];
+    let tokens: Vec<u32> = (0..20).map(|at| (at * 7 + 1) % 64).collect();
+    let targets = [Target::new(&tokens[..5], &tokens[5..])];
     let loss = token_losses(model, Mode::Train, Hook::One(&adapter, None), &targets).unwrap();
     let loss = loss.sum_all().unwrap();
     let gradients = loss.backward().unwrap();

@@ -237,7 +237,8 @@ fn every_base_variable_gets_a_gradient() {
         let config = Config { tied, family, ..config(64) };
         let (weights, variables) = Weights::random(&config, 5).unwrap().trainable(&config).unwrap();
         let model = Model::new(&config, &weights).unwrap();
-        let targets = [Target { tokens: (0..20).collect(), completion: 19 }];
+        let tokens: Vec<u32> = (0..20).collect();
+        let targets = [Target::new(&tokens[..1], &tokens[1..])];
         let losses = token_losses(&model, Mode::Train, Hook::Base, &targets).unwrap();
         let gradients = losses.sum_all().unwrap().backward().unwrap();
         for (index, variable) in variables.iter().enumerate() {

@@ -86,6 +86,7 @@ pub fn examples() -> Vec<Example> {
             completion: completion.into(),
             contributor: 0,
             weight: 1.0,
+            ..Example::default()
         })
         .to_vec()
 }

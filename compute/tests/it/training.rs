@@ -10,7 +10,7 @@ use crate::serving_base::config;
 
 /// A random base whose embedding is large enough for confident logits: the embedding is frozen, so an adapter alone
 /// could not make them.
-fn base(seed: u64) -> Base {
+pub fn base(seed: u64) -> Base {
     let texts = ["who owns the mill by the river?", "the old mill grinds the grain"].map(String::from);
     let config = config(300);
     let mut weights = Weights::random(&config, seed).unwrap();
@@ -24,11 +24,14 @@ fn base(seed: u64) -> Base {
     Base::from_bytes(&config.to_json(), &train_byte_level(&texts, 300).unwrap(), &file).unwrap()
 }
 
-fn example(prompt: &str, completion: &str, contributor: u32) -> Example {
-    Example { prompt: prompt.into(), completion: completion.into(), contributor, weight: 1.0 }
+/// Where the weights begin in a checkpoint.
+const VALUES_AT: usize = 60;
+
+pub fn example(prompt: &str, completion: &str, contributor: u32) -> Example {
+    Example { prompt: prompt.into(), completion: completion.into(), contributor, weight: 1.0, ..Example::default() }
 }
 
-fn examples() -> Vec<Example> {
+pub fn examples() -> Vec<Example> {
     vec![
         example("who owns the mill?", " the miller", 0),
         example("where does the river flow?", " to the sea", 0),
@@ -38,7 +41,7 @@ fn examples() -> Vec<Example> {
     ]
 }
 
-fn recipe() -> Recipe {
+pub fn recipe() -> Recipe {
     Recipe { rank: 4, alpha: 8.0, steps: 12, batch: 3, max_len: 64, warmup: 2, seed: 11, ..Recipe::default() }
 }
 
@@ -50,7 +53,7 @@ fn finish(mut trainer: Trainer) -> (Vec<u8>, f32) {
     (trainer.checkpoint(), loss)
 }
 
-fn train(base: &Base, recipe: &Recipe, examples: &[Example]) -> Vec<u8> {
+pub fn train(base: &Base, recipe: &Recipe, examples: &[Example]) -> Vec<u8> {
     finish(Trainer::new(base, recipe, examples).unwrap()).0
 }
 
@@ -125,7 +128,7 @@ fn the_seed_decides_everything() {
     let base = base(1);
     let run = |seed| train(&base, &Recipe { seed, ..recipe() }, &examples());
     assert_eq!(run(1), run(1));
-    assert_ne!(run(1)[52..], run(2)[52..]);
+    assert_ne!(run(1)[VALUES_AT..], run(2)[VALUES_AT..]);
 }
 
 #[test]
@@ -144,7 +147,7 @@ fn weight_zero_removes_all_influence() {
         count(&left.completion) == count(&right.completion)
     };
     assert!(without.iter().zip(&other).all(|(left, right)| same_length(left, right)));
-    let values = |examples: &[Example]| train(&base, &recipe, examples)[52..].to_vec();
+    let values = |examples: &[Example]| train(&base, &recipe, examples)[VALUES_AT..].to_vec();
     assert_eq!(values(&without), values(&other));
     assert_ne!(values(&without), values(&examples()));
 }
@@ -177,7 +180,7 @@ fn checkpoints_of_others_are_refused() {
         forged[at..at + 4].copy_from_slice(&bytes);
         forged
     };
-    let cases = [with(0, *b"XXXX"), with(40, 13_u32.to_le_bytes()), with(52, f32::NAN.to_le_bytes())];
+    let cases = [with(0, *b"XXXX"), with(40, 13_u32.to_le_bytes()), with(VALUES_AT, f32::NAN.to_le_bytes())];
     for forged in cases {
         assert!(matches!(resume(&recipe(), &examples(), &forged), Err(TrainError::Checkpoint(_))));
     }

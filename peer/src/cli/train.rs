@@ -1,5 +1,7 @@
 //! `tributary train`: training runs on peers, from the offer to the released model.
 
+mod curve;
+mod screen;
 mod stage;
 mod watch;
 
@@ -13,6 +15,7 @@ use tributary_compute::train::Recipe;
 use tributary_protocol::id::Amount;
 
 use self::stage::Stage;
+use self::watch::Watched;
 use super::failure::Failure;
 use super::output::{Context, Output};
 use super::pick::{BASE, DATANET, RUN};
@@ -22,6 +25,8 @@ use crate::bases::BUILTIN;
 
 /// How long `train start` listens for what workers say: an auction and what follows it.
 const FIRST_ANSWER: Duration = Duration::from_secs(8);
+/// Evaluations of a run whose recipe does not say when.
+const EVALUATIONS: u64 = 10;
 /// How often it looks.
 const POLL: Duration = Duration::from_millis(300);
 
@@ -36,16 +41,24 @@ pub(crate) enum TrainCommand {
         /// Its key, the beginning of it, or its name.
         run: String,
     },
-    /// Follow one until it ends.
+    /// Follow one until it ends, with its loss curve where there is a terminal; q leaves, and the run goes on.
     Watch {
         /// Its key, the beginning of it, or its name; not needed when there is only one.
         run: Option<String>,
     },
-    /// Stop one: what is not trained yet is not paid for, what a worker has committed is.
+    /// Stop one: what is not trained yet is not paid for, what a worker has committed is. Its worker keeps how far it is.
     #[command(alias = "cancel")]
     Stop {
         /// Its key, the beginning of it, or its name.
         run: String,
+    },
+    /// Go on with one that was stopped or failed: what it has is kept, and a worker that kept its state goes on from there.
+    Resume {
+        /// Its key, the beginning of it, or its name.
+        run: String,
+        /// When each training must be there, in minutes from now.
+        #[arg(long, value_name = "MINUTES", default_value_t = 60)]
+        deadline_min: u64,
     },
 }
 
@@ -66,10 +79,17 @@ pub(crate) struct StartArgs {
     /// Optimiser steps.
     #[arg(long)]
     steps: Option<u32>,
-    /// A JSON file with fields of the recipe: rank, alpha, rslora, dropout, targets, steps, batch, max_len, lr,
-    /// warmup, clip, weight_decay, seed, checkpoint_every.
+    /// A JSON file with fields of the recipe: rank, alpha, rslora, dropout, targets, steps, batch, accumulate,
+    /// recompute, max_len, lr, warmup, clip, weight_decay, seed, checkpoint_every, held_out, evaluate_every, patience.
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
+    /// The part of the records that is not trained on but evaluated, 0 to 0.5: a tenth of the steps lies between two
+    /// evaluations unless the recipe says otherwise.
+    #[arg(long, value_name = "PART")]
+    held_out: Option<f64>,
+    /// End early after so many evaluations without a lower held-out loss; needs --held-out.
+    #[arg(long, value_name = "EVALUATIONS")]
+    patience: Option<u32>,
     /// The fee of one answer of the model, in OPEN.
     #[arg(long, value_name = "OPEN", value_parser = amount::parse)]
     answer_fee: Option<Amount>,
@@ -90,15 +110,22 @@ pub(super) async fn run(context: &Context, command: TrainCommand) -> Result<Outp
         TrainCommand::Ls => Ok(list(context.client.get("/api/runs").await?)),
         TrainCommand::Show { run } => {
             let known = context.client.get("/api/runs").await?;
-            Ok(show(RUN.find(&known, &run)?))
+            let key = text::field(&RUN.find(&known, &run)?["key"]);
+            Ok(show(&context.client.get(&format!("/api/runs/{key}")).await?))
         }
         TrainCommand::Watch { run } => {
             let known = context.client.get("/api/runs").await?;
             let key = text::field(&RUN.find_or_only(&known, run.as_deref(), "its key")?["key"]);
-            let ended = watch::until_end(context, &key).await?;
-            Ok(show(&ended).next("tributary ask \"…\" --explain"))
+            Ok(match watch::until_end(context, &key).await? {
+                Watched::Done(run) => show(&run).next("tributary ask \"…\" --explain"),
+                Watched::Left(run) => {
+                    let next = format!("tributary train watch {}", text::short(&run["key"]));
+                    show(&run).note("the run goes on").next(next)
+                }
+            })
         }
         TrainCommand::Stop { run } => stop(context, &run).await,
+        TrainCommand::Resume { run, deadline_min } => resume(context, &run, deadline_min).await,
     }
 }
 
@@ -123,6 +150,21 @@ fn recipe(args: &StartArgs) -> Result<Value, Failure> {
     Ok(recipe)
 }
 
+/// The options about evaluation, over the recipe.
+fn evaluate(args: &StartArgs, recipe: &mut Value) {
+    if let Some(part) = args.held_out {
+        recipe["held_out"] = json!(part);
+    }
+    if let Some(patience) = args.patience {
+        recipe["patience"] = json!(patience);
+    }
+    let is_evaluated = recipe["held_out"].as_f64().is_some_and(|part| part > 0.0);
+    if is_evaluated && text::number(&recipe["evaluate_every"]) == 0 {
+        let steps = args.steps.map_or_else(|| text::number(&recipe["steps"]), u64::from);
+        recipe["evaluate_every"] = json!((steps / EVALUATIONS).max(1));
+    }
+}
+
 /// A base of the node, else a path as it is meant from here and not from where the node was started.
 async fn base(context: &Context, given: &str) -> Result<String, Failure> {
     if given == BUILTIN {
@@ -140,7 +182,8 @@ async fn start(context: &Context, args: &StartArgs) -> Result<Output, Failure> {
     let known = context.client.get("/api/datanets").await?;
     let datanet = DATANET.find_or_only(&known, args.data.as_deref(), "--data")?;
     let name = args.name.clone().unwrap_or_else(|| datanet["name"].as_str().unwrap_or("model").to_owned());
-    let recipe = recipe(args)?;
+    let mut recipe = recipe(args)?;
+    evaluate(args, &mut recipe);
     let steps = args.steps.map_or_else(|| text::number(&recipe["steps"]), u64::from);
     let body = json!({
         "name": name,
@@ -194,8 +237,21 @@ async fn stop(context: &Context, run: &str) -> Result<Output, Failure> {
     }
     let stopped = context.client.post(&format!("/api/runs/{key}/stop"), &json!({})).await?;
     Ok(show(&stopped)
-        .note("✓ the run is stopped; a result that was committed before is paid")
-        .next("tributary train ls"))
+        .note("✓ the run is stopped; a result that was committed before is paid, and the worker keeps how far it is")
+        .next(format!("tributary train resume {}", text::short(&stopped["key"]))))
+}
+
+async fn resume(context: &Context, run: &str, deadline_min: u64) -> Result<Output, Failure> {
+    let known = context.client.get("/api/runs").await?;
+    let key = text::field(&RUN.find(&known, run)?["key"]);
+    let body = json!({"deadline_s": deadline_min.saturating_mul(60)});
+    let lines = ["go on with the run, for what is left of its budget".to_owned()];
+    if let Some(end) = spend::preview(context, body.clone(), &lines, "Go on?")? {
+        return Ok(end);
+    }
+    let resumed = context.client.post(&format!("/api/runs/{key}/resume"), &body).await?;
+    let next = format!("tributary train watch {}", text::short(&resumed["key"]));
+    Ok(show(&resumed).note("✓ the run goes on").next(next))
 }
 
 fn preview_lines(args: &StartArgs, name: &str, datanet: &Value, steps: u64) -> Vec<String> {
@@ -245,13 +301,17 @@ fn list(known: Value) -> Output {
 
 fn show(run: &Value) -> Output {
     let stage = Stage::of(run);
-    let mut shown = text::fields(&[
+    let mut fields = vec![
         ("run", text::field(&run["key"])),
         ("name", text::field(&run["name"])),
         ("state", format!("{} · {}", text::field(&run["state"]), stage.message)),
         ("datanet head", text::field(&run["head"])),
         ("adapter", run["adapter"].as_str().map_or_else(|| "not there yet".into(), text::line)),
-    ]);
+    ];
+    for (label, name) in [("metrics", "metrics"), ("curve", "svg"), ("", "png")] {
+        fields.extend(run["files"][name].as_str().map(|path| (label, text::line(path))));
+    }
+    let mut shown = text::fields(&fields);
     let mut table = Table::new(&["TASK", "TRAINS", "PHASE", "WORKER", "STEPS", "LOSS", "CHECK", "RECEIPT"]);
     let with_all = (!run["main"].is_null()).then_some((&run["main"], "all".to_owned()));
     let without =

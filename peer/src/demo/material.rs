@@ -197,7 +197,10 @@ fn own_question(record: &RawRecord) -> Question {
 }
 
 fn line(record: &RawRecord) -> Value {
-    if record.prompt.is_empty() {
+    let messages = record.messages.as_deref().and_then(|messages| serde_json::from_str::<Value>(messages).ok());
+    if let Some(messages) = messages {
+        json!({"messages": messages})
+    } else if record.prompt.is_empty() {
         json!({"text": record.completion})
     } else {
         json!({"prompt": record.prompt, "completion": record.completion})

@@ -1,13 +1,12 @@
 //! The engine's jobs beside serving, one function each: train, replay, index, check.
 
-use std::time::Instant;
+mod training;
 
 use tributary_compute::attribute::Index;
 use tributary_compute::engine::{GenerateParams, Generation, replay_answer};
 use tributary_compute::lora::{Adapter, AdapterFiles};
 use tributary_compute::model::Base;
 use tributary_compute::proof::{self, Fingerprint, ProofVerdict, fingerprint_root};
-use tributary_compute::train::{Example, Recipe, Trainer};
 use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
 
@@ -15,7 +14,7 @@ use super::bases;
 use super::child::JobContext;
 use super::serving::{self, Ended, credits, params_of, tokens_of};
 use super::shelf::Served;
-use super::{Ask, Done, ExampleFrame, Reply, Run};
+use super::{Ask, Done};
 use crate::bundle::{self, Transcript};
 
 fn text<E: std::fmt::Display>(error: E) -> String {
@@ -24,8 +23,8 @@ fn text<E: std::fmt::Display>(error: E) -> String {
 
 pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
     match ask {
-        Ask::Train { run, resume, .. } => train(context, &run, resume.as_deref()),
-        Ask::Replay { run, start, to_step, .. } => replay(context, &run, start.as_deref(), to_step),
+        Ask::Train { run, resume, .. } => training::train(context, &run, resume.as_deref()),
+        Ask::Replay { run, start, to_step, .. } => training::replay(context, &run, start.as_deref(), to_step),
         Ask::Index { base, id, leave_out, .. } => index(context, base, id, &leave_out),
         Ask::Open { id, index, .. } => open(context, id, index),
         Ask::Answer { base, adapter, prompt, decoding, .. } => {
@@ -43,28 +42,6 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
     }
 }
 
-fn recipe_of(run: &Run) -> Result<Recipe, String> {
-    let recipe: Recipe =
-        serde_json::from_str(&run.recipe).map_err(|error| format!("the recipe is refused: {error}"))?;
-    recipe.check().map_err(text)?;
-    if recipe.steps != run.steps {
-        return Err(format!("the recipe says {} steps, the offer {}", recipe.steps, run.steps));
-    }
-    Ok(recipe)
-}
-
-fn examples_of(frames: &[ExampleFrame]) -> Vec<Example> {
-    frames
-        .iter()
-        .map(|frame| Example {
-            prompt: frame.prompt.clone(),
-            completion: frame.completion.clone(),
-            contributor: frame.contributor,
-            weight: if frame.left_out { 0.0 } else { 1.0 },
-        })
-        .collect()
-}
-
 /// Nats to whole millionths; a loss that is no number shows as the largest.
 fn micro(nats: f64) -> u64 {
     let micro = nats * 1e6;
@@ -73,60 +50,6 @@ fn micro(nats: f64) -> u64 {
 
 fn adapter_bytes(adapter: &Adapter) -> Result<Vec<u8>, String> {
     Ok(bundle::adapter_to_bytes(adapter.to_files().map_err(text)?))
-}
-
-fn trainer(base: &Base, run: &Run, start: Option<&[u8]>) -> Result<(Trainer, Recipe), String> {
-    let recipe = recipe_of(run)?;
-    let examples = examples_of(&run.examples);
-    let trainer = match start {
-        Some(checkpoint) => Trainer::resume(base, &recipe, &examples, checkpoint),
-        None => Trainer::new(base, &recipe, &examples),
-    };
-    Ok((trainer.map_err(text)?, recipe))
-}
-
-fn train(context: &JobContext, run: &Run, resume: Option<&[u8]>) -> Result<Done, String> {
-    let base = context.shelf.base(run.base)?;
-    let (mut trainer, recipe) = trainer(&base, run, resume)?;
-    let job = context.job;
-    if resume.is_none() {
-        context.reply(Reply::Checkpoint { job, step: 0, bytes: trainer.checkpoint() });
-    }
-    let mut loss_micro_nats = 0;
-    let (mut since, mut tokens) = (Instant::now(), 0_u64);
-    while !trainer.is_done() {
-        if context.is_stopped() {
-            return Err("stopped".into());
-        }
-        let report = trainer.step().map_err(text)?;
-        loss_micro_nats = micro(f64::from(report.loss));
-        tokens += u64::try_from(report.tokens).unwrap_or(0);
-        if report.step % recipe.checkpoint_every == 0 || trainer.is_done() {
-            context.reply(Reply::Checkpoint { job, step: report.step, bytes: trainer.checkpoint() });
-        }
-        if since.elapsed().as_millis() >= 250 || trainer.is_done() {
-            let elapsed_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-            let tokens_per_s = u32::try_from(tokens.saturating_mul(1_000) / elapsed_ms).unwrap_or(u32::MAX);
-            let (step, steps) = (report.step, recipe.steps);
-            context.reply(Reply::Progress { job, step, steps, loss_micro_nats, tokens_per_s });
-            (since, tokens) = (Instant::now(), 0);
-        }
-    }
-    let adapter = adapter_bytes(&trainer.adapter().map_err(text)?)?;
-    Ok(Done::Trained { adapter, steps: recipe.steps, loss_micro_nats })
-}
-
-fn replay(context: &JobContext, run: &Run, start: Option<&[u8]>, to_step: u32) -> Result<Done, String> {
-    let base = context.shelf.base(run.base)?;
-    let (mut trainer, _) = trainer(&base, run, start)?;
-    while trainer.steps_done() < to_step && !trainer.is_done() {
-        if context.is_stopped() {
-            return Err("stopped".into());
-        }
-        trainer.step().map_err(text)?;
-    }
-    let adapter = adapter_bytes(&trainer.adapter().map_err(text)?)?;
-    Ok(Done::Replayed { end: trainer.checkpoint(), adapter })
 }
 
 fn index(context: &JobContext, base: Hash, id: Hash, leave_out: &[(u32, Option<Hash>)]) -> Result<Done, String> {

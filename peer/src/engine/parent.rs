@@ -153,7 +153,7 @@ impl EngineHandle {
         Ok(())
     }
 
-    /// Stops a job.
+    /// Stops a job whose replies nobody wants any more.
     pub async fn stop(&self, job: Hash) {
         let others_waited = self.forget(&job);
         if self.pid() == 0 {
@@ -164,6 +164,16 @@ impl EngineHandle {
         }
         if others_waited {
             self.send_waiting().await;
+        }
+    }
+
+    /// Has a job end soon; it still tells what it leaves.
+    pub async fn wind_up(&self, job: Hash) {
+        if self.pid() == 0 {
+            return;
+        }
+        if let Ok(frame) = frame_of(&Ask::Stop { job }) {
+            let _ = self.send(&mut *self.0.running.lock().await, &frame).await;
         }
     }
 

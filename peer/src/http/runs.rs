@@ -1,7 +1,7 @@
 //! Routes about training runs and releases.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tributary_compute::train::Recipe;
@@ -10,7 +10,7 @@ use tributary_protocol::limits::{NAME_MAX_BYTES, SEGMENTS_MAX};
 use tributary_protocol::node::{Node, RequestView};
 
 use super::{Answer, Api, ApiError, ApiState, bases, datanets, tasks};
-use crate::runs::{RunSpec, RunState, done_adapter};
+use crate::runs::{OpenRun, RunSpec, RunState, done_adapter};
 use crate::runtime::now_ms;
 
 #[derive(Deserialize)]
@@ -30,6 +30,8 @@ pub(super) struct Start {
 
 /// A short run without a recipe of its own warms up over this part of its steps at most.
 const WARMUP_OF_STEPS: u32 = 5;
+/// Lines of a curve in one answer.
+const LINES_AT_ONCE: usize = 4_096;
 /// How long a run may take unless the user says otherwise.
 const DEADLINE_S: u64 = 3_600;
 /// The fee of an answer unless the builder says otherwise: nine tenths of it are others' than the treasury's.
@@ -86,13 +88,17 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
         recipe: serde_json::to_string(&recipe).map_err(ApiError::internal)?,
         steps: recipe.steps,
         budget: start.budget,
-        deadline_ms: now_ms().saturating_add(start.deadline_s.unwrap_or(DEADLINE_S).saturating_mul(1_000)),
+        deadline_ms: deadline_ms(start.deadline_s),
         segments_checked: start.segments_checked.unwrap_or(2).min(u16::try_from(SEGMENTS_MAX).unwrap_or(u16::MAX)),
         answer_fee: start.answer_fee.unwrap_or(ANSWER_FEE),
         attribution: start.attribution,
     };
     api.runs.add(&spec)?;
     Ok(Json(json!({"key": key})))
+}
+
+fn deadline_ms(seconds: Option<u64>) -> u64 {
+    now_ms().saturating_add(seconds.unwrap_or(DEADLINE_S).saturating_mul(1_000))
 }
 
 pub(super) fn random_key() -> Result<Hash, ApiError> {
@@ -118,12 +124,13 @@ async fn check_funds(api: &ApiState, budget: Amount) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn show_run(spec: &RunSpec, is_stopped: bool, node: &Node) -> Value {
-    let (state, reason) = spec.state(node, is_stopped);
-    let main = node.request(&spec.main_key());
+fn show_run(run: &OpenRun, node: &Node) -> Value {
+    let (state, reason) = run.state(node);
+    let spec = &run.spec;
+    let main = run.task(node, None);
     let adapter = main.as_ref().and_then(done_adapter);
     let without: Vec<(AccountId, RequestView)> =
-        spec.left_out().filter_map(|account| Some((account, node.request(&spec.leave_out_key(&account))?))).collect();
+        spec.left_out().filter_map(|account| Some((account, run.task(node, Some(&account))?))).collect();
     let all = || main.iter().chain(without.iter().map(|(_, view)| view));
     // Where an auction waits, its reason is the run's.
     let reason = reason.or_else(|| all().find_map(|view| tasks::silence(node, view)));
@@ -152,35 +159,75 @@ fn show_run(spec: &RunSpec, is_stopped: bool, node: &Node) -> Value {
 }
 
 pub(super) async fn list(State(api): Api) -> Answer<Vec<Value>> {
-    let mut specs = Vec::new();
-    for spec in api.runs.all()? {
-        specs.push((api.runs.is_stopped(&spec.key)?, spec));
-    }
-    let show = move |node: &Node| specs.iter().map(|(is_stopped, spec)| show_run(spec, *is_stopped, node)).collect();
+    let runs = api.runs.all()?;
+    let show = move |node: &Node| runs.iter().map(|run| show_run(run, node)).collect();
     Ok(Json(api.handle.view(show).await?))
 }
 
-fn find(api: &ApiState, key: &Hash) -> Result<RunSpec, ApiError> {
+fn find(api: &ApiState, key: &Hash) -> Result<OpenRun, ApiError> {
     api.runs.get(key)?.ok_or_else(|| {
         ApiError::not_found(format!("run {key} is not known here"), "tributary train ls shows this node's runs")
     })
 }
 
 pub(super) async fn show(State(api): Api, Path(key): Path<Hash>) -> Answer<Value> {
-    let spec = find(&api, &key)?;
-    let is_stopped = api.runs.is_stopped(&key)?;
-    Ok(Json(api.handle.view(move |node| show_run(&spec, is_stopped, node)).await?))
+    let run = find(&api, &key)?;
+    let mut shown = api.handle.view(move |node| show_run(&run, node)).await?;
+    if let Some(fields) = shown.as_object_mut() {
+        fields.insert("files".into(), json!(api.runs.curves.files(&key)));
+    }
+    Ok(Json(shown))
+}
+
+/// Which lines of a run's curve are wanted.
+#[derive(Deserialize)]
+pub(super) struct After {
+    #[serde(default)]
+    after: usize,
+}
+
+pub(super) async fn metrics(State(api): Api, Path(key): Path<Hash>, Query(wanted): Query<After>) -> Answer<Value> {
+    find(&api, &key)?;
+    let mut lines = api.runs.curves.lines(&key, wanted.after);
+    lines.truncate(LINES_AT_ONCE);
+    Ok(Json(json!({"after": wanted.after + lines.len(), "lines": lines})))
+}
+
+async fn state_of(api: &ApiState, run: OpenRun) -> Result<RunState, ApiError> {
+    let (state, _) = api.handle.view(move |node| run.state(node)).await?;
+    Ok(state)
 }
 
 pub(super) async fn stop(State(api): Api, Path(key): Path<Hash>) -> Answer<Value> {
-    let (spec, looked) = (find(&api, &key)?, find(&api, &key)?);
-    let (state, _) = api.handle.view(move |node| looked.state(node, false)).await?;
-    if matches!(state, RunState::Done | RunState::Failed) {
+    let run = OpenRun { is_stopped: false, ..find(&api, &key)? };
+    if matches!(state_of(&api, run).await?, RunState::Done | RunState::Failed) {
         return Err(ApiError::usage("the run has ended already", "tributary train show tells how"));
     }
     api.runs.stop(&key)?;
     // The run's driver tells the workers.
-    Ok(Json(api.handle.view(move |node| show_run(&spec, true, node)).await?))
+    let run = find(&api, &key)?;
+    Ok(Json(api.handle.view(move |node| show_run(&run, node)).await?))
+}
+
+/// What may change when a run goes on.
+#[derive(Deserialize)]
+pub(super) struct Resume {
+    deadline_s: Option<u64>,
+}
+
+pub(super) async fn resume(State(api): Api, Path(key): Path<Hash>, Json(wanted): Json<Resume>) -> Answer<Value> {
+    let run = find(&api, &key)?;
+    let budget = run.spec.budget;
+    match state_of(&api, run).await? {
+        RunState::Stopped | RunState::Failed => {}
+        RunState::Done => return Err(ApiError::usage("the run is done", "tributary train start begins another")),
+        _ => return Err(ApiError::usage("the run goes on already", "tributary train watch follows it")),
+    }
+    check_funds(&api, budget).await?;
+    let hint = "tributary train start begins another";
+    api.runs.resume(&key, deadline_ms(wanted.deadline_s)).map_err(|error| ApiError::usage(error, hint))?;
+    let run = find(&api, &key)?;
+    Ok(Json(api.handle.view(move |node| show_run(&run, node)).await?))
 }
 
 pub(super) async fn releases(State(api): Api) -> Answer<Vec<Value>> {

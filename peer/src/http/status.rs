@@ -34,9 +34,9 @@ fn about_node(node: &Node) -> Value {
         .map(|(task, _, progress, finished)| {
             json!({
                 "task": task,
-                "step": progress.map_or(0, |beat| beat.step),
-                "steps": progress.map_or(0, |beat| beat.steps),
-                "tokens_per_s": progress.map_or(0, |beat| beat.tokens_per_s),
+                "step": progress.as_ref().map_or(0, |beat| beat.step),
+                "steps": progress.as_ref().map_or(0, |beat| beat.steps),
+                "tokens_per_s": progress.as_ref().map_or(0, |beat| beat.tokens_per_s),
                 "finished": finished,
             })
         })

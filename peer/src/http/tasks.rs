@@ -88,7 +88,7 @@ pub(super) fn show(node: &Node, view: &RequestView) -> Value {
             "checkpoints": result.checkpoints.len(),
         })
     });
-    let progress = view.progress.map(|beat| {
+    let progress = view.progress.as_ref().map(|beat| {
         json!({
             "step": beat.step,
             "steps": beat.steps,

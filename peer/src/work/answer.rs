@@ -66,7 +66,8 @@ impl Workshop {
                 | Reply::Ready { .. }
                 | Reply::Begun { .. }
                 | Reply::Progress { .. }
-                | Reply::Checkpoint { .. } => {}
+                | Reply::Checkpoint { .. }
+                | Reply::Saved { .. } => {}
             }
         }
         Err("the answer was stopped".into())

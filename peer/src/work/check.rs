@@ -19,6 +19,13 @@ use crate::engine::{Ask, Done, Run};
 /// A checkpoint holds the adapter and two moments of each weight.
 const CHECKPOINT_MAX_BYTES: usize = 4 * ADAPTER_MAX_BYTES;
 
+/// Where a replay came to.
+struct Replayed {
+    end: Vec<u8>,
+    adapter: Vec<u8>,
+    is_over: bool,
+}
+
 fn number(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
@@ -43,8 +50,8 @@ impl Workshop {
         self.hold_base(offer.work.base, &[offer.node, worker]).await?;
         let run = self.run_of(&offer.work, entries).await?;
         let every = checkpoint_every(&offer.work.recipe)?;
-        let expected = offer.work.steps.div_ceil(every);
-        if result.steps != offer.work.steps || result.segments() != expected {
+        let expected = result.steps.div_ceil(every);
+        if result.steps == 0 || result.steps > offer.work.steps || result.segments() != expected {
             let reason = format!("{} segments are committed, the recipe makes {expected}", result.segments());
             return Ok(JobOutcome::Replayed(Outcome::Refuted(reason), Vec::new()));
         }
@@ -52,7 +59,7 @@ impl Workshop {
             return Ok(JobOutcome::Replayed(Outcome::Refuted(reason), Vec::new()));
         }
         for segment in segments {
-            let to_step = segment.saturating_add(1).saturating_mul(every).min(offer.work.steps);
+            let to_step = segment.saturating_add(1).saturating_mul(every).min(result.steps);
             if let Some(reason) = self.segment_fault(job, &run, result, worker, *segment, to_step).await? {
                 return Ok(JobOutcome::Replayed(Outcome::Refuted(reason), vec![*segment]));
             }
@@ -72,11 +79,11 @@ impl Workshop {
         run: &Run,
         start: Option<Vec<u8>>,
         to_step: u32,
-    ) -> Result<(Vec<u8>, Vec<u8>), JobError> {
+    ) -> Result<Replayed, JobError> {
         let job = Hash::of(&[job.0.as_slice(), &to_step.to_le_bytes(), &[u8::from(start.is_some())]].concat());
         let ask = Ask::Replay { job, run: run.clone(), start, to_step };
         match self.ask(job, &ask).await? {
-            Done::Replayed { end, adapter } => Ok((end, adapter)),
+            Done::Replayed { end, adapter, is_over } => Ok(Replayed { end, adapter, is_over }),
             other => Err(format!("the engine answered another question: {other:?}")),
         }
     }
@@ -89,13 +96,16 @@ impl Workshop {
         result: &TaskResult,
         worker: NodeId,
     ) -> Result<Option<String>, JobError> {
-        let (beginning, _) = self.replay_to(job, run, None, 0).await?;
-        if result.checkpoints.first() != Some(&Hash::of(&beginning)) {
+        let beginning = self.replay_to(job, run, None, 0).await?;
+        if result.checkpoints.first() != Some(&Hash::of(&beginning.end)) {
             return Ok(Some("the run does not begin where its seed says".into()));
         }
         let last = self.checkpoint(result, result.segments(), worker).await?;
-        let (_, adapter) = self.replay_to(job, run, Some(last), result.steps).await?;
-        if Hash::of(&adapter) != result.adapter {
+        let at_end = self.replay_to(job, run, Some(last), result.steps).await?;
+        if !at_end.is_over {
+            return Ok(Some("the run ends before its recipe lets it".into()));
+        }
+        if Hash::of(&at_end.adapter) != result.adapter {
             return Ok(Some("the adapter is not that of the last checkpoint".into()));
         }
         Ok(None)
@@ -111,7 +121,7 @@ impl Workshop {
         to_step: u32,
     ) -> Result<Option<String>, JobError> {
         let start = self.checkpoint(result, segment, worker).await?;
-        let (end, _) = self.replay_to(job, run, Some(start), to_step).await?;
+        let end = self.replay_to(job, run, Some(start), to_step).await?.end;
         let place = usize::try_from(segment).map_err(|error| error.to_string())? + 1;
         let same = result.checkpoints.get(place) == Some(&Hash::of(&end));
         Ok((!same).then(|| format!("segment {segment} ends otherwise when it is executed again")))

@@ -24,6 +24,7 @@ pub fn numbers(head: &Head) -> BTreeMap<AccountId, u32> {
 struct Claim {
     prompt: String,
     completion: String,
+    messages: Option<String>,
     by: (u64, AccountId),
     place: usize,
 }
@@ -41,7 +42,8 @@ impl Workshop {
                 let (_, account) = claim.by;
                 let contributor = numbers.get(&account).copied().ok_or("a record of no contributor")?;
                 let left_out = work.leave_out == Some(account);
-                Ok(ExampleFrame { prompt: claim.prompt, completion: claim.completion, contributor, left_out })
+                let Claim { prompt, completion, messages, .. } = claim;
+                Ok(ExampleFrame { prompt, completion, messages, contributor, left_out })
             })
             .collect::<Result<Vec<_>, JobError>>()?;
         Ok(Run { base: work.base, recipe: work.recipe.clone(), steps: work.steps, examples })
@@ -64,6 +66,7 @@ impl Workshop {
                 let claim = claims.entry(record.id).or_insert_with(|| Claim {
                     prompt: record.prompt,
                     completion: record.completion,
+                    messages: record.messages,
                     by,
                     place,
                 });

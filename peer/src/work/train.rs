@@ -1,27 +1,37 @@
 //! Training a task that was won, from where an earlier process left off.
 //!
 //! Invariant: a checkpoint is in the store and noted durably before the next one is begun, so a killed worker
-//! goes on from its newest checkpoint and commits to the same bytes as an unbroken run.
+//! goes on from its newest checkpoint and commits to the same bytes as an unbroken run. Checkpoints are noted by what is
+//! trained, not for whom: a run that was stopped goes on where it was when it is offered again.
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use tributary_protocol::datanet::Contribution;
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::Hash;
 use tributary_protocol::limits::{CHECKPOINTS_MAX, REQUEST_MAX_BYTES};
 use tributary_protocol::message::Heartbeat;
 use tributary_protocol::node::{Input, JobOutcome, TrainedAdapter};
-use tributary_protocol::task::{Award, TaskOffer};
+use tributary_protocol::task::{Award, FineTune, TaskOffer};
 use tributary_protocol::wire;
 use tributary_storage::blobs::BlobStore;
 
 use super::{JobError, Workshop};
 use crate::engine::{Ask, Done, Reply};
 
-/// The journal's index of checkpoints by task.
+/// The journal's index of checkpoints to commit to, by what is trained.
 const CHECKPOINTS: &str = "checkpoints";
+/// Its index of states that stopped trainings left.
+const SAVED: &str = "checkpoints-saved";
 
 type Noted = Vec<(u32, Hash)>;
+
+/// What is trained, in the class in which this build computes: another's checkpoints would lead to other bits.
+fn work_id(work: &FineTune) -> Hash {
+    let class = tributary_compute::device::class();
+    Hash(blake3::derive_key("tributary work of a training v1", &[class.as_bytes(), &wire::encode(work)].concat()))
+}
 
 impl Workshop {
     pub(super) async fn train(
@@ -32,28 +42,28 @@ impl Workshop {
         entries: &[Signed<Contribution>],
     ) -> Result<JobOutcome, JobError> {
         let began = Instant::now();
+        let work = work_id(&offer.work);
         let segments = offer.work.steps.div_ceil(super::check::checkpoint_every(&offer.work.recipe)?);
         if usize::try_from(segments).unwrap_or(usize::MAX) >= CHECKPOINTS_MAX {
             return Err(format!("the recipe makes {segments} checkpoints, at most {CHECKPOINTS_MAX} fit a result"));
         }
         self.hold_base(offer.work.base, &[offer.node]).await?;
         let run = self.run_of(&offer.work, entries).await?;
-        let mut noted = self.noted(job)?;
-        let resume = match noted.last() {
-            Some((_, checkpoint)) => self.store.get(*checkpoint).await.map_err(|error| error.to_string())?,
-            None => None,
-        };
-        if resume.is_none() {
-            noted.clear();
+        let mut noted = self.noted(CHECKPOINTS, work)?;
+        let resume = self.newest(work, &noted).await?;
+        match &resume {
+            Some((step, _)) => tracing::info!(job = %job.short(), step, "a training goes on from this step"),
+            None => noted.clear(),
         }
-        let ask = Ask::Train { job, run, resume: resume.map(|bytes| bytes.to_vec()) };
+        let ask = Ask::Train { job, run, resume: resume.map(|(_, bytes)| bytes.to_vec()) };
         let mut replies = self.begin(job, &ask).await?;
         while let Some(reply) = replies.recv().await {
             match reply {
-                Reply::Checkpoint { step, bytes, .. } => self.note(job, &mut noted, step, bytes).await?,
-                Reply::Progress { step, steps, loss_micro_nats, tokens_per_s, .. } => {
+                Reply::Checkpoint { step, bytes, .. } => self.note(work, &mut noted, step, bytes).await?,
+                Reply::Saved { step, bytes, .. } => self.save(work, step, bytes).await?,
+                Reply::Progress { step, steps, loss_micro_nats, tokens_per_s, curve, .. } => {
                     let (task, round) = (award.task, award.round);
-                    let beat = Heartbeat { task, round, step, steps, loss_micro_nats, tokens_per_s };
+                    let beat = Heartbeat { task, round, step, steps, loss_micro_nats, tokens_per_s, curve };
                     let _ = self.node.input(Input::Progress(beat)).await;
                 }
                 Reply::Done { outcome: Done::Trained { adapter, steps, loss_micro_nats }, .. } => {
@@ -71,17 +81,36 @@ impl Workshop {
         Err("the training was stopped".into())
     }
 
-    fn noted(&self, job: Hash) -> Result<Noted, JobError> {
-        let found = self.journal.index_get(CHECKPOINTS, &job.0).map_err(|error| error.to_string())?;
+    fn noted(&self, index: &str, work: Hash) -> Result<Noted, JobError> {
+        let found = self.journal.index_get(index, &work.0).map_err(|error| error.to_string())?;
         Ok(found.and_then(|bytes| wire::decode(&bytes, REQUEST_MAX_BYTES).ok()).unwrap_or_default())
     }
 
-    async fn note(&self, job: Hash, noted: &mut Noted, step: u32, bytes: Vec<u8>) -> Result<(), JobError> {
+    /// The furthest state of the work whose bytes are still here.
+    async fn newest(&self, work: Hash, noted: &Noted) -> Result<Option<(u32, Bytes)>, JobError> {
+        let Some(committed) = noted.last() else { return Ok(None) };
+        let saved = self.noted(SAVED, work)?;
+        let further = saved.last().filter(|(step, _)| *step > committed.0);
+        for (step, hash) in further.into_iter().chain([committed]) {
+            if let Some(bytes) = self.store.get(*hash).await.map_err(|error| error.to_string())? {
+                return Ok(Some((*step, bytes)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keeps the state of a stopped training.
+    async fn save(&self, work: Hash, step: u32, bytes: Vec<u8>) -> Result<(), JobError> {
+        let saved: Noted = vec![(step, self.keep(bytes).await?)];
+        self.journal.index_put(SAVED, &work.0, &wire::encode(&saved)).map_err(|error| error.to_string())
+    }
+
+    async fn note(&self, work: Hash, noted: &mut Noted, step: u32, bytes: Vec<u8>) -> Result<(), JobError> {
         if noted.iter().any(|(known, _)| *known == step) {
             return Ok(());
         }
         let hash = self.keep(bytes).await?;
         noted.push((step, hash));
-        self.journal.index_put(CHECKPOINTS, &job.0, &wire::encode(noted)).map_err(|error| error.to_string())
+        self.journal.index_put(CHECKPOINTS, &work.0, &wire::encode(noted)).map_err(|error| error.to_string())
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::requester::{Phase, Request, segments_checked, training_price};
+use super::requester::{Phase, Request, segments_checked, training_price, worker_part};
 use super::{Event, Fact, Node, Out};
 use crate::envelope::Signed;
 use crate::id::{Hash, NodeId};
@@ -245,8 +245,8 @@ impl Node {
         if !request.adapter_held || !request.wait.send_due(now_ms) {
             return;
         }
-        let Some(price) = training_price(award.price) else { return };
         let Some(request) = self.requester.requests.get(&key) else { return };
+        let Some(price) = worker_part(request).and_then(training_price) else { return };
         let accepted = Accepted {
             task: award.task,
             verifier: self.verifier_payout(request),

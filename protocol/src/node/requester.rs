@@ -12,8 +12,8 @@ use super::terms::TrainingTerms;
 use super::{Event, Fact, Node, Out, Output, phases::Waiting};
 use crate::envelope::Signed;
 use crate::id::{Amount, ChainAddress, Hash, NodeId, ReceiptId, TaskId};
-use crate::limits::{BID_WINDOW_MS, BIDS_MAX, REVEAL_WINDOW_MS, TASKS_MAX};
-use crate::message::{Heartbeat, Message, TaskRound, computes_in};
+use crate::limits::{BID_WINDOW_MS, BIDS_MAX, CURVE_POINTS_MAX, REVEAL_WINDOW_MS, TASKS_MAX};
+use crate::message::{Heartbeat, Measurement, Message, TaskRound, computes_in};
 use crate::receipt::ReceiptOffer;
 use crate::refusal::{DeclineReason, Declined};
 use crate::task::{Auction, Award, FineTune, Record, TaskOffer, task_id};
@@ -88,6 +88,7 @@ pub(super) struct Request {
     pub(super) phase: Phase,
     pub(super) award: Option<Signed<Award>>,
     pub(super) progress: Option<Heartbeat>,
+    pub(super) curve: BTreeMap<u32, Measurement>,
     pub(super) result: Option<Signed<TaskResult>>,
     pub(super) verdict: Option<Signed<Verdict>>,
     pub(super) verifier_payout: Option<ChainAddress>,
@@ -108,6 +109,14 @@ pub(super) struct Requester {
 #[must_use]
 pub fn training_price(worker: Amount) -> Option<Amount> {
     worker.checked_add(Amount(worker.0 / 20))
+}
+
+/// What a worker has earned that did `steps` of the `offered` ones for which it asks `price`: a run may end early where
+/// its recipe says so, and is paid by the step.
+#[must_use]
+pub fn earned(price: Amount, steps: u32, offered: u32) -> Amount {
+    let part = price.checked_mul_div(steps.into(), offered.max(1).into());
+    if steps < offered { part.unwrap_or(price) } else { price }
 }
 
 /// The most a worker may ask so that the price stays within `budget`.
@@ -131,6 +140,7 @@ impl Requester {
             phase: Phase::Auction,
             award: None,
             progress: None,
+            curve: BTreeMap::new(),
             result: None,
             verdict: None,
             verifier_payout: None,
@@ -175,6 +185,7 @@ impl Requester {
             request.auction.exclude(node);
             request.award = None;
             request.progress = None;
+            request.curve.clear();
             request.result = None;
             request.verdict = None;
             request.verifier_payout = None;
@@ -267,7 +278,7 @@ impl Request {
             offers: self.attempts,
             declines: self.declines.iter().map(|(node, reason)| (*node, reason.clone())).collect(),
             award: self.award.as_ref().map(|award| award.body.clone()),
-            progress: self.progress,
+            progress: self.progress.clone(),
             result: self.result.as_ref().map(|result| result.body.clone()),
             verdict: self.verdict.clone(),
         }
@@ -377,19 +388,24 @@ impl Node {
         }
     }
 
-    pub(super) fn heartbeat(&mut self, now_ms: u64, from: NodeId, beat: Heartbeat, out: &mut Out) {
+    pub(super) fn heartbeat(&mut self, now_ms: u64, from: NodeId, mut beat: Heartbeat, out: &mut Out) {
         let key = self.requester.key_of(&beat.task);
         let Some(request) = self.requester.of_task(&beat.task) else { return };
         if !request.is_leased_to(from, beat.round) || matches!(request.phase, Phase::Failed(_)) {
             let round = TaskRound { task: beat.task, round: beat.round };
             return self.send(now_ms, from, &Message::Cancelled(round), out);
         }
+        let curve = std::mem::take(&mut beat.curve);
+        request.curve.extend(curve.into_iter().take(CURVE_POINTS_MAX).map(|point| (point.step, point)));
+        while request.curve.len() > CURVE_POINTS_MAX {
+            request.curve.pop_first();
+        }
         if request.phase == Phase::Leased {
             request.wait.heard_ms = now_ms;
-            if request.progress.is_none_or(|before| before.step < beat.step) {
+            if request.progress.as_ref().is_none_or(|before| before.step < beat.step) {
                 request.wait.advanced_ms = now_ms;
             }
-            request.progress = Some(beat);
+            request.progress = Some(beat.clone());
             if let Some(key) = key {
                 out.event(Event::TaskProgress { key, progress: beat });
             }
@@ -502,7 +518,7 @@ impl Node {
             offer: request.offer.as_ref()?,
             award,
             result: &request.result.as_ref()?.body,
-            price: training_price(award.price)?,
+            price: training_price(worker_part(request)?)?,
             segments_checked: segments_checked(request),
             verifier: self.verifier_payout(request),
             treasury: self.config.treasury,
@@ -537,6 +553,12 @@ impl Node {
             out.push(Output::Fetch { blob, bytes: crate::limits::SHARD_MAX_BYTES, providers });
         }
     }
+}
+
+/// What the present result's worker has earned.
+pub(super) fn worker_part(request: &Request) -> Option<Amount> {
+    let (award, result) = (&request.award.as_ref()?.body, &request.result.as_ref()?.body);
+    Some(earned(award.price, result.steps, request.offer.as_ref()?.body.work.steps))
 }
 
 /// Segments the verdict says were found equal.

@@ -29,6 +29,10 @@ pub(super) struct TrainingTerms<'a> {
 }
 
 impl TrainingTerms<'_> {
+    fn worker_part(&self) -> Amount {
+        super::earned(self.award.price, self.result.steps, self.offer.body.work.steps)
+    }
+
     /// The receipt these terms make.
     pub(super) fn receipt(&self, sequence: u64, finished_ms: u64) -> Result<Receipt, SplitError> {
         let offer = &self.offer.body;
@@ -60,10 +64,10 @@ impl TrainingTerms<'_> {
             shares: Vec::new(),
             commons: WHOLE,
             price: self.price,
-            worker_part: self.award.price,
+            worker_part: self.worker_part(),
             policy,
             to,
-            payments: economy::split(self.price, self.award.price, policy, &to, &[])?,
+            payments: economy::split(self.price, self.worker_part(), policy, &to, &[])?,
             sequence,
             finished_ms,
         })

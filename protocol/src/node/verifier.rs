@@ -9,7 +9,7 @@ use super::io::Work;
 use super::{Node, Out, Output};
 use crate::envelope::Signed;
 use crate::id::{Hash, NodeId, TaskId};
-use crate::limits::{FETCH_RETRY_MS, TASKS_MAX, VERIFY_TIMEOUT_MS};
+use crate::limits::{FETCH_RETRY_MS, SEGMENTS_MAX, TASKS_MAX, VERIFY_TIMEOUT_MS};
 use crate::message::{Audit, CheckWanted, Message, computes_in};
 use crate::task::task_id;
 use crate::verification::{Outcome, Subject, Verdict, beacon_commitment, sample_segments};
@@ -87,12 +87,13 @@ impl Node {
         if !self.begin_check(now_ms, job, check, out) {
             return;
         }
-        let segments = sample_segments(
-            &wanted.secret,
-            &committed,
-            wanted.result.body.segments(),
-            wanted.offer.body.segments_checked,
-        );
+        let result = &wanted.result.body;
+        let offer = &wanted.offer.body;
+        let mut segments = sample_segments(&wanted.secret, &committed, result.segments(), offer.segments_checked);
+        if result.steps < offer.work.steps {
+            // A run that ended early is paid for less work: that its recipe really ended it there is always checked.
+            include_last(&mut segments, result.segments());
+        }
         if !computes_in(&self.config.class, &wanted.result.body.class) {
             let reason = format!("class {} is not {}", wanted.result.body.class, self.config.class);
             return self.replayed(now_ms, job, Outcome::Abstained(reason), Vec::new(), out);
@@ -155,5 +156,30 @@ impl Node {
         let reason: String = reason.chars().take(crate::limits::NAME_MAX_BYTES).collect();
         self.replayed(now_ms, job, Outcome::Abstained(reason), Vec::new(), out);
         true
+    }
+}
+
+/// Has the last of `count` segments among those checked, in the place of the last drawn when there is no more room.
+fn include_last(segments: &mut Vec<u32>, count: u32) {
+    let Some(last) = count.checked_sub(1).filter(|last| !segments.contains(last)) else { return };
+    segments.truncate(SEGMENTS_MAX - 1);
+    segments.push(last);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SEGMENTS_MAX, include_last};
+
+    #[test]
+    fn the_segment_in_which_a_run_ended_is_among_the_checked() {
+        let after = |mut segments: Vec<u32>, count: u32| {
+            include_last(&mut segments, count);
+            segments
+        };
+        assert_eq!(after(vec![0, 2], 6), [0, 2, 5]);
+        assert_eq!(after(vec![0, 5], 6), [0, 5]);
+        assert_eq!(after(Vec::new(), 0), [0_u32; 0]);
+        let full = after((0..SEGMENTS_MAX as u32).collect(), 100);
+        assert_eq!((full.len(), full.last()), (SEGMENTS_MAX, Some(&99)));
     }
 }

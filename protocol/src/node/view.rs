@@ -6,7 +6,7 @@ use crate::card::CardLogs;
 use crate::datanet::Datanet;
 use crate::envelope::Signed;
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
-use crate::message::{Heartbeat, PeerRecord, Release};
+use crate::message::{Heartbeat, Measurement, PeerRecord, Release};
 use crate::receipt::{SignedReceipt, Voucher};
 use crate::task::Award;
 use crate::verification::Verdict;
@@ -86,6 +86,12 @@ impl Node {
         self.requester.requests.get(key).map(super::requester::Request::view)
     }
 
+    /// The curve of a request's training, by step, as its worker tells it.
+    #[must_use]
+    pub fn curve(&self, key: &Hash) -> Vec<Measurement> {
+        self.requester.requests.get(key).map(|request| request.curve.values().copied().collect()).unwrap_or_default()
+    }
+
     /// All requests of this node, by key.
     #[must_use]
     pub fn requests(&self) -> Vec<(Hash, RequestView)> {
@@ -96,7 +102,7 @@ impl Node {
     #[must_use]
     pub fn jobs(&self) -> Vec<(TaskId, Award, Option<Heartbeat>, bool)> {
         let jobs = self.worker.jobs.iter();
-        jobs.map(|(task, job)| (*task, job.award.clone(), job.progress, job.result.is_some())).collect()
+        jobs.map(|(task, job)| (*task, job.award.clone(), job.progress.clone(), job.result.is_some())).collect()
     }
 
     /// One question of this node.

@@ -11,9 +11,10 @@ use super::{Event, Fact, Node, Out, Output};
 use crate::envelope::{NetworkId, Signed};
 use crate::id::{Amount, Hash, NodeId, TaskId};
 use crate::limits::{
-    ANNOUNCE_MS, BID_HOLDS_MS, HEARTBEAT_MS, JOB_START_MAX_MS, OUTBOX_MAX, RETRY_MS, SERVING_MAX, TASKS_MAX,
+    ANNOUNCE_MS, BID_HOLDS_MS, CURVE_POINTS_MAX, HEARTBEAT_MS, JOB_START_MAX_MS, OUTBOX_MAX, RETRY_MS, SERVING_MAX,
+    TASKS_MAX,
 };
-use crate::message::{Accepted, BidSealed, Heartbeat, Message, Release, TaskRound};
+use crate::message::{Accepted, BidSealed, Heartbeat, Measurement, Message, Release, TaskRound};
 use crate::receipt::ReceiptOffer;
 use crate::refusal::{DeclineReason, Declined, Refusal};
 use crate::task::{Award, Bid, TaskOffer, task_id};
@@ -29,7 +30,12 @@ pub(super) struct Job {
     pub(super) offer: Signed<TaskOffer>,
     pub(super) award: Award,
     pub(super) result: Option<Signed<TaskResult>>,
+    /// How far it is; its points are those of `curve` that were not told twice yet.
     pub(super) progress: Option<Heartbeat>,
+    /// All points, kept until the job ends.
+    curve: Vec<Measurement>,
+    /// How many of them went out with the last beat, and with the one before.
+    told: [usize; 2],
     started: bool,
     since_ms: u64,
     sent_ms: u64,
@@ -58,7 +64,17 @@ const DECLINES_PER_OFFER: usize = 16;
 impl Worker {
     pub(super) fn apply_won(&mut self, offer: Signed<TaskOffer>, award: Award) {
         self.bids.remove(&award.task);
-        let job = Job { offer, result: None, progress: None, started: false, since_ms: 0, sent_ms: 0, award };
+        let job = Job {
+            offer,
+            result: None,
+            progress: None,
+            curve: Vec::new(),
+            told: [0, 0],
+            started: false,
+            since_ms: 0,
+            sent_ms: 0,
+            award,
+        };
         self.jobs.insert(job.award.task, job);
     }
 
@@ -77,8 +93,10 @@ impl Worker {
         self.releases.insert(release.body.adapter, release);
     }
 
-    pub(super) fn progress(&mut self, beat: Heartbeat) {
+    pub(super) fn progress(&mut self, mut beat: Heartbeat) {
         if let Some(job) = self.jobs.get_mut(&beat.task) {
+            let room = CURVE_POINTS_MAX.saturating_sub(job.curve.len());
+            job.curve.extend(std::mem::take(&mut beat.curve).into_iter().take(room));
             job.progress = Some(beat);
         }
     }
@@ -263,7 +281,8 @@ impl Node {
     pub(super) fn accepted(&mut self, now_ms: u64, from: NodeId, accepted: &Accepted, out: &mut Out) {
         let Some(job) = self.worker.jobs.get(&accepted.task).filter(|job| job.offer.body.node == from) else { return };
         let Some(result) = &job.result else { return };
-        if super::training_price(job.award.price) != Some(accepted.price) {
+        let earned = super::earned(job.award.price, result.body.steps, job.offer.body.work.steps);
+        if super::training_price(earned) != Some(accepted.price) {
             return self.blame(Some(from), "accepted at another price than was agreed".into(), out);
         }
         let terms = TrainingTerms {
@@ -329,9 +348,8 @@ impl Node {
                 let work = Work::Train { offer: Box::new(job.offer.clone()), award: job.award.clone() };
                 out.push(Output::Start { job: Hash(task.0), work });
             }
-            if let Some(message) = job.due_message(now_ms, *task) {
-                messages.push((job.offer.body.node, message));
-            }
+            let requester = job.offer.body.node;
+            messages.extend(job.due_messages(now_ms, *task).into_iter().map(|message| (requester, message)));
         }
         for (to, message) in messages {
             self.send(now_ms, to, &message, out);
@@ -412,18 +430,31 @@ fn verify_release(network: NetworkId, release: &Signed<Release>) -> bool {
 }
 
 impl Job {
-    /// What the requester should hear now: the result once there is one, else a sign of life.
-    fn due_message(&mut self, now_ms: u64, task: TaskId) -> Option<Message> {
+    /// What the requester should hear now: a sign of life, or the result once there is one, with the whole curve before it
+    /// the first time.
+    fn due_messages(&mut self, now_ms: u64, task: TaskId) -> Vec<Message> {
         let interval_ms = if self.result.is_some() { RETRY_MS } else { HEARTBEAT_MS };
         if now_ms.saturating_sub(self.sent_ms) < interval_ms {
-            return None;
+            return Vec::new();
         }
         self.sent_ms = now_ms;
-        if let Some(result) = &self.result {
-            return Some(Message::Result(Box::new(result.clone())));
-        }
+        let Some(result) = self.result.clone() else {
+            return vec![Message::Heartbeat(self.beat(task))];
+        };
+        let result = Message::Result(Box::new(result));
+        let is_new = self.told[1] < self.curve.len();
+        self.told = [0, 0];
+        let beat = is_new.then(|| Message::Heartbeat(self.beat(task)));
+        self.told = [self.curve.len(); 2];
+        beat.into_iter().chain([result]).collect()
+    }
+
+    /// How far the job is, with the points of the curve that were told less than twice: a message may be lost.
+    fn beat(&mut self, task: TaskId) -> Heartbeat {
         let round = self.award.round;
-        let idle = Heartbeat { task, round, step: 0, steps: 0, loss_micro_nats: 0, tokens_per_s: 0 };
-        Some(Message::Heartbeat(Heartbeat { round, ..self.progress.unwrap_or(idle) }))
+        let idle = Heartbeat { task, round, step: 0, steps: 0, loss_micro_nats: 0, tokens_per_s: 0, curve: Vec::new() };
+        let curve = self.curve.get(self.told[0]..).unwrap_or_default().to_vec();
+        self.told = [self.told[1], self.curve.len()];
+        Heartbeat { round, curve, ..self.progress.clone().unwrap_or(idle) }
     }
 }

@@ -6,7 +6,7 @@ use tributary_protocol::datanet::{Appended, Head, LogHead};
 use tributary_protocol::envelope::{self, NetworkId, ReplayGuard, Signed, seal};
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash, TaskId};
 use tributary_protocol::limits::{CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES};
-use tributary_protocol::message::{Heartbeat, Message, MessageError};
+use tributary_protocol::message::{Heartbeat, HeldOut, Measurement, Message, MessageError};
 use tributary_protocol::receipt::SignedReceipt;
 use tributary_protocol::refusal::{DeclineReason, Declined};
 use tributary_protocol::wire::{self, WireError};
@@ -154,9 +154,21 @@ fn pull(here: &CardLogs, there: &mut CardLogs) {
 }
 
 prop_compose! {
-    fn heartbeats()(task in any::<[u8; 32]>(), numbers in any::<(u32, u32, u32, u64, u32)>()) -> Heartbeat {
+    fn measurements()(numbers in any::<(u32, u64, u64, u32)>(), held_out in any::<Option<(u64, Option<u32>, Option<u32>)>>()) -> Measurement {
+        let (step, elapsed_ms, loss_micro_nats, tokens_per_s) = numbers;
+        let held_out = held_out.map(|(loss_micro_nats, exact_match_millionths, rouge_l_millionths)| HeldOut {
+            loss_micro_nats,
+            exact_match_millionths,
+            rouge_l_millionths,
+        });
+        Measurement { step, elapsed_ms, loss_micro_nats, tokens_per_s, held_out }
+    }
+}
+
+prop_compose! {
+    fn heartbeats()(task in any::<[u8; 32]>(), numbers in any::<(u32, u32, u32, u64, u32)>(), curve in prop::collection::vec(measurements(), 0..8)) -> Heartbeat {
         let (round, step, steps, loss_micro_nats, tokens_per_s) = numbers;
-        Heartbeat { task: TaskId(task), round, step, steps, loss_micro_nats, tokens_per_s }
+        Heartbeat { task: TaskId(task), round, step, steps, loss_micro_nats, tokens_per_s, curve }
     }
 }
 

@@ -10,8 +10,8 @@ use tributary_protocol::economy::{self, Beneficiaries, FeePolicy};
 use tributary_protocol::envelope::{NetworkId, Signed, Statement, statement_digest};
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
 use tributary_protocol::message::{
-    Accepted, Audit, BidSealed, Certificate, CheckWanted, Contributor, Heartbeat, InferenceRequest, LogWanted, Message,
-    PeerRecord, Release, Roles, TaskRound,
+    Accepted, Audit, BidSealed, Certificate, CheckWanted, Contributor, Heartbeat, HeldOut, InferenceRequest, LogWanted,
+    Measurement, Message, PeerRecord, Release, Roles, TaskRound,
 };
 use tributary_protocol::receipt::{AttributionNote, Receipt, ReceiptOffer, SignedReceipt, Voucher, Work};
 use tributary_protocol::refusal::{DeclineReason, Declined};
@@ -313,7 +313,11 @@ pub fn messages() -> Vec<Message> {
         CheckWanted { offer: signed(20, offer()), worker: node(27), result: signed(26, result()), secret: hash(70) };
     let accepted = Accepted { task, verifier: address(71), segments_checked: 2, price: Amount(30) };
     let wanted = LogWanted { datanet: DatanetId([4; 32]), contributor: account(1), from: 2 };
-    let beat = Heartbeat { task, round: 1, step: 6, steps: 60, loss_micro_nats: 2_000_000, tokens_per_s: 900 };
+    let held_out =
+        HeldOut { loss_micro_nats: 2_100_000, exact_match_millionths: Some(500_000), rouge_l_millionths: None };
+    let point = Measurement { step: 6, elapsed_ms: 40, loss_micro_nats: 2_000_000, tokens_per_s: 900, held_out: None };
+    let curve = vec![Measurement { step: 5, held_out: Some(held_out), ..point }, point];
+    let beat = Heartbeat { task, round: 1, step: 6, steps: 60, loss_micro_nats: 2_000_000, tokens_per_s: 900, curve };
     vec![
         Message::Peer(Box::new(peer_record())),
         Message::Genesis(Box::new(signed(1, genesis()))),

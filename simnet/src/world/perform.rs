@@ -329,6 +329,7 @@ impl World {
                 steps,
                 loss_micro_nats: 3_000_000 / u64::from(tenth),
                 tokens_per_s: 1_000,
+                curve: Vec::new(),
             };
             self.schedule_local(host, elapsed_ms * u64::from(tenth) / 10, Input::Progress(progress));
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::{Reason, Texts};
+use crate::conversation::Conversation;
 
 /// What a user is told when no column is known.
 pub(super) const KNOWN: &str = "a record needs text, prompt and completion, question and answer, text and category, \
@@ -38,15 +39,16 @@ pub(super) fn shown<'a>(names: impl Iterator<Item = &'a str>) -> String {
 /// Prompt and completion of a JSON object.
 pub(super) fn of_object(object: &Map<String, Value>) -> Result<Texts, Reason> {
     if let Some(messages) = object.get("messages") {
-        return of_messages(messages);
+        let Conversation { json, prompt, completion } = Conversation::of(messages).map_err(Reason::Messages)?;
+        return Ok(Texts { prompt, completion, messages: Some(json) });
     }
     for (prompt, completion) in PAIRS {
         if object.contains_key(prompt) && object.contains_key(completion) {
-            return Ok((text_of(object, prompt)?, text_of(object, completion)?));
+            return Ok(Texts::of(text_of(object, prompt)?, text_of(object, completion)?));
         }
     }
     if object.contains_key(TEXT) {
-        return Ok((String::new(), text_of(object, TEXT)?));
+        return Ok(Texts::of(String::new(), text_of(object, TEXT)?));
     }
     // Sorted, since whether serde_json keeps their order depends on what else is in the build.
     let names: BTreeSet<&str> = object.keys().map(String::as_str).collect();
@@ -55,28 +57,4 @@ pub(super) fn of_object(object: &Map<String, Value>) -> Result<Texts, Reason> {
 
 fn text_of(object: &Map<String, Value>, column: &'static str) -> Result<String, Reason> {
     object.get(column).and_then(Value::as_str).map(str::to_owned).ok_or(Reason::NotText { column })
-}
-
-/// The last message, which the assistant's must be, is the completion; the ones before are the prompt: a single one as
-/// it is, several with their roles.
-fn of_messages(messages: &Value) -> Result<Texts, Reason> {
-    let messages = messages.as_array().ok_or(Reason::Messages("not a list"))?;
-    let mut turns = Vec::new();
-    for message in messages {
-        let role = message.get("role").and_then(Value::as_str).ok_or(Reason::Messages("a message has no role"))?;
-        let content = message.get("content").and_then(Value::as_str);
-        turns.push((role, content.ok_or(Reason::Messages("a message has no text as its content"))?));
-    }
-    let Some(((role, completion), before)) = turns.split_last() else {
-        return Err(Reason::Messages("no message"));
-    };
-    if *role != "assistant" {
-        return Err(Reason::Messages("the last one is not the assistant's"));
-    }
-    let prompt = match before {
-        [] => String::new(),
-        [(_, content)] => (*content).to_owned(),
-        several => several.iter().map(|(role, content)| format!("{role}: {content}")).collect::<Vec<_>>().join("\n"),
-    };
-    Ok((prompt, (*completion).to_owned()))
 }

@@ -66,7 +66,7 @@ impl Layout {
             return Err(Reason::FieldCount { expected: self.fields, found: row.len() });
         }
         let field = |place: usize| row.get(place).unwrap_or_default().to_owned();
-        Ok((self.prompt.map(field).unwrap_or_default(), field(self.completion)))
+        Ok(Texts::of(self.prompt.map(field).unwrap_or_default(), field(self.completion)))
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::lines::{Line, Lines};
-use super::{Reason, Sink};
+use super::{Reason, Sink, Texts};
 
 pub(super) fn read(reader: impl BufRead, file: &Arc<Path>, sink: &mut Sink<'_>) -> io::Result<ControlFlow<()>> {
     let limit_bytes = sink.limits.max_line_bytes;
@@ -87,7 +87,7 @@ impl Cutter<'_> {
 
     fn end_record(&mut self, sink: &mut Sink<'_>) -> ControlFlow<()> {
         match self.record.take() {
-            Some(Piece { line, text, .. }) => sink.accept(self.file, line, (String::new(), text)),
+            Some(Piece { line, text, .. }) => sink.accept(self.file, line, Texts::of(String::new(), text)),
             None => ControlFlow::Continue(()),
         }
     }
@@ -113,7 +113,7 @@ impl Cutter<'_> {
         }
         while rest.len() > self.limit_bytes {
             let (first, after) = rest.split_at(cut_at(rest, self.limit_bytes));
-            sink.accept(self.file, line, (String::new(), first.trim_end().to_owned()))?;
+            sink.accept(self.file, line, Texts::of(String::new(), first.trim_end().to_owned()))?;
             rest = after.trim_start();
         }
         if !rest.is_empty() {

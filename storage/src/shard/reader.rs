@@ -15,11 +15,12 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use tributary_protocol::id::{AccountId, Hash};
 
 use super::{
-    Bound, COLUMNS, MAX_ROW_GROUPS, MAX_ROWS, MAX_SHARD_BYTES, MAX_UNCOMPRESSED_BYTES, Record, ShardError, check_texts,
-    pages, within,
+    Bound, COLUMNS, MAX_ROW_GROUPS, MAX_ROWS, MAX_SHARD_BYTES, MAX_UNCOMPRESSED_BYTES, PLAIN_COLUMNS, Record,
+    ShardError, check_texts, pages, within,
 };
+use crate::conversation::Conversation;
 
-/// Bytes of the footer: a schema of five columns and the row groups' places, about 500 bytes a row group.
+/// Bytes of the footer: a schema of six columns and the row groups' places, about 500 bytes a row group.
 const MAX_FOOTER_BYTES: usize = 1024 * 1024;
 
 /// Cells decoded at a time, so that memory follows what the file really holds and not what it claims.
@@ -76,7 +77,7 @@ fn read_groups(bytes: &Bytes) -> Result<Vec<Record>, ShardError> {
 
 fn check_schema(metadata: &ParquetMetaData) -> Result<(), ShardError> {
     let columns = metadata.file_metadata().schema_descr().columns();
-    let right = columns.len() == COLUMNS.len()
+    let right = [PLAIN_COLUMNS, COLUMNS.len()].contains(&columns.len())
         && columns.iter().zip(COLUMNS).all(|(column, name)| {
             column.path().parts().len() == 1
                 && column.name() == name
@@ -137,13 +138,14 @@ fn chunk_bytes<'a>(column: &ColumnChunkMetaData, bytes: &'a [u8]) -> Result<&'a 
 fn read_group(reader: &SerializedFileReader<Bytes>, group: usize, records: &mut Vec<Record>) -> Result<(), ShardError> {
     let row_group = reader.get_row_group(group)?;
     let mut rows_left = group_rows(row_group.metadata())?;
-    let mut columns = Vec::with_capacity(COLUMNS.len());
-    for column in 0..COLUMNS.len() {
+    let count = row_group.metadata().num_columns();
+    let mut columns = Vec::with_capacity(count);
+    for column in 0..count {
         columns.push(get_typed_column_reader::<ByteArrayType>(row_group.get_column_reader(column)?));
     }
     while rows_left > 0 {
         let wanted = rows_left.min(BATCH_ROWS);
-        let mut cells = Vec::with_capacity(COLUMNS.len());
+        let mut cells = Vec::with_capacity(columns.len());
         for column in &mut columns {
             cells.push(read_cells(column, wanted)?);
         }
@@ -172,12 +174,23 @@ fn record(row: usize, offset: usize, cells: &[Vec<ByteArray>]) -> Result<Record,
         std::str::from_utf8(cells[column][offset].data()).map_err(|_| invalid)
     };
     let (prompt, completion, licence) = (text(1)?, text(2)?, text(4)?);
-    check_texts(prompt, completion, licence)?;
+    let messages = if cells.len() > PLAIN_COLUMNS { text(PLAIN_COLUMNS)? } else { "" };
+    check_texts(prompt, completion, messages, licence)?;
+    let messages = Some(messages).filter(|messages| !messages.is_empty());
+    if messages.is_some_and(|messages| !is_conversation(messages, prompt, completion)) {
+        return Err(ShardError::Cell { row, column: COLUMNS[PLAIN_COLUMNS] });
+    }
     let claimed: Hash = text(0)?.parse().map_err(|_| ShardError::Cell { row, column: COLUMNS[0] })?;
     let contributor: AccountId = text(3)?.parse().map_err(|_| ShardError::Cell { row, column: COLUMNS[3] })?;
-    let record = Record::new(prompt.to_owned(), completion.to_owned(), contributor, licence.to_owned());
+    let messages = messages.map(str::to_owned);
+    let record = Record::of(prompt.to_owned(), completion.to_owned(), messages, contributor, licence.to_owned());
     if record.id != claimed {
         return Err(ShardError::WrongId { row, claimed, actual: record.id });
     }
     Ok(record)
+}
+
+/// Whether prompt and completion are those of the conversation.
+fn is_conversation(messages: &str, prompt: &str, completion: &str) -> bool {
+    Conversation::from_json(messages).is_ok_and(|read| read.prompt == prompt && read.completion == completion)
 }

@@ -2,6 +2,7 @@ use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, propte
 use tributary_protocol::id::{AccountId, Hash};
 
 use super::{Bound, MAX_LICENCE_BYTES, MAX_RECORD_BYTES, Record, ShardError, read, record_id, write};
+use crate::conversation::Conversation;
 
 fn record(prompt: &str, completion: &str, contributor: u8) -> Record {
     Record::new(prompt.to_owned(), completion.to_owned(), AccountId([contributor; 32]), "CC-BY-4.0".to_owned())
@@ -39,6 +40,34 @@ fn the_id_ignores_the_contributor_and_sees_every_split() {
     assert_ne!(record_id("", ""), Hash::of(b""));
     let golden = "eb6e513c20f3013e79f35520440fcbc428e5f4452a1f723308470466bc965afd";
     assert_eq!(record_id("question", "answer").to_string(), golden);
+}
+
+fn talk() -> Record {
+    let messages = serde_json::json!([
+        {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "who?"}, {"role": "assistant", "content": "me"},
+    ]);
+    let Conversation { json, prompt, completion } = Conversation::of(&messages).unwrap();
+    Record::of(prompt, completion, Some(json), AccountId([4; 32]), "CC-BY-4.0".to_owned())
+}
+
+#[test]
+fn conversations_are_kept_as_they_are_beside_plain_records() {
+    let records = [some(), vec![talk()]].concat();
+    assert_eq!(read(&write(&records).unwrap()).unwrap(), records);
+    assert_ne!(talk().id, record_id(&talk().prompt, &talk().completion), "its turns are part of what it is");
+}
+
+#[test]
+fn a_conversation_that_its_texts_do_not_follow_from_is_refused() {
+    let mut forged = talk();
+    forged.completion = "you".to_owned();
+    // The id is of the messages alone, so the writer takes it.
+    let refused = read(&write(&[forged]).unwrap());
+    assert_eq!(refused, Err(ShardError::Cell { row: 0, column: "messages" }));
+    let spaced = talk().messages.unwrap().replace(',', ", ");
+    let forged = Record::of(talk().prompt, talk().completion, Some(spaced), AccountId([4; 32]), String::new());
+    assert!(matches!(read(&write(&[forged]).unwrap()), Err(ShardError::Cell { row: 0, .. })));
 }
 
 #[test]

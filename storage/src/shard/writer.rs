@@ -12,7 +12,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPrope
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{ColumnPath, Type, TypePtr};
 
-use super::{Bound, COLUMNS, MAX_ROWS, MAX_SHARD_BYTES, Record, ShardError, check_texts, within};
+use super::{Bound, COLUMNS, MAX_ROWS, MAX_SHARD_BYTES, PLAIN_COLUMNS, Record, ShardError, check_texts, within};
 
 /// Text in one row group, in bytes: what a reader decodes at once.
 const ROW_GROUP_BYTES: usize = 16 * 1024 * 1024;
@@ -20,11 +20,14 @@ const ROW_GROUP_BYTES: usize = 16 * 1024 * 1024;
 /// The shard format's name in the file; a change of these bytes changes every shard's address.
 const CREATED_BY: &str = "tributary shard v1";
 
-static SCHEMA: LazyLock<TypePtr> = LazyLock::new(|| {
-    let fields = COLUMNS.map(string_column).into_iter().collect();
+static PLAIN: LazyLock<TypePtr> = LazyLock::new(|| schema(&COLUMNS[..PLAIN_COLUMNS]));
+static WITH_MESSAGES: LazyLock<TypePtr> = LazyLock::new(|| schema(&COLUMNS));
+
+fn schema(columns: &[&str]) -> TypePtr {
+    let fields = columns.iter().map(|name| string_column(name)).collect();
     let schema = Type::group_type_builder("record").with_fields(fields).build();
     Arc::new(schema.expect("invariant: a group of fields is a valid schema"))
-});
+}
 
 fn string_column(name: &str) -> TypePtr {
     let column = Type::primitive_type_builder(name, Physical::BYTE_ARRAY)
@@ -59,8 +62,9 @@ pub fn write(records: &[Record]) -> Result<Vec<u8>, ShardError> {
     }
     within(Bound::Rows, records.len(), MAX_ROWS)?;
     for (row, record) in records.iter().enumerate() {
-        check_texts(&record.prompt, &record.completion, &record.licence)?;
-        let actual = super::record_id(&record.prompt, &record.completion);
+        let messages = record.messages.as_deref();
+        check_texts(&record.prompt, &record.completion, messages.unwrap_or_default(), &record.licence)?;
+        let actual = Record::id_of(&record.prompt, &record.completion, messages);
         if actual != record.id {
             return Err(ShardError::WrongId { row, claimed: record.id, actual });
         }
@@ -71,7 +75,9 @@ pub fn write(records: &[Record]) -> Result<Vec<u8>, ShardError> {
 }
 
 fn write_groups(records: &[Record]) -> Result<Vec<u8>, ParquetError> {
-    let mut writer = SerializedFileWriter::new(Vec::new(), SCHEMA.clone(), properties()?)?;
+    let has_messages = records.iter().any(|record| record.messages.is_some());
+    let schema = if has_messages { WITH_MESSAGES.clone() } else { PLAIN.clone() };
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, properties()?)?;
     let mut rest = records;
     while !rest.is_empty() {
         let (group, tail) = rest.split_at(group_len(rest));
@@ -81,6 +87,9 @@ fn write_groups(records: &[Record]) -> Result<Vec<u8>, ParquetError> {
         write_column(&mut row_group, group, |record| record.completion.as_str().into())?;
         write_column(&mut row_group, group, |record| record.contributor.to_string().into_bytes().into())?;
         write_column(&mut row_group, group, |record| record.licence.as_str().into())?;
+        if has_messages {
+            write_column(&mut row_group, group, |record| record.messages.as_deref().unwrap_or_default().into())?;
+        }
         row_group.close()?;
         rest = tail;
     }
@@ -92,6 +101,7 @@ fn group_len(records: &[Record]) -> usize {
     let mut bytes = 0_usize;
     let fitting = records.iter().take_while(|record| {
         bytes = bytes.saturating_add(record.prompt.len()).saturating_add(record.completion.len());
+        bytes = bytes.saturating_add(record.messages.as_ref().map_or(0, String::len));
         bytes <= ROW_GROUP_BYTES
     });
     fitting.count().max(1)

@@ -1,0 +1,201 @@
+//! Training and its replay.
+//!
+//! Invariant: a run ends where its offer says, or before where its recipe's rule does, for who trains and for who checks
+//! alike; what is measured for people on the way decides nothing.
+
+use std::time::{Duration, Instant};
+
+use tributary_compute::model::Base;
+use tributary_compute::train::{Answers, Evaluation, Example, Recipe, StepReport, Trainer};
+use tributary_protocol::limits::CURVE_POINTS_MAX;
+use tributary_protocol::message::{HeldOut, Measurement};
+
+use super::super::child::JobContext;
+use super::super::{Done, ExampleFrame, Reply, Run};
+use super::{adapter_bytes, micro, text};
+
+/// Time between reports of progress.
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The recipe of a run. The offer may end before the recipe does, as leave-out runs of a run that ended early do.
+fn recipe_of(run: &Run) -> Result<Recipe, String> {
+    let recipe: Recipe =
+        serde_json::from_str(&run.recipe).map_err(|error| format!("the recipe is refused: {error}"))?;
+    recipe.check().map_err(text)?;
+    if run.steps == 0 || run.steps > recipe.steps {
+        return Err(format!("the recipe says {} steps, the offer {}", recipe.steps, run.steps));
+    }
+    Ok(recipe)
+}
+
+fn examples_of(frames: &[ExampleFrame]) -> Vec<Example> {
+    frames
+        .iter()
+        .map(|frame| Example {
+            prompt: frame.prompt.clone(),
+            completion: frame.completion.clone(),
+            messages: frame.messages.clone(),
+            contributor: frame.contributor,
+            weight: if frame.left_out { 0.0 } else { 1.0 },
+        })
+        .collect()
+}
+
+fn trainer(base: &Base, run: &Run, start: Option<&[u8]>) -> Result<(Trainer, Recipe), String> {
+    let recipe = recipe_of(run)?;
+    let examples = examples_of(&run.examples);
+    let trainer = match start {
+        Some(checkpoint) => Trainer::resume(base, &recipe, &examples, checkpoint),
+        None => Trainer::new(base, &recipe, &examples),
+    };
+    Ok((trainer.map_err(text)?, recipe))
+}
+
+fn is_over(trainer: &Trainer, run: &Run) -> bool {
+    trainer.is_done() || trainer.steps_done() >= run.steps
+}
+
+pub(super) fn train(context: &JobContext, run: &Run, resume: Option<&[u8]>) -> Result<Done, String> {
+    let base = context.shelf.base(run.base)?;
+    let (mut trainer, recipe) = trainer(&base, run, resume)?;
+    let job = context.job;
+    if resume.is_none() {
+        context.reply(Reply::Checkpoint { job, step: 0, bytes: trainer.checkpoint() });
+    }
+    let mut told = Told::new(run.steps);
+    while !is_over(&trainer, run) {
+        if context.is_stopped() {
+            context.reply(Reply::Saved { job, step: trainer.steps_done(), bytes: trainer.checkpoint() });
+            return Err("stopped".into());
+        }
+        let report = trainer.step().map_err(text)?;
+        let is_last = is_over(&trainer, run);
+        if report.step.is_multiple_of(recipe.checkpoint_every) || is_last {
+            context.reply(Reply::Checkpoint { job, step: report.step, bytes: trainer.checkpoint() });
+        }
+        let answers = match report.evaluation {
+            Some(_) => trainer.answers().map_err(text)?,
+            None => None,
+        };
+        told.hear(&report, answers);
+        if is_last || told.is_due() {
+            context.reply(told.progress(job, is_last));
+        }
+    }
+    let adapter = adapter_bytes(&trainer.adapter().map_err(text)?)?;
+    Ok(Done::Trained { adapter, steps: trainer.steps_done(), loss_micro_nats: told.loss_micro_nats })
+}
+
+pub(super) fn replay(context: &JobContext, run: &Run, start: Option<&[u8]>, to_step: u32) -> Result<Done, String> {
+    let base = context.shelf.base(run.base)?;
+    let (mut trainer, _) = trainer(&base, run, start)?;
+    while trainer.steps_done() < to_step && !is_over(&trainer, run) {
+        if context.is_stopped() {
+            return Err("stopped".into());
+        }
+        trainer.step().map_err(text)?;
+    }
+    let adapter = adapter_bytes(&trainer.adapter().map_err(text)?)?;
+    Ok(Done::Replayed { end: trainer.checkpoint(), adapter, is_over: is_over(&trainer, run) })
+}
+
+/// What was measured and not told yet.
+struct Told {
+    began: Instant,
+    since: Instant,
+    tokens: u64,
+    step: u32,
+    steps: u32,
+    loss_micro_nats: u64,
+    /// Steps that one point of the curve stands for: the curve has a bounded number of points.
+    stride: u32,
+    point: Point,
+    curve: Vec<Measurement>,
+}
+
+/// A point of the curve in the making.
+struct Point {
+    since: Instant,
+    losses: f64,
+    steps: u32,
+    tokens: u64,
+    held_out: Option<HeldOut>,
+}
+
+impl Point {
+    fn new() -> Self {
+        Self { since: Instant::now(), losses: 0.0, steps: 0, tokens: 0, held_out: None }
+    }
+}
+
+impl Told {
+    fn new(steps: u32) -> Self {
+        let points = u32::try_from(CURVE_POINTS_MAX).unwrap_or(u32::MAX);
+        let (now, point) = (Instant::now(), Point::new());
+        let stride = steps.div_ceil(points).max(1);
+        let (tokens, step, loss_micro_nats, curve) = (0, 0, 0, Vec::new());
+        Self { began: now, since: now, tokens, step, steps, loss_micro_nats, stride, point, curve }
+    }
+
+    fn hear(&mut self, report: &StepReport, answers: Option<Answers>) {
+        let tokens = u64::try_from(report.tokens).unwrap_or(0);
+        self.tokens += tokens;
+        self.step = report.step;
+        self.loss_micro_nats = micro(f64::from(report.loss));
+        self.point.tokens += tokens;
+        self.point.losses += f64::from(report.loss);
+        self.point.steps += 1;
+        if let Some(evaluation) = report.evaluation {
+            self.point.held_out = Some(held_out(evaluation, answers));
+        }
+        if report.step.is_multiple_of(self.stride) {
+            self.end_point();
+        }
+    }
+
+    fn end_point(&mut self) {
+        if self.point.steps == 0 {
+            return;
+        }
+        let point = std::mem::replace(&mut self.point, Point::new());
+        self.curve.push(Measurement {
+            step: self.step,
+            elapsed_ms: millis(self.began.elapsed()),
+            loss_micro_nats: micro(point.losses / f64::from(point.steps)),
+            tokens_per_s: rate(point.tokens, point.since.elapsed()),
+            held_out: point.held_out,
+        });
+    }
+
+    fn is_due(&self) -> bool {
+        self.since.elapsed() >= REPORT_INTERVAL
+    }
+
+    fn progress(&mut self, job: tributary_protocol::id::Hash, is_last: bool) -> Reply {
+        if is_last {
+            self.end_point();
+        }
+        let tokens_per_s = rate(self.tokens, self.since.elapsed());
+        (self.since, self.tokens) = (Instant::now(), 0);
+        let (step, steps, loss_micro_nats) = (self.step, self.steps, self.loss_micro_nats);
+        let curve = std::mem::take(&mut self.curve);
+        Reply::Progress { job, step, steps, loss_micro_nats, tokens_per_s, curve }
+    }
+}
+
+fn held_out(evaluation: Evaluation, answers: Option<Answers>) -> HeldOut {
+    let millionths = |part: f32| u32::try_from(micro(f64::from(part))).unwrap_or(u32::MAX);
+    HeldOut {
+        loss_micro_nats: micro(f64::from(evaluation.loss)),
+        exact_match_millionths: answers.and_then(|answers| answers.exact_match).map(millionths),
+        rouge_l_millionths: answers.and_then(|answers| answers.rouge_l).map(millionths),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn rate(tokens: u64, time: Duration) -> u32 {
+    u32::try_from(tokens.saturating_mul(1_000) / millis(time).max(1)).unwrap_or(u32::MAX)
+}
