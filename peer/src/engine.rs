@@ -20,8 +20,8 @@ use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
 use tributary_protocol::message::Measurement;
 
-pub use folder::EngineFolder;
 use crate::bases::Facts;
+pub use folder::EngineFolder;
 
 /// The largest frame between node and engine.
 pub const FRAME_MAX_BYTES: usize = 64 << 20;

@@ -27,11 +27,9 @@ async fn bench() -> Bench {
     let files = tributary_almanac::base();
     let place = folder.path().join("base");
     std::fs::create_dir(&place).unwrap();
-    for (name, bytes) in [
-        ("config.json", files.config),
-        ("tokenizer.json", files.tokenizer),
-        ("model.safetensors", files.safetensors),
-    ] {
+    for (name, bytes) in
+        [("config.json", files.config), ("tokenizer.json", files.tokenizer), ("model.safetensors", files.safetensors)]
+    {
         std::fs::write(place.join(name), bytes).unwrap();
     }
     let base = Hash::of(b"the built-in base");
