@@ -192,7 +192,7 @@ mod tests {
         let mut curve = Curve::default();
         let line = |step: usize| {
             let mut line = json!({"trains": "all", "step": step, "elapsed_ms": step * 100, "loss": 4.0 / step as f64, "tokens_per_s": 9});
-            if step % 10 == 0 {
+            if step.is_multiple_of(10) {
                 line["held_out"] = json!({"loss": 1.0, "perplexity": 2.72});
             }
             line
