@@ -80,7 +80,9 @@ async fn verb(context: &Context, command: Command) -> Result<Output, Failure> {
         Command::Net(command) => net::run(context, command).await,
         Command::Wallet(command) => wallet::run(context, command).await,
         Command::Chain(command) => chain::run(context, command).await,
-        Command::Demo(_) | Command::Up(_) | Command::Eval(_) | Command::Engine => Ok(Output { verbatim: true, ..Output::default() }),
+        Command::Demo(_) | Command::Up(_) | Command::Eval(_) | Command::Engine => {
+            Ok(Output { verbatim: true, ..Output::default() })
+        }
     }
 }
 
