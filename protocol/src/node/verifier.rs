@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(after(vec![0, 2], 6), [0, 2, 5]);
         assert_eq!(after(vec![0, 5], 6), [0, 5]);
         assert_eq!(after(Vec::new(), 0), [0_u32; 0]);
-        let full = after((0..SEGMENTS_MAX as u32).collect(), 100);
+        let full = after((0_u32..).take(SEGMENTS_MAX).collect(), 100);
         assert_eq!((full.len(), full.last()), (SEGMENTS_MAX, Some(&99)));
     }
 }
