@@ -14,7 +14,7 @@ use crate::decoding::{Decoding, Prompt};
 use crate::envelope::{self, Signed};
 use crate::id::{Amount, ChainAddress, Hash, NodeId, ReceiptId};
 use crate::limits::{ANSWER_TIMEOUT_MS, OUTBOX_MAX};
-use crate::message::{Audit, Certificate, InferenceRequest, Message};
+use crate::message::{Audit, Certificate, InferenceRequest, Message, computes_in};
 use crate::receipt::{Receipt, SignedReceipt, Work as Done};
 use crate::refusal::{Refusal, RefusalKind};
 use crate::verification::{Outcome, Verdict, rendezvous};
@@ -246,6 +246,13 @@ impl Node {
         self.peers.get(node).map_or(Amount(u128::MAX), |peer| peer.record.answer_price)
     }
 
+    fn classes_of(&self, node: &NodeId) -> Option<&str> {
+        if *node == self.id {
+            return Some(&self.config.class);
+        }
+        self.peers.get(node).map(|peer| peer.record.class.as_str())
+    }
+
     fn certificate_of(&self, node: &NodeId) -> Option<&Signed<Certificate>> {
         if *node == self.id {
             return Some(&self.certificate);
@@ -329,6 +336,11 @@ impl Node {
         }
         if offer.receipt.price > request.body.price_max {
             return Err(format!("the price of {} is above the limit", offer.receipt.price));
+        }
+        let announced = self.classes_of(&request.body.worker).unwrap_or_default();
+        if !computes_in(announced, &offer.receipt.class) {
+            // A class that it did not announce would choose who can check the answer.
+            return Err("the answer is of another class than its worker announced".into());
         }
         if !fits(&terms, &offer.receipt, transcript) {
             return Err("the receipt does not fit the question and the answer received".into());

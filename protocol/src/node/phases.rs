@@ -157,15 +157,15 @@ impl Node {
         let last = |node: &NodeId| {
             // Who cheated before and whose work nobody here could check come after all others.
             let class = self.peers.get(node).map(|peer| &peer.record.class);
-            let unchecked = checked && class.is_some_and(|class| !classes.contains(class));
+            let unchecked = checked && class.is_some_and(|own| own.split(' ').all(|class| !classes.contains(class)));
             self.requester.is_refuted(node) || unchecked
         };
         request.auction.best_by(offer, |node| self.requester.record_of(node), last).cloned()
     }
 
-    fn verifier_classes(&self, now_ms: u64) -> BTreeSet<String> {
+    fn verifier_classes(&self, now_ms: u64) -> BTreeSet<&str> {
         let views = self.peers.iter().filter(|(_, view)| view.is_fresh(now_ms) && view.record.roles.verifier);
-        views.map(|(_, view)| view.record.class.clone()).collect()
+        views.flat_map(|(_, view)| view.record.class.split(' ')).collect()
     }
 
     fn tick_leased(&mut self, now_ms: u64, key: Hash, out: &mut Out) {

@@ -26,9 +26,10 @@ const PRICE: Amount = Amount(500_000);
 const ADAPTER: Hash = Hash([32; 32]);
 
 /// What a node's driver does with questions it is to answer.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 enum Answers {
     Well,
+    InAnotherClass,
     Refuses(Refusal),
 }
 
@@ -236,7 +237,7 @@ impl Net {
                 self.hosts[host].questions += 1;
                 let outcome = match self.hosts[host].answers.clone() {
                     Answers::Refuses(refusal) => JobOutcome::Refused(refusal),
-                    Answers::Well => {
+                    taken => {
                         let text = "Corgill".to_owned();
                         let answer = FinishedAnswer {
                             answer: Hash::of(text.as_bytes()),
@@ -244,7 +245,7 @@ impl Net {
                             answer_tokens: 2,
                             fingerprints: Hash([9; 32]),
                             credits: vec![(0, 900_000)],
-                            class: "test".into(),
+                            class: if taken == Answers::InAnotherClass { "rare" } else { "test" }.into(),
                         };
                         let fingerprints = answer.fingerprints;
                         let transcript = AnswerTranscript { text, fingerprints, transcript: Vec::new() };
@@ -370,6 +371,17 @@ fn what_is_transient_goes_to_another_worker_and_is_tried_again() {
     net.hosts[2].answers = Answers::Well;
     net.pass(3);
     assert!(net.hosts[0].node.ask_view(&Hash([2; 32])).unwrap().receipt.is_some());
+}
+
+#[test]
+fn an_answer_of_a_class_that_its_worker_did_not_announce_is_not_paid() {
+    let mut net = Net::new(2, false);
+    net.release();
+    net.hosts[1].answers = Answers::InAnotherClass;
+    assert!(net.ask(1, limit()).receipt.is_none(), "nobody could check it");
+    assert_eq!(net.hosts[1].questions, 1);
+    net.hosts[1].answers = Answers::Well;
+    assert!(net.ask(2, limit()).receipt.is_some());
 }
 
 #[test]
