@@ -21,7 +21,7 @@ pub use write::{GgufTensor, write, write_to};
 pub(crate) use config::config_of;
 pub(crate) use export::write_model;
 pub(crate) use tokenizer::tokenizer_json;
-pub(crate) use weights::parts_of;
+pub(crate) use weights::{parts_of, stem};
 
 /// Why a GGUF file was refused.
 #[derive(Debug, thiserror::Error)]

@@ -69,6 +69,12 @@ impl Cache {
         self.layers.last().map_or(0, LayerCache::positions)
     }
 
+    /// One layer.
+    #[must_use]
+    pub fn layer(&self, at: usize) -> &LayerCache {
+        &self.layers[at]
+    }
+
     /// One layer, for the forward pass that fills it.
     pub fn layer_mut(&mut self, at: usize) -> &mut LayerCache {
         &mut self.layers[at]
@@ -142,7 +148,7 @@ impl LayerCache {
 #[cfg(test)]
 mod tests {
     use super::{BLOCK_POSITIONS, Cache};
-    use crate::ops::{HeadShape, attend_cached};
+    use crate::ops::{HeadShape, Seen, attend_cached};
 
     fn values(count: usize, seed: f32) -> Vec<f32> {
         (0..count).map(|at| (at as f32 * 0.7 + seed).sin()).collect()
@@ -174,12 +180,12 @@ mod tests {
         let (keys, vals) = (values(rows * 12, 0.0), values(rows * 12, 1.0));
         let mut whole = Cache::new(1, 12);
         whole.layer_mut(0).append(&keys, &vals);
-        let at_once = attend_cached(&queries, &whole.layer_mut(0).runs(), rows, shape);
+        let at_once = attend_cached(&queries, &[Seen { runs: whole.layer_mut(0).runs(), rows }], shape);
         let mut growing = Cache::new(1, 12);
         for row in 0..rows {
             let layer = growing.layer_mut(0);
             layer.append(&keys[row * 12..][..12], &vals[row * 12..][..12]);
-            let one = attend_cached(&queries[row * 24..][..24], &layer.runs(), row + 1, shape);
+            let one = attend_cached(&queries[row * 24..][..24], &[Seen { runs: layer.runs(), rows: 1 }], shape);
             assert_eq!(one, at_once[row * 24..][..24], "row {row}");
         }
     }

@@ -6,6 +6,7 @@
 //! number of threads, so that a second machine of the same [`device::class`] repeats any result bit by bit.
 
 pub mod attribute;
+pub mod bench;
 pub mod chat;
 pub mod device;
 pub mod engine;

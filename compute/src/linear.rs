@@ -4,11 +4,11 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
-use crate::lora::Adapter;
+use crate::lora::{Adapter, Pair};
 use crate::model::Module;
-use crate::ops::{Addition, Precision, Weight, add_segments, lora_product};
+use crate::ops::{Addition, Factors, Precision, Weight, lora_product, products};
 use crate::train::Dropout;
 
 /// Which adapter applies to which rows.
@@ -67,50 +67,82 @@ impl Linear {
     /// # Errors
     /// When shapes don't fit.
     pub fn forward(&self, x: &Tensor, hook: Hook<'_>) -> Result<Tensor> {
-        let y = self.without_bias(x, hook)?;
-        match &self.bias {
+        let [y] = Self::forward_all([self], x, hook)?;
+        Ok(y)
+    }
+
+    /// The products of one input by several weights of a block. Where nothing is differentiated, those of few rows are
+    /// computed together: decoding then reads memory in long runs and wakes other cores once.
+    ///
+    /// # Errors
+    /// When shapes don't fit.
+    pub fn forward_all<const N: usize>(linears: [&Self; N], x: &Tensor, hook: Hook<'_>) -> Result<[Tensor; N]> {
+        let products = match Self::is_plain(&linears, x, hook) {
+            true => {
+                let weights: Vec<&Weight> = linears.iter().map(|linear| &linear.weight).collect();
+                products(x, &weights, &Self::additions(&linears, x, hook)?)?
+            }
+            false => linears.iter().map(|linear| linear.tracked(x, hook)).collect::<Result<_>>()?,
+        };
+        let with_bias = linears.iter().zip(products).map(|(linear, y)| match &linear.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
-        }
+        });
+        let all: Vec<Tensor> = with_bias.collect::<Result<_>>()?;
+        all.try_into().or_else(|_| bail!("invariant: one product for each weight"))
     }
 
-    fn without_bias(&self, x: &Tensor, hook: Hook<'_>) -> Result<Tensor> {
+    /// Whether no gradient goes through these products.
+    fn is_plain(linears: &[&Self], x: &Tensor, hook: Hook<'_>) -> bool {
+        let frozen = |linear: &&Self| !matches!(&linear.weight, Weight::Dense(weight) if weight.track_op());
+        let untracked = |pair: &Pair| !pair.down.track_op() && !pair.up.track_op();
         match hook {
-            Hook::Base => self.weight.product(x),
-            Hook::One(adapter, dropout) => match adapter.pair(self.layer, self.module) {
-                None => self.weight.product(x),
-                Some(pair) => {
-                    let mask =
-                        dropout.map(|dropout| dropout.mask(x.dims2()?.1, self.layer, self.module)).transpose()?;
-                    let scale = adapter.config().scale();
-                    lora_product(x, &self.weight, &pair.down, &pair.up, scale, mask.as_ref())
-                }
-            },
-            Hook::Segments(segments) => self.segmented(x, segments),
+            // Never differentiated.
+            Hook::Segments(_) => true,
+            _ if x.track_op() => false,
+            Hook::Base => linears.iter().all(frozen),
+            Hook::One(_, Some(_)) => false,
+            Hook::One(adapter, None) => linears.iter().filter_map(|linear| linear.pair(adapter)).all(untracked),
         }
     }
 
-    /// One product for all rows, then each segment's addition: on a processor faster than gathering pairs per row.
-    fn segmented(&self, x: &Tensor, segments: &[(Range<usize>, Option<&Adapter>)]) -> Result<Tensor> {
-        let base = self.weight.product(x)?;
-        let mut additions: Vec<Addition<'_>> = Vec::with_capacity(segments.len());
+    fn pair<'a>(&self, adapter: &'a Adapter) -> Option<&'a Pair> {
+        adapter.pair(self.layer, self.module)
+    }
+
+    /// What adapters add to the rows of these products; neighbours of one adapter are one addition.
+    fn additions<'a>(linears: &[&Self], x: &Tensor, hook: Hook<'a>) -> Result<Vec<Addition<'a>>> {
+        let of = |rows: Range<usize>, adapter: &'a Adapter| {
+            let factors = |linear: &&Self| linear.pair(adapter).map(|pair| Factors { down: &pair.down, up: &pair.up });
+            Addition { rows, factors: linears.iter().map(factors).collect(), scale: adapter.config().scale() }
+        };
+        let segments = match hook {
+            Hook::Base => return Ok(Vec::new()),
+            Hook::One(adapter, _) => return Ok(vec![of(0..x.dim(0)?, adapter)]),
+            Hook::Segments(segments) => segments,
+        };
+        let mut additions: Vec<Addition<'a>> = Vec::with_capacity(segments.len());
         let mut last: Option<&Adapter> = None;
         for (rows, adapter) in segments {
-            let Some(adapter) = *adapter else {
-                last = None;
-                continue;
-            };
-            let Some(pair) = adapter.pair(self.layer, self.module) else { continue };
-            match additions.last_mut().filter(|_| last.is_some_and(|last| std::ptr::eq(last, adapter))) {
-                // Neighbours of one adapter are one product.
-                Some(addition) => addition.rows.end = rows.end,
-                None => {
-                    let scale = adapter.config().scale();
-                    additions.push(Addition { rows: rows.clone(), down: &pair.down, up: &pair.up, scale });
-                }
+            let is_same = last.zip(*adapter).is_some_and(|(last, adapter)| std::ptr::eq(last, adapter));
+            match (adapter, additions.last_mut().filter(|_| is_same)) {
+                (None, _) => {}
+                (Some(_), Some(addition)) => addition.rows.end = rows.end,
+                (Some(adapter), None) => additions.push(of(rows.clone(), adapter)),
             }
-            last = Some(adapter);
+            last = *adapter;
         }
-        if additions.is_empty() { Ok(base) } else { add_segments(x, &base, &additions) }
+        Ok(additions)
+    }
+
+    /// The product where gradients may be asked for.
+    fn tracked(&self, x: &Tensor, hook: Hook<'_>) -> Result<Tensor> {
+        let (adapter, dropout) = match hook {
+            Hook::One(adapter, dropout) => (adapter, dropout),
+            Hook::Base | Hook::Segments(_) => return self.weight.product(x),
+        };
+        let Some(pair) = self.pair(adapter) else { return self.weight.product(x) };
+        let mask = dropout.map(|dropout| dropout.mask(x.dims2()?.1, self.layer, self.module)).transpose()?;
+        lora_product(x, &self.weight, &pair.down, &pair.up, adapter.config().scale(), mask.as_ref())
     }
 }

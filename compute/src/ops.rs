@@ -10,6 +10,7 @@ mod exponential;
 mod few;
 mod lora;
 mod norm;
+mod pool;
 mod product;
 mod rope;
 mod segments;
@@ -18,14 +19,14 @@ mod weight;
 
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
-pub use attention::{HeadShape, Run, attend, attend_cached};
+pub use attention::{HeadShape, Run, Seen, attend, attend_cached};
 pub use entropy::negative_log_likelihood;
 pub use exponential::exponential;
 pub use lora::lora_product;
 pub use norm::rms_norm;
 pub use product::product;
 pub use rope::{RopeTable, rotate};
-pub use segments::{Addition, add_segments};
+pub use segments::{Addition, Factors, products};
 pub use swiglu::swiglu;
 pub use weight::{Precision, Table, Weight};
 

@@ -5,6 +5,8 @@
 
 #[path = "it/attributing.rs"]
 mod attributing;
+#[path = "it/bench.rs"]
+mod bench;
 #[path = "it/chat.rs"]
 mod chat;
 #[path = "it/exporting.rs"]

@@ -10,6 +10,7 @@ mod ask;
 mod chain;
 mod data;
 mod down;
+mod eval;
 mod failure;
 mod log;
 mod model;
@@ -95,6 +96,9 @@ pub(crate) enum Command {
     /// The settlement chain.
     #[command(subcommand)]
     Chain(chain::ChainCommand),
+    /// The published figures, measured again on this machine.
+    #[command(subcommand)]
+    Eval(eval::EvalCommand),
     /// Compute for the node that started this process.
     #[command(hide = true)]
     Engine {
@@ -189,6 +193,8 @@ mod tests {
             "net join tributary1ab",
             "chain status",
             "chain serve --address 127.0.0.1:0",
+            "eval serving --rounds 5 --json",
+            "eval serving --part serve-f32 --cache folder",
             "--data-dir there status",
         ] {
             assert!(
@@ -210,6 +216,8 @@ mod tests {
             "data new rivers",
             "status --json --quiet",
             "up --roles king",
+            "eval serving --rounds 0",
+            "eval serving --prepare --part serve-f32",
             "up --serve-chain somewhere",
             "up --base-limit much",
             "model export abcd --format onnx --out there",

@@ -1,7 +1,8 @@
 //! The node: network drivers, jobs, money, API and command line around `tributary_protocol`'s state machine.
 //!
 //! Architecture invariant: the rules live in `protocol`; this crate moves bytes, starts jobs and shows results.
-//! Only `net` knows libp2p, iroh and quinn; only `engine` runs models; only `settle` sends transactions.
+//! Only `net` knows libp2p, iroh and quinn; only `engine`, and `cli::eval` in a process of
+//! its own, runs models; only `settle` sends transactions.
 
 pub mod answers;
 pub mod bases;

@@ -3,6 +3,7 @@
 //! Invariant: each step prints what it runs; the first that fails ends the run with its exit code. Tools go into
 //! a cache of the user's, never into the checkout.
 
+mod bench;
 mod clients;
 mod parity;
 mod steps;
@@ -18,11 +19,13 @@ const USAGE: &str = "usage: cargo xtask <command>
   contracts    recompile the contracts, compare with the committed artifacts, run their tests
   artifacts    recompile the contracts and write the artifacts anew
   parity       write the golden files of compute's tests anew from transformers and peft (installs them once, 5.6 GB)
+  bench        measure our speed and the peers': cargo xtask bench serving [--rounds N] [--json]
   base         pretrain the demo's base model anew from its seed into examples/base";
 
 fn main() -> ExitCode {
-    let command = std::env::args().nth(1);
-    let ended = match command.as_deref() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let ended = match arguments.first().map(String::as_str) {
+        Some("bench") => bench::bench(&arguments[1..]),
         Some("test") => steps::test(),
         Some("quick") => steps::quick(),
         Some("clients") => clients::clients(),

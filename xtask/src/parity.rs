@@ -15,7 +15,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// The interpreter of a virtual environment with exactly the required packages; it takes 5.6 GB (`du -sh`).
-fn python(folder: &Path) -> Result<PathBuf, StepError> {
+pub(crate) fn python(folder: &Path) -> Result<PathBuf, StepError> {
     let (environment, installed) = (folder.join("venv"), folder.join("installed.txt"));
     let python = environment.join("bin/python");
     let wanted =

@@ -19,7 +19,8 @@ use crate::ops::{Precision, Table, Weight, with_floats};
 /// The alignment that candle's blocks need at most.
 const BLOCK_ALIGNMENT: usize = 4;
 
-pub(super) const fn stem(module: Module) -> &'static str {
+/// llama.cpp's name of a product within its block.
+pub(crate) const fn stem(module: Module) -> &'static str {
     match module {
         Module::Query => "attn_q",
         Module::Key => "attn_k",

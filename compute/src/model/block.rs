@@ -10,7 +10,7 @@ use candle_core::{Device, Result, Tensor};
 use super::weights::BlockWeights;
 use super::{Config, Feed, Module};
 use crate::linear::{Hook, Linear};
-use crate::ops::{self, HeadShape, Precision, RopeTable, Weight};
+use crate::ops::{self, HeadShape, Precision, RopeTable, Seen, Weight};
 
 /// Where a pass finds keys and values.
 pub(super) enum Attend<'a, 'b> {
@@ -78,16 +78,16 @@ impl Block {
         hook: Hook<'_>,
         attend: &mut Attend<'_, '_>,
     ) -> Result<Tensor> {
-        let linear = |module: Module, x: &Tensor| self.linears[module.index()].forward(x, hook);
+        let linear = |module: Module| &self.linears[module.index()];
         let normed = ops::rms_norm(x, &self.attention_norm, self.eps)?;
-        let (q, k) = self.norm_heads(linear(Module::Query, &normed)?, linear(Module::Key, &normed)?)?;
+        let [q, k, v] = Linear::forward_all([Module::Query, Module::Key, Module::Value].map(linear), &normed, hook)?;
+        let (q, k) = self.norm_heads(q, k)?;
         let (q, k) = (ops::rotate(&q, rope, positions)?, ops::rotate(&k, rope, positions)?);
-        let v = linear(Module::Value, &normed)?;
         let mixed = self.attend([&q, &k, &v], attend)?;
-        let x = (x + linear(Module::Output, &mixed)?)?;
+        let x = (x + linear(Module::Output).forward(&mixed, hook)?)?;
         let normed = ops::rms_norm(&x, &self.mlp_norm, self.eps)?;
-        let inner = ops::swiglu(&linear(Module::Gate, &normed)?, &linear(Module::Up, &normed)?)?;
-        x + linear(Module::Down, &inner)?
+        let [gate, up] = Linear::forward_all([Module::Gate, Module::Up].map(linear), &normed, hook)?;
+        x + linear(Module::Down).forward(&ops::swiglu(&gate, &up)?, hook)?
     }
 
     fn norm_heads(&self, q: Tensor, k: Tensor) -> Result<(Tensor, Tensor)> {
@@ -104,24 +104,20 @@ impl Block {
             Attend::Packed(sequences) => return ops::attend(q, k, v, self.shape, sequences),
             Attend::Cached(feeds) => feeds,
         };
-        let (q_width, kv_width) = (self.shape.heads * self.shape.width, self.shape.kv_heads * self.shape.width);
-        let mut mixed = Vec::with_capacity(q.elem_count());
-        ops::with_floats(q, |q| {
-            ops::with_floats(k, |k| {
-                ops::with_floats(v, |v| {
-                    let mut row = 0;
-                    for feed in feeds.iter_mut() {
-                        let rows = row..row + feed.tokens.len();
-                        let kv = rows.start * kv_width..rows.end * kv_width;
-                        let cache = feed.cache.layer_mut(self.layer);
-                        cache.append(&k[kv.clone()], &v[kv]);
-                        let queries = &q[rows.start * q_width..rows.end * q_width];
-                        mixed.extend(ops::attend_cached(queries, &cache.runs(), cache.positions(), self.shape));
-                        row = rows.end;
-                    }
-                })
+        let kv_width = self.shape.kv_heads * self.shape.width;
+        let mut row = 0;
+        ops::with_floats(k, |k| {
+            ops::with_floats(v, |v| {
+                for feed in feeds.iter_mut() {
+                    let kv = row * kv_width..(row + feed.tokens.len()) * kv_width;
+                    feed.cache.layer_mut(self.layer).append(&k[kv.clone()], &v[kv]);
+                    row += feed.tokens.len();
+                }
             })
-        })???;
+        })??;
+        let runs = feeds.iter().map(|feed| (feed.cache.layer(self.layer).runs(), feed.tokens.len()));
+        let sequences: Vec<Seen<'_>> = runs.map(|(runs, rows)| Seen { runs, rows }).collect();
+        let mixed = ops::with_floats(q, |q| ops::attend_cached(q, &sequences, self.shape))?;
         Tensor::from_vec(mixed, q.shape().clone(), &Device::Cpu)
     }
 }

@@ -11,7 +11,12 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 use rayon::slice::ParallelSliceMut;
 
 use super::exponential::exponential;
-use super::{add_scaled, dot, floats, largest, stored, sum_pairs, tensor, vectorised, with_floats};
+use super::{add_scaled, dot, floats, largest, pool, stored, sum_pairs, tensor, vectorised, with_floats};
+
+/// Multiplications below which other cores' shares cost more than they bring.
+const THREAD_WORK: usize = 1 << 15;
+/// Rows below which heads are shared out one by one.
+const FEW_ROWS: usize = 16;
 
 /// How the width of queries, keys and values divides into heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,25 +70,62 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, shape: HeadShape, sequences: &
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
 }
 
-/// Attention of query rows that follow each other, the last of which sees `context` rows of the cache's runs.
-/// `queries` and the result are (rows, heads · width).
+/// One sequence of a step over caches: its last `rows` positions ask, and each sees those before it and itself.
+#[derive(Debug, Clone)]
+pub struct Seen<'a> {
+    /// All its positions in order.
+    pub runs: Vec<Run<'a>>,
+    /// How many of them ask.
+    pub rows: usize,
+}
+
+/// Some heads of one row.
+struct Piece<'a> {
+    query: &'a [f32],
+    runs: &'a [Run<'a>],
+    /// The row's position in its sequence.
+    position: usize,
+    heads: Range<usize>,
+}
+
+/// Attention of the sequences' query rows, one sequence after the other. `queries` and the result are
+/// (rows, heads · width).
 #[must_use]
-pub fn attend_cached(queries: &[f32], runs: &[Run<'_>], context: usize, shape: HeadShape) -> Vec<f32> {
-    let width = shape.heads * shape.width;
-    let rows = queries.len() / width;
-    let mut out = vec![0.0_f32; queries.len()];
-    out.par_chunks_mut(width).enumerate().for_each(|(row, out)| {
-        let seen = context + row + 1 - rows;
-        let first = shape.first_seen(seen - 1);
-        let mut scores = vec![0.0_f32; seen - first];
-        let query = &queries[row * width..][..width];
-        if first == 0 {
-            return vectorised(|| attend_row(query, runs, shape, &mut scores, out));
+pub fn attend_cached(queries: &[f32], sequences: &[Seen<'_>], shape: HeadShape) -> Vec<f32> {
+    let (width, kv_width) = (shape.heads * shape.width, shape.kv_heads * shape.width);
+    let group = shape.heads / shape.kv_heads;
+    let rows: usize = sequences.iter().map(|seen| seen.rows).sum();
+    // Few rows are divided by their heads too.
+    let heads = if rows < FEW_ROWS { group } else { shape.heads };
+    let (mut pieces, mut rest, mut work) = (Vec::new(), queries.chunks_exact(width), 0);
+    for seen in sequences {
+        let context: usize = seen.runs.iter().map(|run| run.keys.len() / kv_width).sum();
+        for (position, query) in (context - seen.rows..context).zip(rest.by_ref()) {
+            work += (position + 1 - shape.first_seen(position)) * width;
+            let starts = (0..shape.heads).step_by(heads);
+            pieces.extend(starts.map(|start| Piece { query, runs: &seen.runs, position, heads: start..start + heads }));
         }
-        let runs = runs_from(runs, first, shape.kv_heads * shape.width);
-        vectorised(|| attend_row(query, &runs, shape, &mut scores, out));
-    });
-    out
+    }
+    let attend = |piece: usize| pieces[piece].attend(shape);
+    match work < THREAD_WORK {
+        true => (0..pieces.len()).flat_map(attend).collect(),
+        false => pool::share(pieces.len(), attend).concat(),
+    }
+}
+
+impl Piece<'_> {
+    fn attend(&self, shape: HeadShape) -> Vec<f32> {
+        let first = shape.first_seen(self.position);
+        let mut scores = vec![0.0_f32; self.position + 1 - first];
+        let mut out = vec![0.0_f32; self.heads.len() * shape.width];
+        if first == 0 {
+            vectorised(|| attend_row(self.query, self.runs, shape, self.heads.clone(), &mut scores, &mut out));
+            return out;
+        }
+        let runs = runs_from(self.runs, first, shape.kv_heads * shape.width);
+        vectorised(|| attend_row(self.query, &runs, shape, self.heads.clone(), &mut scores, &mut out));
+        out
+    }
 }
 
 /// The runs without their first `first` rows.
@@ -100,12 +142,20 @@ fn runs_from<'a>(runs: &[Run<'a>], first: usize, stride: usize) -> Vec<Run<'a>> 
     kept
 }
 
-/// One query row against the first `scores.len()` rows of `runs`.
+/// Some heads of one query row against the first `scores.len()` rows of `runs`; `out` has these heads only.
 #[inline(always)]
-fn attend_row(query: &[f32], runs: &[Run<'_>], shape: HeadShape, scores: &mut [f32], out: &mut [f32]) {
+fn attend_row(
+    query: &[f32],
+    runs: &[Run<'_>],
+    shape: HeadShape,
+    heads: Range<usize>,
+    scores: &mut [f32],
+    out: &mut [f32],
+) {
     let (width, kv_width) = (shape.width, shape.kv_heads * shape.width);
     let group = shape.heads / shape.kv_heads;
-    for (head, (query, out)) in query.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
+    for (head, out) in heads.zip(out.chunks_exact_mut(width)) {
+        let query = &query[head * width..][..width];
         let offset = head / group * width;
         let keys = runs.iter().flat_map(|run| run.keys.chunks_exact(kv_width));
         for (score, key) in scores.iter_mut().zip(keys) {
@@ -262,7 +312,8 @@ impl CustomOp3 for Attention {
             let rows = first * kv_stride..(row + 1) * kv_stride;
             let run = [Run { keys: &k[rows.clone()], values: &v[rows] }];
             let mut scores = vec![0.0_f32; row + 1 - first];
-            vectorised(|| attend_row(&q[row * q_stride..][..q_stride], &run, self.shape, &mut scores, out));
+            let query = &q[row * q_stride..][..q_stride];
+            vectorised(|| attend_row(query, &run, self.shape, 0..self.shape.heads, &mut scores, out));
         });
         Ok(stored(out, q_at.shape().clone()))
     }

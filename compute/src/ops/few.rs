@@ -7,17 +7,25 @@
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
-use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+
+use super::pool;
 
 /// Rows up to which a weight is streamed once as it lies; for more, packing it as gemm does pays.
 pub(super) const MOST_ROWS: usize = 64;
 /// Rows whose sums are held at once.
 const ROWS: usize = 16;
-/// Multiplications below which waking another thread costs more than it brings.
-const THREAD_WORK: usize = 1 << 17;
-/// Columns one job works on at a time: with all rows' sums and the rows of the weight at hand they stay in the
-/// first-level cache.
-const COLUMNS: usize = 256;
+/// Multiplications below which another core's share costs more than it brings.
+const THREAD_WORK: usize = 1 << 15;
+/// Sums held at once: with the rows of the weight at hand they stay in the first-level cache.
+const SUMS: usize = 4096;
+/// Columns worked on at a time at least: fewer, and memory is read in pieces too short to be fetched ahead.
+const LEAST_COLUMNS: usize = 256;
+/// Columns that a core takes at a time are a multiple of this, so that no two write to one cache line.
+const LINE: usize = 16;
+/// Pieces for each core: one that was late leaves work to the others.
+const PIECES: usize = 2;
+/// Columns of a weight that are so few that its terms' blocks are summed side by side.
+const NARROW: usize = 64;
 /// Terms added to a sum each time it is loaded.
 const STEP: usize = 4;
 /// Terms of a weight stored by columns that are turned around at a time: with 256 columns they fit the second-level cache.
@@ -47,28 +55,52 @@ pub(super) struct FewWeight<'a> {
     pub(super) by_columns: bool,
 }
 
-/// x (rows, terms) · w; `block` terms are summed from zero and then added to the rest.
-pub(super) fn multiply_few(x: &[f32], w: FewWeight<'_>, block: usize) -> Vec<f32> {
-    let (rows, tiles) = (x.len() / w.terms, w.columns.div_ceil(COLUMNS));
-    // One run of tiles for each thread: waking a thread costs as much as a small tile.
-    let worth = (x.len() * w.columns / THREAD_WORK).max(1);
-    let jobs = rayon::current_num_threads().min(tiles).min(worth);
-    let run = |job: usize| {
-        let columns = job * tiles / jobs * COLUMNS..((job + 1) * tiles / jobs * COLUMNS).min(w.columns);
-        pulp::Arch::new().dispatch(ColumnRun { x, w, block, rows, columns })
+/// x (rows, terms) · each weight; `block` terms are summed from zero and then added to the rest. All weights have the same
+/// terms.
+pub(super) fn multiply_few(x: &[f32], weights: &[FewWeight<'_>], block: usize) -> Vec<Vec<f32>> {
+    let Some(terms) = weights.first().map(|w| w.terms) else { return Vec::new() };
+    let rows = x.len() / terms;
+    let columns: usize = weights.iter().map(|w| w.columns).sum();
+    let threads = pool::threads().min(x.len() * columns / THREAD_WORK).max(1);
+    let most = columns.div_ceil(threads * if threads == 1 { 1 } else { PIECES }).next_multiple_of(LINE);
+    let pieces: Vec<(usize, Range<usize>)> = weights.iter().enumerate().flat_map(|(at, w)| pieces(at, w, most)).collect();
+    let work = |piece: usize| {
+        let (at, columns) = pieces[piece].clone();
+        pulp::Arch::new().dispatch(ColumnRun { x, w: weights[at], block, rows, columns })
     };
-    if jobs == 1 {
-        return run(0);
-    }
-    let parts: Vec<Vec<f32>> = (0..jobs).into_par_iter().with_max_len(1).map(run).collect();
-    let mut y = Vec::with_capacity(rows * w.columns);
-    for row in 0..rows {
-        for part in &parts {
-            let width = part.len() / rows;
-            y.extend_from_slice(&part[row * width..(row + 1) * width]);
+    let parts = if threads == 1 { (0..pieces.len()).map(work).collect() } else { pool::share(pieces.len(), work) };
+    gather(weights, rows, &pieces, parts)
+}
+
+/// The columns of weight `at` in pieces of at most `most`.
+fn pieces(at: usize, w: &FewWeight<'_>, most: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let columns = w.columns;
+    (0..columns).step_by(most).map(move |start| (at, start..columns.min(start + most)))
+}
+
+/// The products, (rows, columns) each, from their pieces.
+fn gather(
+    weights: &[FewWeight<'_>],
+    rows: usize,
+    pieces: &[(usize, Range<usize>)],
+    parts: Vec<Vec<f32>>,
+) -> Vec<Vec<f32>> {
+    let mut products: Vec<Vec<f32>> = Vec::with_capacity(weights.len());
+    for ((at, columns), part) in pieces.iter().zip(parts) {
+        let width = weights[*at].columns;
+        if columns.len() == width {
+            products.push(part);
+            continue;
+        }
+        if columns.start == 0 {
+            products.push(vec![0.0; rows * width]);
+        }
+        let Some(product) = products.last_mut() else { continue };
+        for (row, part) in product.chunks_exact_mut(width).zip(part.chunks_exact(columns.len())) {
+            row[columns.clone()].copy_from_slice(part);
         }
     }
-    y
+    products
 }
 
 /// Some columns of the product, (rows, columns).
@@ -86,16 +118,19 @@ impl WithSimd for ColumnRun<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
         let width = self.columns.len();
+        let at_once = self.rows.min(ROWS);
+        let tile = if self.w.by_columns { LEAST_COLUMNS } else { LEAST_COLUMNS.max(SUMS / at_once.max(1)) };
         let mut y = vec![0.0_f32; self.rows * width];
-        let mut sums = vec![0.0_f32; self.rows.min(ROWS) * COLUMNS];
+        let mut sums = vec![0.0_f32; at_once * tile];
         let mut turned = Vec::new();
-        for tile in self.columns.clone().step_by(COLUMNS) {
-            let length = COLUMNS.min(self.columns.end - tile);
+        for start in self.columns.clone().step_by(tile) {
+            let columns = start..self.columns.end.min(start + tile);
             for first in (0..self.rows).step_by(ROWS) {
                 let rows = first..self.rows.min(first + ROWS);
-                let group = Group { x: &self.x[rows.start * self.w.terms..rows.end * self.w.terms], w: self.w };
-                let y = &mut y[rows.start * width + tile - self.columns.start..];
-                group.run(simd, self.block, tile..tile + length, (y, width), (&mut sums, &mut turned));
+                let x = &self.x[rows.start * self.w.terms..rows.end * self.w.terms];
+                let group = Group { x, w: self.w, tile };
+                let y = &mut y[rows.start * width + start - self.columns.start..];
+                group.run(simd, self.block, columns.clone(), (y, width), (&mut sums, &mut turned));
             }
         }
         y
@@ -106,35 +141,68 @@ impl WithSimd for ColumnRun<'_> {
 struct Group<'a> {
     x: &'a [f32],
     w: FewWeight<'a>,
+    /// Sums of one row.
+    tile: usize,
 }
 
 impl Group<'_> {
-    /// The columns `tile` of the product, to rows of `y` that are `stride` apart.
+    /// Some columns of the product, to rows of `y` that are `stride` apart.
     #[inline(always)]
     fn run<S: Simd>(
         &self,
         simd: S,
         block: usize,
-        tile: Range<usize>,
+        columns: Range<usize>,
         (y, stride): (&mut [f32], usize),
         (sums, turned): (&mut [f32], &mut Vec<f32>),
     ) {
-        let (terms, length) = (self.w.terms, tile.len());
+        let (terms, length) = (self.w.terms, columns.len());
         let rows = self.x.len() / terms;
+        if length <= NARROW && terms > block && !self.w.by_columns {
+            return self.run_narrow(simd, block, columns, (y, stride));
+        }
         for start in (0..terms).step_by(block) {
-            let sums = &mut sums[..rows * COLUMNS];
+            let sums = &mut sums[..rows * self.tile];
             sums.fill(0.0);
             let range = start..terms.min(start + block);
             match self.w.by_columns {
-                false => self.add_terms(simd, range, &self.w.values[tile.start..], self.w.columns, length, sums),
-                true => self.turn_and_add(simd, range, tile.clone(), turned, sums),
+                false => self.add_terms(simd, range, &self.w.values[columns.start..], self.w.columns, length, sums),
+                true => self.turn_and_add(simd, range, columns.clone(), turned, sums),
             }
-            for (row, sums) in sums.chunks_exact(COLUMNS).enumerate() {
+            for (row, sums) in sums.chunks_exact(self.tile).enumerate() {
                 let y = &mut y[row * stride..][..length];
                 match terms <= block {
                     true => y.copy_from_slice(&sums[..length]),
                     false => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
                 }
+            }
+        }
+    }
+
+    /// The same for so few columns that one chain of additions would leave the processor waiting for itself: all blocks
+    /// go on side by side.
+    #[inline(always)]
+    fn run_narrow<S: Simd>(&self, simd: S, block: usize, columns: Range<usize>, (y, stride): (&mut [f32], usize)) {
+        let (terms, length) = (self.w.terms, columns.len());
+        let weights = |term: usize| &self.w.values[term * self.w.columns + columns.start..][..length];
+        let blocks = terms.div_ceil(block);
+        for (x, y) in self.x.chunks_exact(terms).zip(y.chunks_mut(stride)) {
+            let mut sums = vec![0.0_f32; blocks * length];
+            for step in (0..block).step_by(STEP) {
+                for (at, sums) in sums.chunks_exact_mut(length).enumerate() {
+                    let (term, end) = (at * block + step, terms.min((at + 1) * block));
+                    if term + STEP <= end {
+                        let rows = [weights(term), weights(term + 1), weights(term + 2), weights(term + 3)];
+                        add_four(simd, &x[term..term + STEP], rows, sums);
+                        continue;
+                    }
+                    for term in term..end {
+                        add_one(simd, x[term], weights(term), sums);
+                    }
+                }
+            }
+            for sums in sums.chunks_exact(length) {
+                y[..length].iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
             }
         }
     }
@@ -156,12 +224,12 @@ impl Group<'_> {
         let whole = range.start + range.len() / STEP * STEP;
         for term in (range.start..whole).step_by(STEP) {
             let rows = [weights(term), weights(term + 1), weights(term + 2), weights(term + 3)];
-            for (x, sums) in self.x.chunks_exact(self.w.terms).zip(sums.chunks_exact_mut(COLUMNS)) {
+            for (x, sums) in self.x.chunks_exact(self.w.terms).zip(sums.chunks_exact_mut(self.tile)) {
                 add_four(simd, &x[term..term + STEP], rows, &mut sums[..length]);
             }
         }
         for term in whole..range.end {
-            for (x, sums) in self.x.chunks_exact(self.w.terms).zip(sums.chunks_exact_mut(COLUMNS)) {
+            for (x, sums) in self.x.chunks_exact(self.w.terms).zip(sums.chunks_exact_mut(self.tile)) {
                 add_one(simd, x[term], weights(term), &mut sums[..length]);
             }
         }

@@ -7,7 +7,7 @@
 //! columns and cache sizes: summed in our own). Few rows are computed by a kernel of ours that gives the same bits.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor};
 
 use super::few::{self, FewWeight};
 use super::floats;
@@ -41,7 +41,8 @@ pub(super) fn multiply(x: &CpuStorage, x_at: &Layout, w: &CpuStorage, w_at: &Lay
         let values = w.as_slice::<f32>()?;
         let start = w_at.start_offset();
         let weight = FewWeight { values: &values[start..start + terms * columns], terms, columns, by_columns };
-        return Ok(CpuStorage::F32(few::multiply_few(floats(x, x_at)?, weight, BLOCK_TERMS)));
+        let product = few::multiply_few(floats(x, x_at)?, &[weight], BLOCK_TERMS).pop();
+        return Ok(CpuStorage::F32(product.unwrap_or_default()));
     }
     if terms <= BLOCK_TERMS {
         return x.matmul(w, (1, rows, columns, terms), x_at, w_at);
@@ -56,6 +57,28 @@ pub(super) fn multiply(x: &CpuStorage, x_at: &Layout, w: &CpuStorage, w_at: &Lay
         }
     }
     Ok(CpuStorage::F32(total))
+}
+
+/// x · each weight in one go, where our kernel for few rows takes them all; the same bits as one by one. No gradients.
+pub(super) fn products_of_few(x: &[f32], rows: usize, weights: &[&Tensor]) -> Result<Option<Vec<Vec<f32>>>> {
+    if rows == 0 || rows > few::MOST_ROWS {
+        return Ok(None);
+    }
+    let held: Vec<_> = weights.iter().map(|weight| weight.storage_and_layout()).collect();
+    let mut all = Vec::with_capacity(held.len());
+    for (storage, layout) in &held {
+        let (Some(by_columns), (terms, columns)) = (dense_for_few(layout), layout.shape().dims2()?) else {
+            return Ok(None);
+        };
+        if terms * rows != x.len() {
+            candle_core::bail!("product of {} values in {rows} rows with ({terms}, {columns})", x.len());
+        }
+        let Storage::Cpu(storage) = &**storage else { candle_core::bail!("kernel runs on the processor only") };
+        let start = layout.start_offset();
+        let values = &storage.as_slice::<f32>()?[start..start + terms * columns];
+        all.push(FewWeight { values, terms, columns, by_columns });
+    }
+    Ok(Some(few::multiply_few(x, &all, BLOCK_TERMS)))
 }
 
 /// Whether our kernel for few rows takes a weight of that layout, and then whether it is stored by columns. One column

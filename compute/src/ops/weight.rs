@@ -8,7 +8,14 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::product::product;
+use super::product::{product, products_of_few};
+use super::{tensor, with_floats};
+
+/// Rows up to which candle's kernel for several weights is the fastest; beyond, matrix instructions are.
+const MOST_FUSED_ROWS: usize = 31;
+
+/// Columns of a quantised weight that are expanded at a time for a gradient: 12 MB for a width of 768.
+const EXPANDED_COLUMNS: usize = 4096;
 
 /// How a quantised product is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +79,44 @@ impl Weight {
         }
     }
 
+    /// x (rows, in) by each of `weights`, together where the kernels can, with the same bits as one by one. No gradients.
+    pub(super) fn products(x: &Tensor, weights: &[&Self]) -> Result<Vec<Tensor>> {
+        let rows = x.dim(0)?;
+        let dense: Option<Vec<&Tensor>> = weights.iter().map(|weight| weight.as_dense()).collect();
+        if let Some(dense) = dense
+            && let Some(products) = with_floats(x, |x| products_of_few(x, rows, &dense))??
+        {
+            let shaped = products.into_iter().zip(&dense);
+            return shaped.map(|(product, weight)| tensor(product, (rows, weight.dim(1)?))).collect();
+        }
+        let quantised: Option<Vec<&QTensor>> = weights.iter().map(|weight| weight.as_quantised(rows)).collect();
+        if let Some(quantised) = quantised
+            && cfg!(target_arch = "x86_64")
+            && rows <= MOST_FUSED_ROWS
+            && let Some(products) = QTensor::gemv_fused_shared_lhs(&quantised, x)?
+        {
+            return Ok(products);
+        }
+        weights.iter().map(|weight| weight.product(x)).collect()
+    }
+
+    const fn as_dense(&self) -> Option<&Tensor> {
+        match self {
+            Self::Dense(tensor) => Some(tensor),
+            Self::Quantised(..) => None,
+        }
+    }
+
+    /// The blocks, if products of so many rows run on candle's quantised kernels as they are.
+    fn as_quantised(&self, rows: usize) -> Option<&QTensor> {
+        match self {
+            Self::Quantised(tensor, Precision::Quantised) => {
+                (rows > 1 || !single_row_differs(tensor.dtype())).then_some(tensor)
+            }
+            _ => None,
+        }
+    }
+
     /// The weight in f32, (in, out).
     ///
     /// # Errors
@@ -87,9 +132,29 @@ impl Weight {
     pub(super) fn back(&self, gradient: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(tensor) => gradient.matmul(&tensor.t()?),
-            Self::Quantised(tensor, _) => gradient.contiguous()?.matmul(&tensor.dequantize(&Device::Cpu)?),
+            Self::Quantised(tensor, _) => back_quantised(&gradient.contiguous()?, tensor),
         }
     }
+}
+
+/// The same in pieces of the weight: of a large vocabulary's head only one piece is ever in f32.
+fn back_quantised(gradient: &Tensor, weight: &QTensor) -> Result<Tensor> {
+    let columns = weight.shape().dims2()?.0;
+    if columns <= EXPANDED_COLUMNS {
+        return gradient.matmul(&weight.dequantize(&Device::Cpu)?);
+    }
+    let mut total: Option<Tensor> = None;
+    for start in (0..columns).step_by(EXPANDED_COLUMNS) {
+        let length = EXPANDED_COLUMNS.min(columns - start);
+        let range = |at: usize| u32::try_from(at).map_err(candle_core::Error::wrap);
+        let piece = weight.embedding(&Tensor::arange(range(start)?, range(start + length)?, &Device::Cpu)?)?;
+        let part = gradient.narrow(1, start, length)?.contiguous()?.matmul(&piece.to_dtype(DType::F32)?)?;
+        total = Some(match total {
+            None => part,
+            Some(total) => (total + part)?,
+        });
+    }
+    total.ok_or_else(|| candle_core::Error::msg("invariant: a weight has columns"))
 }
 
 /// Whether candle multiplies one row by another kernel than several (`repack_x86::select`, candle 0.11): then a single
@@ -177,7 +242,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use super::{Arc, Device, GgmlDType, Precision, QTensor, Tensor, Weight};
+    use super::{Arc, Device, EXPANDED_COLUMNS, GgmlDType, Precision, QTensor, Tensor, Weight};
 
     const KINDS: [GgmlDType; 6] =
         [GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K, GgmlDType::Q8_0, GgmlDType::Q5_0, GgmlDType::Q4_0];
@@ -199,5 +264,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn gradients_through_a_large_head_are_those_of_the_whole() {
+        let columns = EXPANDED_COLUMNS + 1000;
+        let gradient = Tensor::randn(0f32, 1.0, (3, columns), &Device::Cpu).unwrap();
+        let w = Tensor::randn(0f32, 1.0, (columns, 256), &Device::Cpu).unwrap();
+        let blocks = QTensor::quantize(&w, GgmlDType::Q4K).unwrap();
+        let whole = gradient.matmul(&blocks.dequantize(&Device::Cpu).unwrap()).unwrap();
+        let back = Weight::Quantised(Arc::new(blocks), Precision::Quantised).back(&gradient).unwrap();
+        let worst = (back - &whole).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let size = whole.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(worst < 1e-5 * size, "{worst} of {size}");
     }
 }

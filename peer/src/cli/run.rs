@@ -9,7 +9,7 @@ use serde_json::json;
 use super::failure::{FAILED, Failure};
 use super::output::{Context, Output, emit};
 use super::{
-    Cli, Command, DemoArgs, answer, ask, chain, data, down, log, model, net, node, receipt, start, train, wallet,
+    Cli, Command, DemoArgs, answer, ask, chain, data, down, eval, log, model, net, node, receipt, start, train, wallet,
 };
 use crate::client::Client;
 use crate::demo::{self, DemoOptions};
@@ -55,6 +55,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     };
     match cli.command {
         Command::Engine { folder } => engine::child::run(&folder).map_err(|error| Failure::new(FAILED, error, "")),
+        Command::Eval(command) => eval::run(&context, command)?.print(&context),
         Command::Demo(args) => on_runtime(demo(&context, args)),
         Command::Up(args) => {
             log::start(&context.data_dir);
@@ -79,7 +80,7 @@ async fn verb(context: &Context, command: Command) -> Result<Output, Failure> {
         Command::Net(command) => net::run(context, command).await,
         Command::Wallet(command) => wallet::run(context, command).await,
         Command::Chain(command) => chain::run(context, command).await,
-        Command::Demo(_) | Command::Up(_) | Command::Engine { .. } => {
+        Command::Demo(_) | Command::Up(_) | Command::Eval(_) | Command::Engine { .. } => {
             Ok(Output { verbatim: true, ..Output::default() })
         }
     }
