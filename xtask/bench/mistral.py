@@ -1,27 +1,42 @@
 """mistral.rs (PyPI `mistralrs`): one stream, with and without an adapter."""
 
 import importlib.metadata
+import json
+import os
+import tempfile
 
 from common import Bench, decode_rate
 
-import mistralrs
 from mistralrs import CompletionRequest, LoraAdapter, ModelDType, Runner, Which
 
 bench = Bench(f"mistral.rs {importlib.metadata.version('mistralrs')}")
 
 
+def folder():
+    """The model's folder with an end token, which mistral.rs asks for and these requests ignore."""
+    place = tempfile.mkdtemp()
+    for name in os.listdir(f"{bench.folder}/hf"):
+        os.symlink(f"{bench.folder}/hf/{name}", f"{place}/{name}")
+    end = "<|endoftext|>"
+    settings = {"bos_token": end, "eos_token": end, "unk_token": end, "chat_template": "{{ messages[0]['content'] }}"}
+    with open(f"{place}/tokenizer_config.json", "w") as file:
+        json.dump(settings, file)
+    with open(f"{place}/generation_config.json", "w") as file:
+        json.dump({"bos_token_id": 0, "eos_token_id": 0}, file)
+    return place
+
+
 def runner(form, adapter):
     adapters = [LoraAdapter("one", f"{bench.folder}/adapters/0")] if adapter else None
     if form == "f32":
-        path = f"{bench.folder}/hf"
+        path = folder()
         which = (
             Which.Lora(path, adapters=adapters, dtype=ModelDType.F32)
             if adapter
             else Which.Plain(path, dtype=ModelDType.F32)
         )
     else:
-        folder = f"{bench.folder}/gguf"
-        which = Which.GGUF(folder, f"{form}.gguf", dtype=ModelDType.F32, adapters=adapters)
+        which = Which.GGUF(f"{bench.folder}/gguf", f"{form}.gguf", dtype=ModelDType.F32, adapters=adapters)
     return Runner(which, prefix_cache_n=0, no_paged_attn=True)
 
 
@@ -47,6 +62,6 @@ for form in bench.parts:
     for kind in ("base", "adapter"):
         try:
             bench.add(f"decode/{form}/{kind}", rate(form, kind == "adapter"))
-        except Exception as error:  # the row says why there is no figure
+        except BaseException as error:  # the row says why there is no figure
             bench.miss(f"decode/{form}/{kind}", error)
 bench.finish()

@@ -81,9 +81,11 @@ impl<'a> Place<'a> {
         let shape = base.config();
         let bytes = adapter_bytes(shape) * resident as u64;
         let limits = Limits::for_memory(KV_BLOCKS, bytes, shape.max_positions);
-        let config = ServerConfig { limits: Some(limits), patience: Duration::from_secs(60), ..ServerConfig::default() };
+        let config =
+            ServerConfig { limits: Some(limits), patience: Duration::from_secs(60), ..ServerConfig::default() };
         let server = Server::start(base, &config)?;
-        let adapters: Result<Vec<_>, _> = (0..known).map(|at| server.register(&material.adapter(at)).map(Some)).collect();
+        let adapters: Result<Vec<_>, _> =
+            (0..known).map(|at| server.register(&material.adapter(at)).map(Some)).collect();
         Ok(Self { server, adapters: adapters?, plan, asked: std::cell::Cell::new(0) })
     }
 

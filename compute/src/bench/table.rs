@@ -195,9 +195,7 @@ impl Spec {
         let (peer, peer_value) = match self.against {
             Against::Nothing => (None, None),
             Against::Ourselves(measure, name) => (Some(name.to_owned()), value(samples, measure, OURS)),
-            Against::Engine(engine) => {
-                (Some(self.engine(engine, samples)), value(samples, self.measure, engine))
-            }
+            Against::Engine(engine) => (Some(self.engine(engine, samples)), value(samples, self.measure, engine)),
         };
         let target = Target::parse(self.target);
         let met = target.zip(ours).and_then(|(target, ours)| target.is_met(ours, peer_value));
@@ -243,8 +241,7 @@ mod tests {
 
     #[test]
     fn the_middle_of_the_rounds_is_compared() {
-        let mut samples: Vec<Sample> =
-            [90.0, 30.0, 96.0].map(|value| sample("decode/f32/base", OURS, value)).into();
+        let mut samples: Vec<Sample> = [90.0, 30.0, 96.0].map(|value| sample("decode/f32/base", OURS, value)).into();
         samples.extend([100.0, 102.0, 10.0].map(|value| sample("decode/f32/base", "mistral.rs 0.9.5", value)));
         let rows = rows(&samples);
         let row = find(&rows, "f32, one stream, base", MISTRAL);

@@ -27,6 +27,7 @@ pub(super) fn lora(material: &Material, format: Format, plan: &Plan) -> Result<V
         batch: u32::try_from(BATCH).unwrap_or(u32::MAX),
         max_len: u32::try_from(SEQUENCE_TOKENS + 1).unwrap_or(u32::MAX),
         lr: 1e-4,
+        warmup: 0,
         ..Recipe::default()
     };
     let mut trainer = Trainer::new(&base, &recipe, &examples())?;

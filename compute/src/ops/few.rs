@@ -26,8 +26,8 @@ const LINE: usize = 16;
 const PIECES: usize = 2;
 /// Columns of a weight that are so few that its terms' blocks are summed side by side.
 const NARROW: usize = 64;
-/// Terms added to a sum each time it is loaded.
-const STEP: usize = 4;
+/// Terms added to a sum each time it is loaded, and rows of the weight that are read side by side.
+const STEP: usize = 8;
 /// Terms of a weight stored by columns that are turned around at a time: with 256 columns they fit the second-level cache.
 const TURNED_TERMS: usize = 128;
 /// Side of the squares that are turned around in registers.
@@ -62,42 +62,64 @@ pub(super) fn multiply_few(x: &[f32], weights: &[FewWeight<'_>], block: usize) -
     let rows = x.len() / terms;
     let columns: usize = weights.iter().map(|w| w.columns).sum();
     let threads = pool::threads().min(x.len() * columns / THREAD_WORK).max(1);
-    let most = columns.div_ceil(threads * if threads == 1 { 1 } else { PIECES }).next_multiple_of(LINE);
-    let pieces: Vec<(usize, Range<usize>)> = weights.iter().enumerate().flat_map(|(at, w)| pieces(at, w, most)).collect();
+    let pieces: Vec<Piece> =
+        weights.iter().enumerate().flat_map(|(at, w)| Piece::all(at, w, columns, threads, block)).collect();
     let work = |piece: usize| {
-        let (at, columns) = pieces[piece].clone();
-        pulp::Arch::new().dispatch(ColumnRun { x, w: weights[at], block, rows, columns })
+        let Piece { at, columns, terms } = pieces[piece].clone();
+        pulp::Arch::new().dispatch(ColumnRun { x, w: weights[at], block, rows, columns, terms })
     };
     let parts = if threads == 1 { (0..pieces.len()).map(work).collect() } else { pool::share(pieces.len(), work) };
     gather(weights, rows, &pieces, parts)
 }
 
-/// The columns of weight `at` in pieces of at most `most`.
-fn pieces(at: usize, w: &FewWeight<'_>, most: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
-    let columns = w.columns;
-    (0..columns).step_by(most).map(move |start| (at, start..columns.min(start + most)))
+/// What one core does at a time.
+#[derive(Debug, Clone)]
+struct Piece {
+    /// Which weight.
+    at: usize,
+    columns: Range<usize>,
+    /// All, or one block.
+    terms: Range<usize>,
+}
+
+impl Piece {
+    /// The pieces of weight `at` among weights of so many columns.
+    fn all(at: usize, w: &FewWeight<'_>, columns: usize, threads: usize, block: usize) -> Vec<Self> {
+        let (terms, own) = (w.terms, w.columns);
+        // Whole rows are the longest runs of memory.
+        if threads > 1 && own == columns && !w.by_columns && terms.is_multiple_of(block * threads) && terms > block {
+            let one = |start: usize| Self { at, columns: 0..own, terms: start..start + block };
+            return (0..terms).step_by(block).map(one).collect();
+        }
+        let most = match threads {
+            1 => own.max(1),
+            _ => columns.div_ceil(threads * PIECES).next_multiple_of(LINE),
+        };
+        let one = |start: usize| Self { at, columns: start..own.min(start + most), terms: 0..terms };
+        (0..own).step_by(most).map(one).collect()
+    }
 }
 
 /// The products, (rows, columns) each, from their pieces.
-fn gather(
-    weights: &[FewWeight<'_>],
-    rows: usize,
-    pieces: &[(usize, Range<usize>)],
-    parts: Vec<Vec<f32>>,
-) -> Vec<Vec<f32>> {
+fn gather(weights: &[FewWeight<'_>], rows: usize, pieces: &[Piece], parts: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
     let mut products: Vec<Vec<f32>> = Vec::with_capacity(weights.len());
-    for ((at, columns), part) in pieces.iter().zip(parts) {
+    for (Piece { at, columns, terms }, part) in pieces.iter().zip(parts) {
         let width = weights[*at].columns;
-        if columns.len() == width {
+        if columns.len() == width && terms.len() == weights[*at].terms {
             products.push(part);
             continue;
         }
-        if columns.start == 0 {
+        if products.len() <= *at {
             products.push(vec![0.0; rows * width]);
         }
         let Some(product) = products.last_mut() else { continue };
         for (row, part) in product.chunks_exact_mut(width).zip(part.chunks_exact(columns.len())) {
-            row[columns.clone()].copy_from_slice(part);
+            let row = &mut row[columns.clone()];
+            match terms.len() == weights[*at].terms {
+                true => row.copy_from_slice(part),
+                // Blocks come in order.
+                false => row.iter_mut().zip(part).for_each(|(sum, part)| *sum += part),
+            }
         }
     }
     products
@@ -110,6 +132,7 @@ struct ColumnRun<'a> {
     block: usize,
     rows: usize,
     columns: Range<usize>,
+    terms: Range<usize>,
 }
 
 impl WithSimd for ColumnRun<'_> {
@@ -128,7 +151,7 @@ impl WithSimd for ColumnRun<'_> {
             for first in (0..self.rows).step_by(ROWS) {
                 let rows = first..self.rows.min(first + ROWS);
                 let x = &self.x[rows.start * self.w.terms..rows.end * self.w.terms];
-                let group = Group { x, w: self.w, tile };
+                let group = Group { x, w: self.w, tile, terms: self.terms.clone() };
                 let y = &mut y[rows.start * width + start - self.columns.start..];
                 group.run(simd, self.block, columns.clone(), (y, width), (&mut sums, &mut turned));
             }
@@ -143,6 +166,8 @@ struct Group<'a> {
     w: FewWeight<'a>,
     /// Sums of one row.
     tile: usize,
+    /// Which terms.
+    terms: Range<usize>,
 }
 
 impl Group<'_> {
@@ -158,20 +183,20 @@ impl Group<'_> {
     ) {
         let (terms, length) = (self.w.terms, columns.len());
         let rows = self.x.len() / terms;
-        if length <= NARROW && terms > block && !self.w.by_columns {
+        if length <= NARROW && self.terms.len() > block && !self.w.by_columns {
             return self.run_narrow(simd, block, columns, (y, stride));
         }
-        for start in (0..terms).step_by(block) {
+        for start in self.terms.clone().step_by(block) {
             let sums = &mut sums[..rows * self.tile];
             sums.fill(0.0);
-            let range = start..terms.min(start + block);
+            let range = start..self.terms.end.min(start + block);
             match self.w.by_columns {
                 false => self.add_terms(simd, range, &self.w.values[columns.start..], self.w.columns, length, sums),
                 true => self.turn_and_add(simd, range, columns.clone(), turned, sums),
             }
             for (row, sums) in sums.chunks_exact(self.tile).enumerate() {
                 let y = &mut y[row * stride..][..length];
-                match terms <= block {
+                match self.terms.len() <= block {
                     true => y.copy_from_slice(&sums[..length]),
                     false => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
                 }
@@ -192,8 +217,8 @@ impl Group<'_> {
                 for (at, sums) in sums.chunks_exact_mut(length).enumerate() {
                     let (term, end) = (at * block + step, terms.min((at + 1) * block));
                     if term + STEP <= end {
-                        let rows = [weights(term), weights(term + 1), weights(term + 2), weights(term + 3)];
-                        add_four(simd, &x[term..term + STEP], rows, sums);
+                        let rows = std::array::from_fn(|at| weights(term + at));
+                        add_step(simd, &x[term..term + STEP], rows, [&[]; STEP], sums);
                         continue;
                     }
                     for term in term..end {
@@ -220,17 +245,21 @@ impl Group<'_> {
         sums: &mut [f32],
     ) {
         let from = if self.w.by_columns { range.start } else { 0 };
-        let weights = |term: usize| &w[(term - from) * stride..][..length];
+        let place = |term: usize| (term - from) * stride;
         let whole = range.start + range.len() / STEP * STEP;
         for term in (range.start..whole).step_by(STEP) {
-            let rows = [weights(term), weights(term + 1), weights(term + 2), weights(term + 3)];
+            let rows = std::array::from_fn(|at| &w[place(term + at)..][..length]);
+            // The processor fetches ahead within a row; where the next ones begin it can't know.
+            let next = w.get(place(term + STEP)..).unwrap_or_default();
+            let mut ahead = std::array::from_fn(|at| next.get(at * stride..).unwrap_or_default());
             for (x, sums) in self.x.chunks_exact(self.w.terms).zip(sums.chunks_exact_mut(self.tile)) {
-                add_four(simd, &x[term..term + STEP], rows, &mut sums[..length]);
+                add_step(simd, &x[term..term + STEP], rows, ahead, &mut sums[..length]);
+                ahead = [&[]; STEP];
             }
         }
         for term in whole..range.end {
             for (x, sums) in self.x.chunks_exact(self.w.terms).zip(sums.chunks_exact_mut(self.tile)) {
-                add_one(simd, x[term], weights(term), &mut sums[..length]);
+                add_one(simd, x[term], &w[place(term)..][..length], &mut sums[..length]);
             }
         }
     }
@@ -286,25 +315,42 @@ fn turn_square(columns: [&[f32]; SIDE], into: &mut [f32], stride: usize) {
     }
 }
 
-/// sums += x[0] · w[0] + … + x[3] · w[3], one fused step after the other.
+/// sums += x[0] · w[0] + … + x[7] · w[7], one fused step after the other; what is `ahead` is brought nearer.
 #[inline(always)]
-fn add_four<S: Simd>(simd: S, x: &[f32], w: [&[f32]; STEP], sums: &mut [f32]) {
+fn add_step<S: Simd>(simd: S, x: &[f32], w: [&[f32]; STEP], ahead: [&[f32]; STEP], sums: &mut [f32]) {
     let (sums, sums_rest) = S::as_mut_simd_f32s(sums);
-    let w = w.map(S::as_simd_f32s);
-    let factors = [x[0], x[1], x[2], x[3]].map(|x| simd.splat_f32s(x));
-    let [(a, _), (b, _), (c, _), (d, _)] = w;
-    for ((((sum, a), b), c), d) in sums.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-        let next = simd.mul_add_f32s(factors[0], *a, *sum);
-        let next = simd.mul_add_f32s(factors[1], *b, next);
-        let next = simd.mul_add_f32s(factors[2], *c, next);
-        *sum = simd.mul_add_f32s(factors[3], *d, next);
+    let factors: [S::f32s; STEP] = std::array::from_fn(|at| simd.splat_f32s(x[at]));
+    let vectors = w.map(|w| &S::as_simd_f32s(w).0[..sums.len()]);
+    let width = size_of::<S::f32s>() / size_of::<f32>();
+    for (at, sum) in sums.iter_mut().enumerate() {
+        let mut next = *sum;
+        for term in 0..STEP {
+            bring(ahead[term].get(at * width));
+            next = simd.mul_add_f32s(factors[term], vectors[term][at], next);
+        }
+        *sum = next;
     }
-    for (factor, (_, w)) in x.iter().zip(w) {
-        for (sum, w) in sums_rest.iter_mut().zip(w) {
+    for (factor, w) in x.iter().zip(w) {
+        for (sum, w) in sums_rest.iter_mut().zip(S::as_simd_f32s(w).1) {
             *sum = factor.mul_add(*w, *sum);
         }
     }
 }
+
+/// Asks for the cache line of a number that will be read soon.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn bring(number: Option<&f32>) {
+    use pulp::core_arch::x86::Sse;
+    use std::arch::x86_64::_MM_HINT_T1;
+    if let (Some(number), Some(sse)) = (number, Sse::try_new()) {
+        sse._mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(number).cast());
+    }
+}
+
+/// Asks for nothing: other processors are left to guess.
+#[cfg(not(target_arch = "x86_64"))]
+const fn bring(_: Option<&f32>) {}
 
 /// sums += x · w
 #[inline(always)]
