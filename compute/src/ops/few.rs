@@ -221,8 +221,8 @@ impl Group<'_> {
                         add_step(simd, &x[term..term + STEP], rows, [&[]; STEP], sums);
                         continue;
                     }
-                    for term in term..end {
-                        add_one(simd, x[term], weights(term), sums);
+                    for (x, term) in x[term.min(end)..end].iter().zip(term..) {
+                        add_one(simd, *x, weights(term), sums);
                     }
                 }
             }

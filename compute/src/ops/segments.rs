@@ -144,6 +144,14 @@ mod tests {
         tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
     }
 
+    /// One product of an addition's rows.
+    fn alone(x: &Tensor, weight: &Weight, addition: &Addition<'_>, at: usize) -> Tensor {
+        match addition.factors[at] {
+            None => weight.product(x).unwrap(),
+            Some(Factors { down, up }) => lora_product(x, weight, down, up, addition.scale, None).unwrap(),
+        }
+    }
+
     #[test]
     fn together_gives_the_bits_of_one_by_one() {
         for kind in [None, Some(GgmlDType::Q4K), Some(GgmlDType::Q8_0), Some(GgmlDType::Q6K)] {
@@ -160,19 +168,11 @@ mod tests {
                 ];
                 let additions = &additions[usize::from(half == 0)..];
                 let together = products(&x, &borrowed, additions).unwrap();
-                for (at, weight) in weights.iter().enumerate() {
-                    for addition in additions {
-                        let (start, length) = (addition.rows.start, addition.rows.len());
-                        let own = x.narrow(0, start, length).unwrap();
-                        let alone = match addition.factors[at] {
-                            None => weight.product(&own).unwrap(),
-                            Some(Factors { down, up }) => {
-                                lora_product(&own, weight, down, up, addition.scale, None).unwrap()
-                            }
-                        };
-                        let part = together[at].narrow(0, start, length).unwrap();
-                        assert!(bits(&part) == bits(&alone), "{kind:?}, {rows} rows, product {at}");
-                    }
+                for (at, addition) in (0..weights.len()).flat_map(|at| additions.iter().map(move |one| (at, one))) {
+                    let (start, length) = (addition.rows.start, addition.rows.len());
+                    let expected = alone(&x.narrow(0, start, length).unwrap(), &weights[at], addition, at);
+                    let part = together[at].narrow(0, start, length).unwrap();
+                    assert!(bits(&part) == bits(&expected), "{kind:?}, {rows} rows, product {at}");
                 }
             }
         }
