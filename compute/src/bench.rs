@@ -11,7 +11,6 @@ mod training;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gguf::GgufError;
 use crate::lora::LoraError;
 use crate::model::ModelError;
 use crate::serve::ServeError;
@@ -46,9 +45,6 @@ pub enum BenchError {
     /// A request failed.
     #[error(transparent)]
     Serve(#[from] ServeError),
-    /// A GGUF file can't be written.
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
     /// Training failed.
     #[error(transparent)]
     Train(#[from] TrainError),
