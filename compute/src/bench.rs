@@ -11,6 +11,7 @@ mod training;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gguf::GgufError;
 use crate::lora::LoraError;
 use crate::model::ModelError;
 use crate::serve::ServeError;
@@ -48,6 +49,9 @@ pub enum BenchError {
     /// Training failed.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// The model can't be written as GGUF.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Compute(#[from] candle_core::Error),

@@ -14,7 +14,8 @@ use crate::train::{Example, Recipe, Trainer};
 fn examples() -> Vec<Example> {
     let example = |seed: usize| {
         let prompt = letters(seed, 1);
-        Example { prompt, completion: letters(seed + BATCH, SEQUENCE_TOKENS), contributor: 0, weight: 1.0 }
+        let completion = letters(seed + BATCH, SEQUENCE_TOKENS);
+        Example { prompt, completion, messages: None, contributor: 0, weight: 1.0 }
     };
     (0..BATCH).map(example).collect()
 }

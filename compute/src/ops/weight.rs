@@ -146,8 +146,8 @@ fn back_quantised(gradient: &Tensor, weight: &QTensor) -> Result<Tensor> {
     let mut total: Option<Tensor> = None;
     for start in (0..columns).step_by(EXPANDED_COLUMNS) {
         let length = EXPANDED_COLUMNS.min(columns - start);
-        let range = |at: usize| u32::try_from(at).map_err(candle_core::Error::wrap);
-        let piece = weight.embedding(&Tensor::arange(range(start)?, range(start + length)?, &Device::Cpu)?)?;
+        let rows: Vec<u32> = (start..start + length).filter_map(|row| u32::try_from(row).ok()).collect();
+        let piece = weight.embedding(&Tensor::new(rows, &Device::Cpu)?)?;
         let part = gradient.narrow(1, start, length)?.contiguous()?.matmul(&piece.to_dtype(DType::F32)?)?;
         total = Some(match total {
             None => part,
