@@ -76,8 +76,14 @@ pub(super) fn answers(base: &Base, adapter: &Adapter, examples: &[Encoded]) -> R
     let questions = examples.iter().filter(|example| example.is_question && !example.was_cut && example.weight > 0.0);
     let (mut exact, mut rouge) = (Mean::default(), Mean::default());
     let mut asked = Vec::new();
+    let mut tokens = 0;
     for example in questions.take(MAX_ANSWERED) {
         let Some(last) = example.target.scored.last() else { continue };
+        // All prompts are read in one pass.
+        tokens += last.start;
+        if tokens > PASS_TOKENS && !asked.is_empty() {
+            break;
+        }
         let reference = base.tokenizer().decode(&example.target.tokens[last.clone()])?;
         let most = (last.len() + ANSWER_MARGIN_TOKENS).min(MAX_ANSWER_TOKENS);
         asked.push((Turn::new(base, &example.target.tokens[..last.start], most), reference));

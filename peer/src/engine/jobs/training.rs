@@ -14,6 +14,9 @@ use super::super::child::JobContext;
 use super::super::{Done, ExampleFrame, Reply, Run};
 use super::{adapter_bytes, micro, text};
 
+/// Examples that are trained on between two comparisons of answers, which are slow beside training: a recipe that evaluates
+/// after every step must not cost its worker many times what it pays for.
+const ANSWERS_AFTER: u64 = 128;
 /// Time between reports of progress.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -63,6 +66,7 @@ pub(super) fn train(context: &JobContext, run: &Run, resume: Option<&[u8]>) -> R
         context.reply(Reply::Checkpoint { job, step: 0, bytes: trainer.checkpoint() });
     }
     let mut told = Told::new(run.steps);
+    let mut unanswered = 0_u64;
     while !is_over(&trainer, run) {
         if context.is_stopped() {
             context.reply(Reply::Saved { job, step: trainer.steps_done(), bytes: trainer.checkpoint() });
@@ -73,9 +77,13 @@ pub(super) fn train(context: &JobContext, run: &Run, resume: Option<&[u8]>) -> R
         if report.step.is_multiple_of(recipe.checkpoint_every) || is_last {
             context.reply(Reply::Checkpoint { job, step: report.step, bytes: trainer.checkpoint() });
         }
+        unanswered += u64::from(recipe.batch);
         let answers = match report.evaluation {
-            Some(_) => trainer.answers().map_err(text)?,
-            None => None,
+            Some(_) if is_last || unanswered >= ANSWERS_AFTER => {
+                unanswered = 0;
+                trainer.answers().map_err(text)?
+            }
+            _ => None,
         };
         told.hear(&report, answers);
         if is_last || told.is_due() {
