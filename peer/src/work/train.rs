@@ -27,9 +27,10 @@ const SAVED: &str = "checkpoints-saved";
 
 type Noted = Vec<(u32, Hash)>;
 
-/// What is trained, in the class in which this build computes: another's checkpoints would lead to other bits.
+/// What is trained, in the classes in which this build computes: another's checkpoints would lead to other bits, with
+/// dense bases or with quantised ones.
 fn work_id(work: &FineTune) -> Hash {
-    let class = tributary_compute::device::class();
+    let class = crate::bases::classes();
     Hash(blake3::derive_key("tributary work of a training v1", &[class.as_bytes(), &wire::encode(work)].concat()))
 }
 
