@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::steps::{StepError, root, run, run_in};
 use crate::tools::cache;
 
@@ -45,15 +47,20 @@ fn small_models(network: &Path) -> Result<(), StepError> {
         tributary(&[&train[..], &["--budget", "1", "--check", "1", "--yes", "--quiet"]].concat())?;
     }
     let began = Instant::now();
-    let released =
-        || Ok::<_, StepError>(tributary(&["model", "ls", "--quiet", "--data-dir", &builder])?.lines().count());
-    while released()? <= SMALL_MODELS as usize {
+    while released(&builder)? <= SMALL_MODELS as usize {
         if began.elapsed() > TRAINED_WITHIN {
             return Err(format!("{SMALL_MODELS} small models were not trained within {TRAINED_WITHIN:?}"));
         }
         std::thread::sleep(Duration::from_secs(1));
     }
     Ok(())
+}
+
+/// How many trained models the node knows; bases stand in the same list.
+fn released(node: &str) -> Result<usize, StepError> {
+    let listed = tributary(&["model", "ls", "--json", "--data-dir", node])?;
+    let listed: Vec<Value> = serde_json::from_str(&listed).map_err(|error| format!("model ls: {error}"))?;
+    Ok(listed.iter().filter(|model| model["kind"] == "adapter").count())
 }
 
 /// Runs the binary; what it prints.
