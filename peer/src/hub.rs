@@ -192,7 +192,7 @@ impl Hub {
         Ok(Self { api, endpoint })
     }
 
-    /// What the model has at its revision, and the commit this stands for now. `file` chooses one of several GGUF files.
+    /// What the model has at its revision, and the commit behind that. `file` chooses one of several GGUF files.
     ///
     /// # Errors
     /// When the hub does not answer, knows no such model, or it has no weights that can be read.
