@@ -92,9 +92,9 @@ impl Model {
     /// A model over dense `weights`, which may be variables.
     ///
     /// # Errors
-    /// When a view of a tensor can't be made.
-    pub fn new(config: &Config, weights: &Weights) -> Result<Self, ModelError> {
-        Ok(Self::assemble(config, weights.parts()?))
+    /// When memory can't be had.
+    pub fn new(config: &Config, weights: Weights) -> Result<Self, ModelError> {
+        Ok(Self::assemble(config, weights.into_parts()?))
     }
 
     pub(crate) fn assemble(config: &Config, parts: Parts) -> Self {

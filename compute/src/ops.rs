@@ -14,6 +14,7 @@ mod pool;
 mod product;
 mod rope;
 mod segments;
+mod strips;
 mod swiglu;
 mod weight;
 
@@ -27,6 +28,7 @@ pub use norm::rms_norm;
 pub use product::product;
 pub use rope::{RopeTable, rotate};
 pub use segments::{Addition, Factors, products};
+pub use strips::Strips;
 pub use swiglu::swiglu;
 pub use weight::{Precision, Table, Weight};
 
@@ -45,14 +47,18 @@ fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     }
 }
 
+fn on_processor(storage: &Storage) -> Result<&CpuStorage> {
+    match storage {
+        Storage::Cpu(storage) => Ok(storage),
+        _ => bail!("kernel runs on the processor only"),
+    }
+}
+
 /// Lends the floats of a tensor, copying only when it is not contiguous.
 pub(crate) fn with_floats<T>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> T) -> Result<T> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => Ok(work(floats(storage, layout)?)),
-        _ => bail!("kernel runs on the processor only"),
-    }
+    Ok(work(floats(on_processor(&storage)?, layout)?))
 }
 
 fn stored(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {

@@ -12,7 +12,7 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
 
 use super::{GgufError, GgufFile};
-use crate::model::weights::{BlockWeights, Parts, SMALL_VOCAB};
+use crate::model::weights::{BlockWeights, Parts};
 use crate::model::{Config, Family, Module, RopeScaling};
 use crate::ops::{Precision, Table, Weight, with_floats};
 
@@ -48,8 +48,7 @@ pub(crate) fn parts_of<R: Read + Seek>(file: &mut GgufFile<R>, config: &mut Conf
     let head = match (config.tied, &stored) {
         (false, _) => reader.product("output.weight", &[vocab, hidden], None)?,
         (true, Stored::Blocks(tensor)) => Weight::Quantised(tensor.clone(), Precision::Quantised),
-        (true, Stored::Floats(tensor)) if vocab <= SMALL_VOCAB => Weight::Dense(tensor.t()?.contiguous()?),
-        (true, Stored::Floats(tensor)) => Weight::Dense(tensor.t()?),
+        (true, Stored::Floats(tensor)) => Weight::new(tensor.t()?)?,
     };
     if reader.file.tensors().contains_key("rope_freqs.weight") {
         let divisors = reader.dense("rope_freqs.weight", &[config.head_dim / 2])?.to_vec1::<f32>()?;
@@ -121,7 +120,7 @@ impl<R: Read + Seek> Reader<'_, R> {
 
     fn product(&mut self, name: &str, shape: &[usize], heads: Option<usize>) -> Result<Weight, GgufError> {
         Ok(match self.any(name, shape, heads)? {
-            Stored::Floats(tensor) => Weight::Dense(tensor.t()?.contiguous()?),
+            Stored::Floats(tensor) => Weight::new(tensor.t()?)?,
             Stored::Blocks(tensor) => Weight::Quantised(tensor, Precision::Quantised),
         })
     }

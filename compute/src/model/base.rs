@@ -159,7 +159,7 @@ impl Base {
         let mut tensors = TensorFiles::open(files)?;
         let stored = tensors.most_stored();
         let weights = Weights::from_files(&config, &mut tensors)?;
-        Ok(Self::assemble(Model::new(&config, &weights)?, tokenizer, rules, (hash, stored)))
+        Ok(Self::assemble(Model::new(&config, weights)?, tokenizer, rules, (hash, stored)))
     }
 
     /// Reads a GGUF file from anybody, with its own tokenizer or the `tokenizer.json` given.

@@ -63,9 +63,6 @@ pub(crate) struct Parts {
     pub(crate) head: Weight,
 }
 
-/// Largest vocabulary whose tied head is copied: see `ops::product` for products of at most this many results.
-pub(crate) const SMALL_VOCAB: usize = 256;
-
 /// What a tensor is for, which decides how it is laid out and initialised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -247,29 +244,22 @@ impl Weights {
         Ok((weights, variables))
     }
 
-    /// The parts of a dense model over these tensors.
-    pub(crate) fn parts(&self) -> candle_core::Result<Parts> {
-        let head = match &self.head {
-            Some(head) => head.clone(),
-            // With so few columns the products of a few rows would take another kernel over transposed weights.
-            None if self.embedding.dim(0)? <= SMALL_VOCAB => self.embedding.t()?.contiguous()?,
-            // Decoding streams the head for each token, three times as fast as it streams a transposed one.
-            None if !self.embedding.track_op() => self.embedding.t()?.contiguous()?,
+    /// The parts of a dense model. What is no variable is stored for multiplying, and each tensor freed once it is.
+    pub(crate) fn into_parts(self) -> candle_core::Result<Parts> {
+        let head = match self.head {
+            Some(head) => head,
             None => self.embedding.t()?,
         };
-        let blocks = self.blocks.iter().map(|block| BlockWeights {
-            attention_norm: block.attention_norm.clone(),
-            mlp_norm: block.mlp_norm.clone(),
-            head_norms: block.head_norms.clone(),
-            linears: block.linears.clone().map(Weight::Dense),
-            biases: block.biases.clone(),
+        let blocks = self.blocks.into_iter().map(|block| {
+            let linears: Vec<Weight> =
+                block.linears.into_iter().map(Weight::new).collect::<candle_core::Result<_>>()?;
+            let linears = linears.try_into().map_err(|_| candle_core::Error::msg("invariant: as many as before"))?;
+            let (attention_norm, mlp_norm) = (block.attention_norm, block.mlp_norm);
+            Ok(BlockWeights { attention_norm, mlp_norm, head_norms: block.head_norms, linears, biases: block.biases })
         });
-        Ok(Parts {
-            embedding: Table::Dense(self.embedding.clone()),
-            blocks: blocks.collect(),
-            norm: self.norm.clone(),
-            head: Weight::Dense(head),
-        })
+        let blocks = blocks.collect::<candle_core::Result<_>>()?;
+        let (embedding, norm) = (Table::Dense(self.embedding), self.norm);
+        Ok(Parts { embedding, blocks, norm, head: Weight::new(head)? })
     }
 
     /// All tensors in canonical order.

@@ -2,10 +2,10 @@
 //!
 //! Invariant: W never gets a gradient, `down` and `up` always do. The forward keeps nothing but its arguments.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::product::{multiply, multiply_padded};
-use super::weight::{Weight, multiply_by};
+use super::product::multiply_padded;
+use super::weight::Weight;
 use super::{floats, with_floats};
 
 /// x (rows, in), weight (in, out) dense or quantised, down (in, rank), up (rank, out); `mask` (rows, in) scales what the addition sees.
@@ -20,11 +20,6 @@ pub fn lora_product(
     scale: f32,
     mask: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let twice = |tensor: &Tensor| Tensor::cat(&[tensor, tensor], 0);
-    if x.dim(0)? == 1 && matches!(weight, Weight::Dense(_)) {
-        let op = LoraProduct { weight: weight.clone(), scale, mask: mask.map(twice).transpose()? };
-        return twice(x)?.apply_op3(down, up, op)?.narrow(0, 0, 1);
-    }
     x.contiguous()?.apply_op3(down, up, LoraProduct { weight: weight.clone(), scale, mask: mask.cloned() })
 }
 
@@ -35,17 +30,6 @@ struct LoraProduct {
 }
 
 impl LoraProduct {
-    fn base(&self, x: &CpuStorage, x_at: &Layout) -> Result<CpuStorage> {
-        match &self.weight {
-            Weight::Quantised(weight, precision) => multiply_by(x, x_at, weight, *precision),
-            Weight::Dense(weight) => {
-                let (weight, weight_at) = weight.storage_and_layout();
-                let Storage::Cpu(weight) = &*weight else { bail!("kernel runs on the processor only") };
-                multiply(x, x_at, weight, weight_at)
-            }
-        }
-    }
-
     fn masked(&self, x: &CpuStorage, x_at: &Layout) -> Result<Option<CpuStorage>> {
         let Some(mask) = &self.mask else { return Ok(None) };
         let x = floats(x, x_at)?;
@@ -68,9 +52,8 @@ impl CustomOp3 for LoraProduct {
         up: &CpuStorage,
         up_at: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let mut y = self.base(x, x_at)?;
+        let (mut y, shape) = self.weight.multiply(x, x_at)?;
         let (rows, rank) = (x_at.shape().dims2()?.0, down_at.shape().dims2()?.1);
-        let columns = up_at.shape().dims2()?.1;
         let small = match self.masked(x, x_at)? {
             Some(masked) => multiply_padded(&masked, &Layout::contiguous(x_at.shape()), down, down_at)?,
             None => multiply_padded(x, x_at, down, down_at)?,
@@ -80,7 +63,7 @@ impl CustomOp3 for LoraProduct {
         for (value, addition) in values.iter_mut().zip(addition.as_slice::<f32>()?) {
             *value += self.scale * addition;
         }
-        Ok((y, Shape::from((rows, columns))))
+        Ok((y, shape))
     }
 
     fn bwd(

@@ -14,7 +14,7 @@ use super::floats;
 
 /// Terms summed in one block. Up to here gemm sums all terms in order; beyond, its blocks would depend on the number
 /// of rows and on the processor's caches (gemm-common 0.19, `cache.rs`).
-const BLOCK_TERMS: usize = 512;
+pub(super) const BLOCK_TERMS: usize = 512;
 
 /// x (rows, in) · w (in, out). The gradient of either side is computed only where it is tracked.
 ///

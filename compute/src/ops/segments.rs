@@ -131,7 +131,7 @@ mod tests {
 
     fn weights(kind: Option<GgmlDType>) -> Vec<Weight> {
         let weight = |columns: usize| match kind {
-            None => Weight::Dense(random(256, columns)),
+            None => Weight::new(random(256, columns)).unwrap(),
             Some(kind) => {
                 let blocks = QTensor::quantize(&random(columns, 256), kind).unwrap();
                 Weight::Quantised(Arc::new(blocks), Precision::Quantised)

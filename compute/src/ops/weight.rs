@@ -1,15 +1,16 @@
 //! The weight of a product: dense in f32, or quantised as GGUF stores it.
 //!
-//! Invariant: row i of a product depends bitwise only on row i of x and on the weight, for either kind (a test holds
-//! candle's quantised kernels to it). A quantised weight is frozen: gradients go through it, never into it.
+//! Invariant: row i of a product depends bitwise only on row i of x and on the weight, for every kind (a test holds
+//! candle's quantised kernels to it). Strips and quantised weights are frozen: gradients go through them, never into them.
 
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::product::{product, products_of_few};
-use super::{tensor, with_floats};
+use super::product::{multiply_padded, product};
+use super::strips::{self, Strips};
+use super::{floats, on_processor, tensor, with_floats};
 
 /// Rows up to which candle's kernel for several weights is the fastest; beyond, matrix instructions are.
 const MOST_FUSED_ROWS: usize = 31;
@@ -31,22 +32,29 @@ pub enum Precision {
 pub enum Weight {
     /// (in, out) in f32; may be a variable.
     Dense(Tensor),
+    /// (in, out) in f32, stored for multiplying.
+    Strips(Arc<Strips>),
     /// (out, in) in GGUF's blocks.
     Quantised(Arc<QTensor>, Precision),
 }
 
-impl From<Tensor> for Weight {
-    fn from(tensor: Tensor) -> Self {
-        Self::Dense(tensor)
-    }
-}
-
 impl Weight {
+    /// A weight (in, out) of any layout: a variable stays one, everything else is stored for multiplying.
+    ///
+    /// # Errors
+    /// When it is not a matrix of f32.
+    pub fn new(tensor: Tensor) -> Result<Self> {
+        match tensor.track_op() {
+            true => Ok(Self::Dense(tensor)),
+            false => Ok(Self::Strips(Arc::new(Strips::new(&tensor)?))),
+        }
+    }
+
     /// The same weight multiplied in another precision; nothing changes for a dense one.
     #[must_use]
     pub fn with_precision(&self, precision: Precision) -> Self {
         match self {
-            Self::Dense(tensor) => Self::Dense(tensor.clone()),
+            Self::Dense(_) | Self::Strips(_) => self.clone(),
             Self::Quantised(tensor, _) => Self::Quantised(tensor.clone(), precision),
         }
     }
@@ -62,6 +70,7 @@ impl Weight {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Dense(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
+            Self::Strips(strips) => strips.bytes(),
             Self::Quantised(tensor, _) => tensor.storage_size_in_bytes(),
         }
     }
@@ -73,21 +82,17 @@ impl Weight {
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(tensor) => product(x, tensor),
-            Self::Quantised(tensor, precision) => {
-                x.contiguous()?.apply_op1(QuantisedProduct { weight: tensor.clone(), precision: *precision })
-            }
+            Self::Strips(_) | Self::Quantised(..) => x.contiguous()?.apply_op1(FrozenProduct(self.clone())),
         }
     }
 
     /// x (rows, in) by each of `weights`, together where the kernels can, with the same bits as one by one. No gradients.
     pub(super) fn products(x: &Tensor, weights: &[&Self]) -> Result<Vec<Tensor>> {
-        let rows = x.dim(0)?;
-        let dense: Option<Vec<&Tensor>> = weights.iter().map(|weight| weight.as_dense()).collect();
-        if let Some(dense) = dense
-            && let Some(products) = with_floats(x, |x| products_of_few(x, rows, &dense))??
-        {
-            let shaped = products.into_iter().zip(&dense);
-            return shaped.map(|(product, weight)| tensor(product, (rows, weight.dim(1)?))).collect();
+        let (rows, terms) = x.dims2()?;
+        let strips: Option<Vec<&Strips>> = weights.iter().map(|weight| weight.as_strips(terms)).collect();
+        if let Some(strips) = strips {
+            let products = with_floats(x, |x| strips::multiply(x, &strips))?.into_iter().zip(&strips);
+            return products.map(|(product, strips)| tensor(product, (rows, strips.shape().1))).collect();
         }
         let quantised: Option<Vec<&QTensor>> = weights.iter().map(|weight| weight.as_quantised(rows)).collect();
         if let Some(quantised) = quantised
@@ -100,10 +105,10 @@ impl Weight {
         weights.iter().map(|weight| weight.product(x)).collect()
     }
 
-    const fn as_dense(&self) -> Option<&Tensor> {
+    fn as_strips(&self, terms: usize) -> Option<&Strips> {
         match self {
-            Self::Dense(tensor) => Some(tensor),
-            Self::Quantised(..) => None,
+            Self::Strips(strips) if strips.shape().0 == terms => Some(strips),
+            _ => None,
         }
     }
 
@@ -124,6 +129,7 @@ impl Weight {
     pub fn dense(&self) -> Result<Tensor> {
         match self {
             Self::Dense(tensor) => Ok(tensor.clone()),
+            Self::Strips(strips) => strips.dense(),
             Self::Quantised(tensor, _) => tensor.dequantize(&Device::Cpu)?.t()?.contiguous(),
         }
     }
@@ -132,6 +138,10 @@ impl Weight {
     pub(super) fn back(&self, gradient: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(tensor) => gradient.matmul(&tensor.t()?),
+            Self::Strips(strips) => {
+                let (rows, terms) = (gradient.dim(0)?, strips.shape().0);
+                tensor(with_floats(gradient, |gradient| strips.back(gradient))?, (rows, terms))
+            }
             Self::Quantised(tensor, _) => back_quantised(&gradient.contiguous()?, tensor),
         }
     }
@@ -171,7 +181,7 @@ pub(super) fn multiply_quantised(x: &CpuStorage, x_at: &Layout, weight: &QTensor
         bail!("quantised product of ({rows}, {terms}) with ({inner}, {columns})");
     }
     if rows == 1 && single_row_differs(weight.dtype()) {
-        let row = super::floats(x, x_at)?;
+        let row = floats(x, x_at)?;
         let twice = CpuStorage::F32([row, row].concat());
         let (CpuStorage::F32(mut both), _) = weight.cpu_fwd(&twice, &Layout::contiguous((2, terms)))? else {
             bail!("product is not f32")
@@ -182,40 +192,50 @@ pub(super) fn multiply_quantised(x: &CpuStorage, x_at: &Layout, weight: &QTensor
     Ok(weight.cpu_fwd(x, x_at)?.0)
 }
 
-struct QuantisedProduct {
-    weight: Arc<QTensor>,
-    precision: Precision,
-}
+/// x times a weight that is no tensor of candle's.
+struct FrozenProduct(Weight);
 
-impl CustomOp1 for QuantisedProduct {
+impl CustomOp1 for FrozenProduct {
     fn name(&self) -> &'static str {
-        "quantised-product"
+        "frozen-product"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, x_at: &Layout) -> Result<(CpuStorage, Shape)> {
-        let shape = Shape::from((x_at.shape().dims2()?.0, self.weight.shape().dims2()?.0));
-        Ok((multiply_by(x, x_at, &self.weight, self.precision)?, shape))
+        self.0.multiply(x, x_at)
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        Weight::Quantised(self.weight.clone(), self.precision).back(gradient).map(Some)
+        self.0.back(gradient).map(Some)
     }
 }
 
-/// The product on bare storages in the given precision.
-pub(super) fn multiply_by(
-    x: &CpuStorage,
-    x_at: &Layout,
-    weight: &Arc<QTensor>,
-    precision: Precision,
-) -> Result<CpuStorage> {
-    if precision == Precision::Quantised {
-        return multiply_quantised(x, x_at, weight);
+impl Weight {
+    /// The product on bare storages, and its shape.
+    pub(super) fn multiply(&self, x: &CpuStorage, x_at: &Layout) -> Result<(CpuStorage, Shape)> {
+        let rows = x_at.shape().dims2()?.0;
+        match self {
+            Self::Dense(weight) => {
+                let (storage, weight_at) = weight.storage_and_layout();
+                let product = multiply_padded(x, x_at, on_processor(&storage)?, weight_at)?;
+                Ok((product, Shape::from((rows, weight.dim(1)?))))
+            }
+            Self::Strips(weight) => {
+                let (terms, columns) = weight.shape();
+                if x_at.shape().dims2()?.1 != terms {
+                    bail!("product of {:?} with ({terms}, {columns})", x_at.shape());
+                }
+                let product = strips::multiply(floats(x, x_at)?, &[weight]).pop().unwrap_or_default();
+                Ok((CpuStorage::F32(product), Shape::from((rows, columns))))
+            }
+            Self::Quantised(weight, Precision::Quantised) => {
+                Ok((multiply_quantised(x, x_at, weight)?, Shape::from((rows, weight.shape().dims2()?.0))))
+            }
+            Self::Quantised(weight, Precision::Exact) => {
+                // (out, in) as it lies is the transpose of what strips are made of.
+                Self::new(weight.dequantize(&Device::Cpu)?.t()?)?.multiply(x, x_at)
+            }
+        }
     }
-    let dense = Weight::Quantised(weight.clone(), precision).dense()?;
-    let (storage, layout) = dense.storage_and_layout();
-    let candle_core::Storage::Cpu(storage) = &*storage else { bail!("kernel runs on the processor only") };
-    super::product::multiply_padded(x, x_at, storage, layout)
 }
 
 /// The embedding: dense, or quantised and expanded row by row.

@@ -119,7 +119,7 @@ impl Pretrainer {
             }
         }
         Ok(Self {
-            model: Model::new(config, &weights)?,
+            model: Model::new(config, weights.clone())?,
             config: config.clone(),
             recipe: recipe.clone(),
             order: Order::new(recipe.seed, count),

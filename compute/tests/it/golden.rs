@@ -52,7 +52,7 @@ impl Golden {
     pub fn model(&self) -> Model {
         let config = self.config();
         let file = safetensors(&self.json::<Vec<(String, Vec<usize>)>>("tensors"));
-        Model::new(&config, &Weights::from_safetensors(&config, &file).unwrap()).unwrap()
+        Model::new(&config, Weights::from_safetensors(&config, &file).unwrap()).unwrap()
     }
 }
 

@@ -236,7 +236,7 @@ fn every_base_variable_gets_a_gradient() {
     for (tied, family) in [false, true].into_iter().flat_map(|tied| Family::ALL.map(|family| (tied, family))) {
         let config = Config { tied, family, ..config(64) };
         let (weights, variables) = Weights::random(&config, 5).unwrap().trainable(&config).unwrap();
-        let model = Model::new(&config, &weights).unwrap();
+        let model = Model::new(&config, weights.clone()).unwrap();
         let tokens: Vec<u32> = (0..20).collect();
         let targets = [Target::new(&tokens[..1], &tokens[1..])];
         let losses = token_losses(&model, Mode::Train, Hook::Base, &targets).unwrap();

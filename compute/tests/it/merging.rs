@@ -14,7 +14,7 @@ const ROUNDING: f32 = 2e-4;
 fn written(config: &Config, weights: &Weights) -> Model {
     let file = weights.to_safetensors(config, WeightType::F32).unwrap();
     let read = Config::from_json(&config.to_json()).unwrap();
-    Model::new(&read, &Weights::from_safetensors(&read, &file).unwrap()).unwrap()
+    Model::new(&read, Weights::from_safetensors(&read, &file).unwrap()).unwrap()
 }
 
 fn check(name: &str, model: &Model, tokens: &[u32]) {

@@ -1,0 +1,314 @@
+//! A frozen dense weight stored for multiplying: strips of sixteen columns, each contiguous from the first term to the last.
+//!
+//! Invariant: each result is the sum, in order, of blocks of [`BLOCK_TERMS`] terms, each block one chain of fused
+//! multiply-adds over its terms in order, whatever the number of rows, the threads and the width of the vectors. This is
+//! what [`super::product()`] computes from the same numbers stored row by row.
+//!
+//! Several strips are read side by side: a core that follows one run of memory gets two thirds of what it gets from
+//! four, and rows of a wide matrix are too far apart to be fetched ahead (figures in SPEED.md). The layout is that of the
+//! packed panels of a matrix product (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008),
+//! made once instead of for each product.
+
+mod kernel;
+
+use std::ops::Range;
+
+use candle_core::{Device, Result, Tensor};
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
+
+use super::pool;
+use super::product::BLOCK_TERMS;
+use kernel::StripProduct;
+
+/// Columns of a strip: one cache line of f32, and one vector of the widest instructions.
+pub(super) const STRIP: usize = 16;
+/// Strips that are multiplied side by side.
+const GROUP: usize = 4;
+/// Rows from which each core takes rows of its own instead of columns: then results are written where they belong.
+const MANY_ROWS: usize = 32;
+/// Rows that a core takes at a time at most: with a tile of the weight they stay in the second-level cache.
+const ROWS_AT_ONCE: usize = 64;
+/// Pieces for each core: one that was late leaves work to the others.
+const PIECES: usize = 2;
+/// Multiplications below which another core's share costs more than it brings.
+const THREAD_WORK: usize = 1 << 15;
+
+/// A weight (terms, columns) in strips. The last strip is filled up with zeros.
+#[derive(Debug)]
+pub struct Strips {
+    /// Strip by strip, [`STRIP`] values for each term.
+    values: Vec<f32>,
+    terms: usize,
+    columns: usize,
+}
+
+impl Strips {
+    /// Stores a weight (terms, columns) of any layout.
+    ///
+    /// # Errors
+    /// When it is not a matrix of f32.
+    pub fn new(weight: &Tensor) -> Result<Self> {
+        let (terms, columns) = weight.dims2()?;
+        let mut values = vec![0.0; terms * columns.next_multiple_of(STRIP)];
+        if values.is_empty() {
+            return Ok(Self { values, terms, columns });
+        }
+        // A transposed embedding is read as it lies.
+        let by_columns = weight.layout().is_fortran_contiguous() && !weight.is_contiguous();
+        let stored = if by_columns { weight.t()? } else { weight.clone() };
+        super::with_floats(&stored, |stored| {
+            values.par_chunks_exact_mut(terms * STRIP).enumerate().for_each(|(strip, into)| {
+                let own = strip * STRIP..columns.min((strip + 1) * STRIP);
+                match by_columns {
+                    true => fill_by_columns(into, &stored[own.start * terms..own.end * terms], terms),
+                    false => {
+                        for (into, row) in into.chunks_exact_mut(STRIP).zip(stored.chunks_exact(columns)) {
+                            into[..own.len()].copy_from_slice(&row[own.clone()]);
+                        }
+                    }
+                }
+            });
+        })?;
+        Ok(Self { values, terms, columns })
+    }
+
+    /// (terms, columns)
+    pub(super) const fn shape(&self) -> (usize, usize) {
+        (self.terms, self.columns)
+    }
+
+    /// Bytes of its numbers.
+    pub(super) const fn bytes(&self) -> usize {
+        self.terms * self.columns * size_of::<f32>()
+    }
+
+    /// Row by row, (terms, columns).
+    pub(super) fn dense(&self) -> Result<Tensor> {
+        let mut values = vec![0.0; self.terms * self.columns];
+        for (strip, from) in self.values.chunks_exact((self.terms * STRIP).max(1)).enumerate() {
+            let own = strip * STRIP..self.columns.min((strip + 1) * STRIP);
+            for (row, from) in values.chunks_exact_mut(self.columns).zip(from.chunks_exact(STRIP)) {
+                row[own.clone()].copy_from_slice(&from[..own.len()]);
+            }
+        }
+        Tensor::from_vec(values, (self.terms, self.columns), &Device::Cpu)
+    }
+
+    /// The transpose of some whole strips, (their columns, terms): what a gradient is multiplied with.
+    fn turned(&self, strips: Range<usize>) -> Self {
+        let columns = self.columns.min(strips.end * STRIP) - strips.start * STRIP;
+        let own = &self.values[strips.start * self.terms * STRIP..];
+        let mut values = vec![0.0; self.terms.next_multiple_of(STRIP) * columns];
+        values.par_chunks_exact_mut(columns * STRIP).enumerate().for_each(|(square, into)| {
+            for (strip, into) in into.chunks_mut(STRIP * STRIP).enumerate() {
+                let from = &own[(strip * self.terms + square * STRIP) * STRIP..]
+                    [..STRIP * STRIP.min(self.terms - square * STRIP)];
+                turn_square(from, into);
+            }
+        });
+        Self { values, terms: columns, columns: self.terms }
+    }
+
+    /// gradient (rows, columns) · weightᵀ, (rows, terms): what flows back through the product.
+    pub(super) fn back(&self, gradient: &[f32]) -> Vec<f32> {
+        let (rows, strips) = (gradient.len() / self.columns.max(1), self.columns.div_ceil(STRIP));
+        let mut total = vec![0.0; rows * self.terms];
+        for start in (0..strips).step_by(TURNED_STRIPS) {
+            let turned = self.turned(start..strips.min(start + TURNED_STRIPS));
+            let own = start * STRIP..start * STRIP + turned.terms;
+            let part: Vec<f32> =
+                gradient.chunks_exact(self.columns).flat_map(|row| &row[own.clone()]).copied().collect();
+            let Some(part) = multiply(&part, &[&turned]).pop() else { continue };
+            total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+        }
+        total
+    }
+}
+
+/// Strips that are turned at a time for a gradient: 12 MB for a width of 768.
+const TURNED_STRIPS: usize = 256;
+
+/// A strip from its columns, `terms` values each.
+fn fill_by_columns(strip: &mut [f32], columns: &[f32], terms: usize) {
+    for (at, column) in columns.chunks_exact(terms).enumerate() {
+        for (into, value) in strip.chunks_exact_mut(STRIP).zip(column) {
+            into[at] = *value;
+        }
+    }
+}
+
+/// `into[j][i] = from[i][j]` of rows of [`STRIP`] values, of which there may be fewer than [`STRIP`] on either side.
+fn turn_square(from: &[f32], into: &mut [f32]) {
+    for (i, from) in from.chunks_exact(STRIP).enumerate() {
+        for (into, value) in into.chunks_exact_mut(STRIP).zip(from) {
+            into[i] = *value;
+        }
+    }
+}
+
+/// x (rows, terms) · each weight, (rows, columns) each; all weights have as many terms.
+pub(super) fn multiply(x: &[f32], weights: &[&Strips]) -> Vec<Vec<f32>> {
+    let Some(terms) = weights.first().map(|weight| weight.terms.max(1)) else { return Vec::new() };
+    match x.len() / terms < MANY_ROWS {
+        true => multiply_few(x, weights, terms),
+        false => weights.iter().map(|weight| multiply_many(x, weight, terms)).collect(),
+    }
+}
+
+/// Each core takes some rows.
+fn multiply_many(x: &[f32], weight: &Strips, terms: usize) -> Vec<f32> {
+    let (rows, columns) = (x.len() / terms, weight.columns);
+    let mut y = vec![0.0_f32; rows * columns];
+    let at_once = rows.div_ceil(pool::threads()).next_multiple_of(GROUP).min(ROWS_AT_ONCE);
+    y.par_chunks_mut((at_once * columns).max(1))
+        .zip(rayon::slice::ParallelSlice::par_chunks(x, at_once * terms))
+        .for_each(|(y, x)| {
+            pulp::Arch::new().dispatch(StripProduct { x, weight, columns: 0..columns, y });
+        });
+    y
+}
+
+/// Each core takes some columns, of all weights in one go.
+fn multiply_few(x: &[f32], weights: &[&Strips], terms: usize) -> Vec<Vec<f32>> {
+    let rows = x.len() / terms;
+    let columns: usize = weights.iter().map(|weight| weight.columns).sum();
+    let threads = pool::threads().min(x.len() * columns / THREAD_WORK).max(1);
+    let most = match threads {
+        1 => usize::MAX / 2,
+        _ => columns.div_ceil(threads * PIECES).next_multiple_of(GROUP * STRIP),
+    };
+    let pieces = weights.iter().enumerate().flat_map(|(at, weight)| {
+        (0..weight.columns).step_by(most).map(move |start| (at, start..weight.columns.min(start.saturating_add(most))))
+    });
+    let pieces: Vec<(usize, Range<usize>)> = pieces.collect();
+    let work = |piece: usize| {
+        let (at, columns) = pieces[piece].clone();
+        let mut y = vec![0.0_f32; rows * columns.len()];
+        pulp::Arch::new().dispatch(StripProduct { x, weight: weights[at], columns, y: &mut y });
+        y
+    };
+    let parts = if threads == 1 { (0..pieces.len()).map(work).collect() } else { pool::share(pieces.len(), work) };
+    gather(weights, rows, &pieces, parts)
+}
+
+/// The products, (rows, columns) each, from their pieces.
+fn gather(weights: &[&Strips], rows: usize, pieces: &[(usize, Range<usize>)], parts: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+    let mut products: Vec<Vec<f32>> = Vec::with_capacity(weights.len());
+    for ((at, columns), part) in pieces.iter().zip(parts) {
+        let width = weights[*at].columns;
+        if columns.len() == width {
+            products.push(part);
+            continue;
+        }
+        if columns.start == 0 {
+            products.push(vec![0.0; rows * width]);
+        }
+        let Some(product) = products.last_mut() else { continue };
+        for (row, part) in product.chunks_exact_mut(width).zip(part.chunks_exact(columns.len())) {
+            row[columns.clone()].copy_from_slice(part);
+        }
+    }
+    products
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::super::product::{BLOCK_TERMS, product};
+    use super::{STRIP, StripProduct, Strips, TURNED_STRIPS, multiply};
+
+    const SHAPES: [(usize, usize); 8] =
+        [(1, 1), (7, 16), (768, 40), (512, 64), (513, 65), (1100, 130), (33, 700), (2048, 256)];
+
+    fn random(rows: usize, columns: usize) -> Tensor {
+        Tensor::randn(0f32, 1.0, (rows, columns), &Device::Cpu).unwrap()
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// As the invariant says it.
+    fn by_definition(x: &[f32], weight: &[f32], (terms, columns): (usize, usize)) -> Vec<f32> {
+        let mut y = Vec::new();
+        for row in x.chunks_exact(terms) {
+            for column in 0..columns {
+                let blocks = (0..terms).step_by(BLOCK_TERMS).map(|start| {
+                    let block = start..terms.min(start + BLOCK_TERMS);
+                    block.fold(0.0_f32, |sum, term| row[term].mul_add(weight[term * columns + column], sum))
+                });
+                y.push(blocks.reduce(|sum, block| sum + block).unwrap());
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn results_are_the_sums_that_the_invariant_says() {
+        for (terms, columns) in SHAPES {
+            let weight = random(terms, columns);
+            let by_rows = Strips::new(&weight).unwrap();
+            let by_columns = Strips::new(&weight.t().unwrap().contiguous().unwrap().t().unwrap()).unwrap();
+            for rows in [1, 2, 3, 5, 8, 31, 32, 33, 70] {
+                let x = values(&random(rows, terms));
+                let expected = by_definition(&x, &values(&weight), (terms, columns));
+                for strips in [&by_rows, &by_columns] {
+                    assert!(multiply(&x, &[strips])[0] == expected, "{terms}x{columns}, {rows} rows");
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn narrower_vectors_give_the_same_bits() {
+        let Some(narrow) = pulp::x86::V3::try_new() else { return };
+        for (terms, columns) in SHAPES {
+            let strips = Strips::new(&random(terms, columns)).unwrap();
+            for rows in [1, 2, 7] {
+                let x = values(&random(rows, terms));
+                let mut y = vec![0.0; rows * columns];
+                let all = StripProduct { x: &x, weight: &strips, columns: 0..columns, y: &mut y };
+                pulp::Simd::vectorize(narrow, all);
+                assert!(y == multiply(&x, &[&strips])[0], "{terms}x{columns}, {rows} rows");
+            }
+        }
+    }
+
+    #[test]
+    fn several_weights_at_once_are_each_one_alone() {
+        let weights = [700, 16, 130].map(|columns| Strips::new(&random(600, columns)).unwrap());
+        let borrowed: Vec<&Strips> = weights.iter().collect();
+        for rows in [1, 8, 40] {
+            let x = values(&random(rows, 600));
+            let alone: Vec<Vec<f32>> = borrowed.iter().map(|one| multiply(&x, &[one]).remove(0)).collect();
+            assert!(multiply(&x, &borrowed) == alone, "{rows} rows");
+        }
+    }
+
+    #[test]
+    fn a_weight_comes_out_as_it_went_in() {
+        for (terms, columns) in SHAPES {
+            let weight = random(terms, columns);
+            let strips = Strips::new(&weight).unwrap();
+            assert_eq!(values(&strips.dense().unwrap()), values(&weight), "{terms}x{columns}");
+            let turned = strips.turned(0..columns.div_ceil(STRIP));
+            assert_eq!(values(&turned.dense().unwrap()), values(&weight.t().unwrap()), "{terms}x{columns}");
+        }
+    }
+
+    #[test]
+    fn gradients_flow_back_as_through_a_dense_weight() {
+        for (terms, columns) in [(33, 40), (65, TURNED_STRIPS * STRIP + 100)] {
+            let (weight, gradient) = (random(terms, columns), random(5, columns));
+            let back = Strips::new(&weight).unwrap().back(&values(&gradient));
+            let expected = values(&product(&gradient, &weight.t().unwrap()).unwrap());
+            let size = (columns as f32).sqrt();
+            for (value, expected) in back.iter().zip(&expected) {
+                assert!((value - expected).abs() < 1e-5 * size, "{terms}x{columns}: {value}, expected {expected}");
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The inner loops of products with strips.
+//!
+//! Invariant: a sum is carried in one register through the terms of a block, in order, with one rounding for each term.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::{BLOCK_TERMS, GROUP, STRIP, Strips};
+
+/// Terms that all rows go through before the next ones: with four strips they take two thirds of a first-level cache.
+const TILE_TERMS: usize = 128;
+/// How many terms ahead memory is asked for.
+const AHEAD_TERMS: usize = 32;
+
+/// Some columns (from a whole strip on) of x (rows, terms) · weight, written to y (rows, columns).
+pub(super) struct StripProduct<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) weight: &'a Strips,
+    pub(super) columns: Range<usize>,
+    /// Zeros.
+    pub(super) y: &'a mut [f32],
+}
+
+/// Some terms of x and of `N` neighbouring strips.
+struct Tile<'a, const N: usize> {
+    /// From the first of these terms on, one row every `stride` values.
+    x: &'a [f32],
+    stride: usize,
+    /// From the first of these terms on.
+    strips: [&'a [[f32; STRIP]]; N],
+    terms: usize,
+}
+
+impl WithSimd for StripProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let strips = self.columns.len().div_ceil(STRIP);
+        // With narrower vectors the sums of four rows and four strips would not fit into registers.
+        let fits = size_of::<S::f32s>() == size_of::<[f32; STRIP]>() || self.x.len() == self.weight.terms;
+        let together = if fits { strips / GROUP * GROUP } else { 0 };
+        let mut sums = Vec::new();
+        for strip in (0..together).step_by(GROUP) {
+            self.group::<S, GROUP>(simd, strip, &mut sums);
+        }
+        let mut sums = Vec::new();
+        for strip in together..strips {
+            self.group::<S, 1>(simd, strip, &mut sums);
+        }
+    }
+}
+
+impl StripProduct<'_> {
+    /// The products with `N` neighbouring strips.
+    #[inline(always)]
+    fn group<S: Simd, const N: usize>(&mut self, simd: S, strip: usize, sums: &mut Vec<[[f32; STRIP]; N]>) {
+        let (terms, width) = (self.weight.terms, self.columns.len());
+        let first = self.columns.start / STRIP + strip;
+        let strips = std::array::from_fn(|at| {
+            let from = (first + at) * terms * STRIP;
+            self.weight.values[from..from + terms * STRIP].as_chunks().0
+        });
+        let own = strip * STRIP..width.min((strip + N) * STRIP);
+        for block in (0..terms).step_by(BLOCK_TERMS) {
+            let end = terms.min(block + BLOCK_TERMS);
+            sums.clear();
+            sums.resize(self.x.len() / terms, [[0.0; STRIP]; N]);
+            for start in (block..end).step_by(TILE_TERMS) {
+                let strips = strips.map(|strip: &[[f32; STRIP]]| &strip[start..]);
+                let tile = Tile { x: &self.x[start..], stride: terms, strips, terms: TILE_TERMS.min(end - start) };
+                tile.add(simd, sums);
+            }
+            for (y, sums) in self.y.chunks_exact_mut(width).zip(sums.iter()) {
+                let pairs = y[own.clone()].iter_mut().zip(sums.as_flattened());
+                match block {
+                    0 => pairs.for_each(|(y, sum)| *y = *sum),
+                    _ => pairs.for_each(|(y, sum)| *y += sum),
+                }
+            }
+        }
+    }
+}
+
+impl<const N: usize> Tile<'_, N> {
+    /// Adds the tile's products to `sums` of all rows.
+    #[inline(always)]
+    fn add<S: Simd>(&self, simd: S, sums: &mut [[[f32; STRIP]; N]]) {
+        let mut row = 0;
+        while row < sums.len() {
+            row += match sums.len() - row {
+                4.. => self.add_rows::<S, 4>(simd, row, sums),
+                2.. => self.add_rows::<S, 2>(simd, row, sums),
+                _ => self.add_rows::<S, 1>(simd, row, sums),
+            };
+        }
+    }
+
+    /// The same for `R` rows from `row` on; returns `R`.
+    #[inline(always)]
+    fn add_rows<S: Simd, const R: usize>(&self, simd: S, row: usize, sums: &mut [[[f32; STRIP]; N]]) -> usize {
+        match size_of::<[f32; STRIP]>() / size_of::<S::f32s>() {
+            1 => self.add_vectors::<S, R, 1>(simd, row, sums),
+            2 => self.add_vectors::<S, R, 2>(simd, row, sums),
+            4 => self.add_vectors::<S, R, 4>(simd, row, sums),
+            _ => self.add_vectors::<S, R, STRIP>(simd, row, sums),
+        }
+        R
+    }
+
+    /// The same with `V` vectors to a strip.
+    #[inline(always)]
+    fn add_vectors<S: Simd, const R: usize, const V: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        sums: &mut [[[f32; STRIP]; N]],
+    ) {
+        let x: [&[f32]; R] = std::array::from_fn(|at| &self.x[(row + at) * self.stride..][..self.terms]);
+        let strips = self.strips.map(|strip| &strip[..self.terms]);
+        let sums = &mut sums[row..row + R];
+        let load = |values: &[f32; STRIP]| -> [S::f32s; V] {
+            let vectors = S::as_simd_f32s(values).0;
+            std::array::from_fn(|at| vectors[at])
+        };
+        let mut own: [[[S::f32s; V]; N]; R] = std::array::from_fn(|r| sums[r].each_ref().map(load));
+        for term in 0..self.terms {
+            let w = strips.map(|strip| load(&strip[term]));
+            // Later rows find what the first ones have brought.
+            if row == 0 {
+                self.strips.iter().for_each(|strip| bring(strip.get(term + AHEAD_TERMS)));
+            }
+            for (own, x) in own.iter_mut().zip(&x) {
+                let x = simd.splat_f32s(x[term]);
+                for (own, w) in own.as_flattened_mut().iter_mut().zip(w.as_flattened()) {
+                    *own = simd.mul_add_f32s(x, *w, *own);
+                }
+            }
+        }
+        for (sums, own) in sums.as_flattened_mut().iter_mut().zip(own.as_flattened()) {
+            S::as_mut_simd_f32s(sums).0[..V].copy_from_slice(own);
+        }
+    }
+}
+
+/// Asks for the cache line of a term that will be read soon.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn bring(values: Option<&[f32; STRIP]>) {
+    use pulp::core_arch::x86::Sse;
+    use std::arch::x86_64::_MM_HINT_T1;
+    if let (Some(values), Some(sse)) = (values, Sse::try_new()) {
+        sse._mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(values).cast());
+    }
+}
+
+/// Asks for nothing: other processors are left to guess.
+#[cfg(not(target_arch = "x86_64"))]
+const fn bring(_: Option<&[f32; STRIP]>) {}
