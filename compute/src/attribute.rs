@@ -18,7 +18,7 @@ pub use codec::MAX_INDEX_BYTES;
 pub use index::{Index, MAX_CONTRIBUTORS};
 
 use crate::linear::Hook;
-use crate::lora::{Adapter, LoraError};
+use crate::lora::{Adapter, FrozenAdapter, LoraError};
 use crate::loss::{Target, completion_gradient, token_losses};
 use crate::model::{Base, Mode, ModelError};
 use quantise::{GradientTensor, dot};
@@ -187,8 +187,9 @@ fn measured_differences(
         std::iter::once(adapter).chain(places.iter().map(|place| &index.entries()[*place].leave_out)).collect();
     let mut losses = Vec::with_capacity(adapters.len());
     for adapters in adapters.chunks((BATCH_TOKENS / fed).max(1)) {
+        let frozen: Vec<FrozenAdapter> = adapters.iter().copied().map(FrozenAdapter::new).collect::<Result<_, _>>()?;
         let segments: Vec<_> =
-            adapters.iter().enumerate().map(|(at, adapter)| (at * fed..(at + 1) * fed, Some(*adapter))).collect();
+            frozen.iter().enumerate().map(|(at, adapter)| (at * fed..(at + 1) * fed, Some(adapter))).collect();
         let targets = vec![target.clone(); adapters.len()];
         let all = token_losses(base.model(), Mode::Infer, Hook::Segments(&segments), &targets)?.to_vec1::<f32>()?;
         let sums = all.chunks_exact(target.predicted()).map(|own| own.iter().map(|loss| f64::from(*loss)).sum::<f64>());

@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 pub use params::{Finish, GenerateParams, Generation, MAX_OUTPUT_TOKENS, MAX_PROMPT_BYTES, MAX_STOP_BYTES, MAX_STOPS};
 
 use crate::kv::Cache;
-use crate::lora::Adapter;
+use crate::lora::{Adapter, FrozenAdapter};
 use crate::model::{Base, Feed, LogitRows, ModelError};
 use answer::{Answer, Heard};
 use text::TextStream;
@@ -123,7 +123,7 @@ impl Engine {
         if requests.len() > MAX_BATCH_REQUESTS {
             return Err(EngineError::Batch { got: requests.len() });
         }
-        let mut turns: Vec<Result<Turn<'_>, EngineError>> =
+        let mut turns: Vec<Result<Turn, EngineError>> =
             requests.iter().map(|request| Turn::open(base, request)).collect();
         while step(base, &mut turns, on_text)? {}
         Ok(turns.into_iter().map(|turn| turn.and_then(|turn| turn.answer.close())).collect())
@@ -131,33 +131,34 @@ impl Engine {
 }
 
 /// An answer with what it runs on.
-struct Turn<'a> {
+struct Turn {
     answer: Answer,
-    adapter: Option<&'a Adapter>,
+    adapter: Option<FrozenAdapter>,
     cache: Cache,
 }
 
-impl<'a> Turn<'a> {
-    fn open(base: &Base, request: &Request<'a>) -> Result<Self, EngineError> {
+impl Turn {
+    fn open(base: &Base, request: &Request<'_>) -> Result<Self, EngineError> {
         request.params.check()?;
         if request.adapter.is_some_and(|adapter| !adapter.fits(base.config())) {
             return Err(EngineError::Adapter);
         }
         let prompt = answer::encode(base, request.prompt)?;
         let cache = Cache::new(base.config().layers, base.config().kv_width());
-        Ok(Self { answer: Answer::open(base, prompt, request.params)?, adapter: request.adapter, cache })
+        let adapter = request.adapter.map(FrozenAdapter::new).transpose()?;
+        Ok(Self { answer: Answer::open(base, prompt, request.params)?, adapter, cache })
     }
 
     fn feed(&mut self) -> Option<Feed<'_>> {
         let tokens = self.answer.next_tokens(self.cache.positions(), PREFILL_TOKENS)?;
-        Some(Feed { tokens, adapter: self.adapter, cache: &mut self.cache })
+        Some(Feed { tokens, adapter: self.adapter.as_ref(), cache: &mut self.cache })
     }
 }
 
 /// Feeds every open answer its next tokens and lets it pick one. Whether any is left open.
 fn step(
     base: &Base,
-    turns: &mut [Result<Turn<'_>, EngineError>],
+    turns: &mut [Result<Turn, EngineError>],
     on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
 ) -> Result<bool, EngineError> {
     let (mut open, mut feeds) = (Vec::new(), Vec::new());

@@ -6,9 +6,9 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::lora::{Adapter, Pair};
+use crate::lora::{Adapter, FrozenAdapter};
 use crate::model::Module;
-use crate::ops::{Addition, Factors, Precision, Weight, lora_product, products};
+use crate::ops::{Addition, Precision, Weight, lora_product, products};
 use crate::train::Dropout;
 
 /// Which adapter applies to which rows.
@@ -19,7 +19,7 @@ pub enum Hook<'a> {
     /// One adapter for all rows, in training with dropout on what it sees.
     One(&'a Adapter, Option<&'a Dropout<'a>>),
     /// Rows in segments that cover them all in order, each with its own adapter or the base.
-    Segments(&'a [(Range<usize>, Option<&'a Adapter>)]),
+    Segments(&'a [(Range<usize>, Option<&'a FrozenAdapter>)]),
 }
 
 /// A weight (in, out) at its place in the model, with a bias in the families that have one.
@@ -80,7 +80,7 @@ impl Linear {
         let products = match Self::is_plain(&linears, x, hook) {
             true => {
                 let weights: Vec<&Weight> = linears.iter().map(|linear| &linear.weight).collect();
-                products(x, &weights, &Self::additions(&linears, x, hook)?)?
+                products(x, &weights, &Self::additions(&linears, hook))?
             }
             false => linears.iter().map(|linear| linear.tracked(x, hook)).collect::<Result<_>>()?,
         };
@@ -94,45 +94,37 @@ impl Linear {
 
     /// Whether no gradient goes through these products.
     fn is_plain(linears: &[&Self], x: &Tensor, hook: Hook<'_>) -> bool {
-        let frozen = |linear: &&Self| !matches!(&linear.weight, Weight::Dense(weight) if weight.track_op());
-        let untracked = |pair: &Pair| !pair.down.track_op() && !pair.up.track_op();
         match hook {
             // Never differentiated.
             Hook::Segments(_) => true,
-            _ if x.track_op() => false,
-            Hook::Base => linears.iter().all(frozen),
-            Hook::One(_, Some(_)) => false,
-            Hook::One(adapter, None) => linears.iter().filter_map(|linear| linear.pair(adapter)).all(untracked),
+            Hook::Base => !x.track_op() && !linears.iter().any(|linear| linear.weight.is_variable()),
+            Hook::One(..) => false,
         }
     }
 
-    fn pair<'a>(&self, adapter: &'a Adapter) -> Option<&'a Pair> {
-        adapter.pair(self.layer, self.module)
-    }
-
     /// What adapters add to the rows of these products; neighbours of one adapter are one addition.
-    fn additions<'a>(linears: &[&Self], x: &Tensor, hook: Hook<'a>) -> Result<Vec<Addition<'a>>> {
-        let of = |rows: Range<usize>, adapter: &'a Adapter| {
-            let factors = |linear: &&Self| linear.pair(adapter).map(|pair| Factors { down: &pair.down, up: &pair.up });
-            Addition { rows, factors: linears.iter().map(factors).collect(), scale: adapter.config().scale() }
-        };
-        let segments = match hook {
-            Hook::Base => return Ok(Vec::new()),
-            Hook::One(adapter, _) => return Ok(vec![of(0..x.dim(0)?, adapter)]),
-            Hook::Segments(segments) => segments,
-        };
+    fn additions<'a>(linears: &[&Self], hook: Hook<'a>) -> Vec<Addition<'a>> {
+        let Hook::Segments(segments) = hook else { return Vec::new() };
         let mut additions: Vec<Addition<'a>> = Vec::with_capacity(segments.len());
-        let mut last: Option<&Adapter> = None;
+        let mut last: Option<&FrozenAdapter> = None;
         for (rows, adapter) in segments {
             let is_same = last.zip(*adapter).is_some_and(|(last, adapter)| std::ptr::eq(last, adapter));
             match (adapter, additions.last_mut().filter(|_| is_same)) {
                 (None, _) => {}
                 (Some(_), Some(addition)) => addition.rows.end = rows.end,
-                (Some(adapter), None) => additions.push(of(rows.clone(), adapter)),
+                (Some(adapter), None) => {
+                    let factors = |linear: &&Self| adapter.pair(linear.layer, linear.module);
+                    let scale = adapter.config().scale();
+                    additions.push(Addition {
+                        rows: rows.clone(),
+                        factors: linears.iter().map(factors).collect(),
+                        scale,
+                    });
+                }
             }
             last = *adapter;
         }
-        Ok(additions)
+        additions
     }
 
     /// The product where gradients may be asked for.
@@ -141,7 +133,7 @@ impl Linear {
             Hook::One(adapter, dropout) => (adapter, dropout),
             Hook::Base | Hook::Segments(_) => return self.weight.product(x),
         };
-        let Some(pair) = self.pair(adapter) else { return self.weight.product(x) };
+        let Some(pair) = adapter.pair(self.layer, self.module) else { return self.weight.product(x) };
         let mask = dropout.map(|dropout| dropout.mask(x.dims2()?.1, self.layer, self.module)).transpose()?;
         lora_product(x, &self.weight, &pair.down, &pair.up, adapter.config().scale(), mask.as_ref())
     }

@@ -4,6 +4,7 @@
 //! equal files, so that a hash names one.
 
 mod files;
+mod frozen;
 
 use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use crate::ops::narrow;
 use crate::random::{Stream, uniform};
 
 pub use files::{AdapterFiles, AdapterMeasure, MAX_ADAPTER_CONFIG_BYTES, measure};
+pub use frozen::FrozenAdapter;
 
 /// Largest rank: the cap of mistral.rs; above it LoRA saves nothing.
 pub const MAX_RANK: usize = 256;
@@ -155,8 +157,7 @@ impl Adapter {
     /// The pair of a product, if it carries one.
     #[must_use]
     pub fn pair(&self, layer: usize, module: Module) -> Option<&Pair> {
-        let index = self.config.target_modules.iter().position(|target| *target == module)?;
-        self.pairs.get(layer * self.config.target_modules.len() + index)
+        self.pairs.get(place(&self.config, layer, module)?)
     }
 
     /// All tensors in canonical order: per layer and target module down (in, rank), then up (rank, out).
@@ -224,6 +225,12 @@ pub fn parameter_count(model: &Config, lora: &LoraConfig) -> usize {
         lora.rank * (inner + outer)
     });
     sizes.sum()
+}
+
+/// Where a product's pair stands in the canonical order.
+fn place(lora: &LoraConfig, layer: usize, module: Module) -> Option<usize> {
+    let index = lora.target_modules.iter().position(|target| *target == module)?;
+    Some(layer * lora.target_modules.len() + index)
 }
 
 /// Every (layer, module) with a pair, in canonical order.

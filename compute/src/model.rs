@@ -183,7 +183,6 @@ impl Model {
         let hook = match segments.as_slice() {
             [] => return Err(ModelError::Input("no sequence".into())),
             [(_, None)] => Hook::Base,
-            [(_, Some(adapter))] => Hook::One(adapter, None),
             many => Hook::Segments(many),
         };
         self.check_hook(hook)?;

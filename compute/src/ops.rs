@@ -7,7 +7,6 @@
 mod attention;
 mod entropy;
 mod exponential;
-mod few;
 mod lora;
 mod norm;
 mod pool;

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 use super::{MAX_BATCH_TOKENS, ModelError};
 use crate::kv::Cache;
-use crate::lora::Adapter;
+use crate::lora::FrozenAdapter;
 
 /// Sequences laid end to end, without padding; each attends to itself only, from position 0.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ pub struct Feed<'a> {
     /// New tokens: a prompt (or a piece of one), or the last token picked.
     pub tokens: &'a [u32],
     /// The adapter that answers, or the base.
-    pub adapter: Option<&'a Adapter>,
+    pub adapter: Option<&'a FrozenAdapter>,
     /// What the sequence remembers; grows by the new tokens.
     pub cache: &'a mut Cache,
 }

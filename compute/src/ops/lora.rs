@@ -4,7 +4,7 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::product::multiply_padded;
+use super::product::multiply;
 use super::weight::Weight;
 use super::{floats, with_floats};
 
@@ -55,10 +55,10 @@ impl CustomOp3 for LoraProduct {
         let (mut y, shape) = self.weight.multiply(x, x_at)?;
         let (rows, rank) = (x_at.shape().dims2()?.0, down_at.shape().dims2()?.1);
         let small = match self.masked(x, x_at)? {
-            Some(masked) => multiply_padded(&masked, &Layout::contiguous(x_at.shape()), down, down_at)?,
-            None => multiply_padded(x, x_at, down, down_at)?,
+            Some(masked) => multiply(&masked, &Layout::contiguous(x_at.shape()), down, down_at)?,
+            None => multiply(x, x_at, down, down_at)?,
         };
-        let addition = multiply_padded(&small, &Layout::contiguous((rows, rank)), up, up_at)?;
+        let addition = multiply(&small, &Layout::contiguous((rows, rank)), up, up_at)?;
         let CpuStorage::F32(values) = &mut y else { bail!("product is not f32") };
         for (value, addition) in values.iter_mut().zip(addition.as_slice::<f32>()?) {
             *value += self.scale * addition;

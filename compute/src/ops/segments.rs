@@ -5,22 +5,22 @@
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 
-use super::product::{multiply_padded, products_of_few};
+use super::strips::{self, Strips};
 use super::weight::Weight;
-use super::{pool, tensor};
+use super::{pool, tensor, with_floats};
 
 /// Multiplications below which other cores' shares cost more than they bring.
 const THREAD_WORK: usize = 1 << 15;
 
 /// The two factors of an addition to one product.
-#[derive(Debug, Clone, Copy)]
-pub struct Factors<'a> {
+#[derive(Debug)]
+pub struct Factors {
     /// (in, rank)
-    pub down: &'a Tensor,
+    pub down: Strips,
     /// (rank, out)
-    pub up: &'a Tensor,
+    pub up: Strips,
 }
 
 /// What is added to some rows of the products.
@@ -29,7 +29,7 @@ pub struct Addition<'a> {
     /// Which rows.
     pub rows: Range<usize>,
     /// For each product its factors, if it has any.
-    pub factors: Vec<Option<Factors<'a>>>,
+    pub factors: Vec<Option<&'a Factors>>,
     /// What the factors' product is scaled by.
     pub scale: f32,
 }
@@ -42,32 +42,26 @@ pub struct Addition<'a> {
 pub fn products(x: &Tensor, weights: &[&Weight], additions: &[Addition<'_>]) -> Result<Vec<Tensor>> {
     let x = x.contiguous()?;
     let (rows, terms) = x.dims2()?;
-    let base = Weight::products(&x, weights)?;
     if additions.iter().all(|addition| addition.factors.iter().all(Option::is_none)) {
-        return Ok(base);
+        return Weight::products(&x, weights);
     }
-    let parts = super::with_floats(&x, |x| {
-        let part = |at: usize| {
-            let addition: &Addition<'_> = &additions[at];
-            match x.get(addition.rows.start * terms..addition.rows.end * terms) {
-                Some(x) => addition.parts(x, terms),
-                None => bail!("an addition to rows {:?} of {rows}", addition.rows),
-            }
-        };
+    for addition in additions {
+        addition.check(rows, terms, weights)?;
+    }
+    let parts = with_floats(&x, |x| {
+        let part = |at: usize| additions[at].parts(x, terms);
         match additions.iter().map(Addition::work).sum::<usize>() < THREAD_WORK {
-            true => (0..additions.len()).map(part).collect::<Result<Vec<_>>>(),
-            false => pool::share(additions.len(), part).into_iter().collect(),
+            true => (0..additions.len()).map(part).collect::<Vec<_>>(),
+            false => pool::share(additions.len(), part),
         }
-    })??;
-    let sums = base.iter().enumerate().map(|(product, base)| {
+    })?;
+    let base = Weight::products(&x, weights)?.into_iter().enumerate();
+    let sums = base.map(|(product, base)| {
         let columns = base.dim(1)?;
-        let mut values = super::with_floats(base, <[f32]>::to_vec)?;
+        let mut values = base.flatten_all()?.to_vec1::<f32>()?;
         for (addition, parts) in additions.iter().zip(&parts) {
-            let Some(Some(part)) = parts.get(product) else { continue };
+            let Some(part) = &parts[product] else { continue };
             let own = &mut values[addition.rows.start * columns..addition.rows.end * columns];
-            if own.len() != part.len() {
-                bail!("an addition of {} values to {}", part.len(), own.len());
-            }
             for (value, part) in own.iter_mut().zip(part) {
                 *value += addition.scale * part;
             }
@@ -78,41 +72,35 @@ pub fn products(x: &Tensor, weights: &[&Weight], additions: &[Addition<'_>]) -> 
 }
 
 impl Addition<'_> {
-    fn work(&self) -> usize {
-        let each = self.factors.iter().flatten().map(|factors| factors.down.elem_count() + factors.up.elem_count());
-        self.rows.len() * each.sum::<usize>()
+    fn check(&self, rows: usize, terms: usize, weights: &[&Weight]) -> Result<()> {
+        if self.rows.end > rows || self.factors.len() != weights.len() {
+            bail!("{} additions to rows {:?} of {rows}", self.factors.len(), self.rows);
+        }
+        for (factors, weight) in self.factors.iter().zip(weights) {
+            let Some(Factors { down, up }) = factors else { continue };
+            if (down.shape().0, up.shape()) != (terms, (down.shape().1, weight.columns()?)) {
+                bail!("an addition of {:?} by {:?} to rows of {terms}", down.shape(), up.shape());
+            }
+        }
+        Ok(())
     }
 
-    /// For each product (x·down)·up of the rows `x`.
-    fn parts(&self, x: &[f32], terms: usize) -> Result<Vec<Option<Vec<f32>>>> {
-        let downs: Vec<&Tensor> = self.factors.iter().flatten().map(|factors| factors.down).collect();
-        let mut smalls = multiply_all(x, (self.rows.len(), terms), &downs)?.into_iter();
+    fn work(&self) -> usize {
+        let each = self.factors.iter().flatten().map(|factors| factors.down.bytes() + factors.up.bytes());
+        self.rows.len() * each.sum::<usize>() / size_of::<f32>()
+    }
+
+    /// For each product (x·down)·up of the addition's rows of `x` (rows, terms).
+    fn parts(&self, x: &[f32], terms: usize) -> Vec<Option<Vec<f32>>> {
+        let x = &x[self.rows.start * terms..self.rows.end * terms];
+        let downs: Vec<&Strips> = self.factors.iter().flatten().map(|factors| &factors.down).collect();
+        let mut smalls = strips::multiply(x, &downs).into_iter();
         let parts = self.factors.iter().map(|factors| {
-            let Some((factors, small)) = factors.as_ref().and_then(|factors| Some((factors, smalls.next()?))) else {
-                return Ok(None);
-            };
-            let rank = factors.up.dim(0)?;
-            Ok(multiply_all(&small, (self.rows.len(), rank), &[factors.up])?.pop())
+            let small = smalls.by_ref().take(usize::from(factors.is_some())).next()?;
+            strips::multiply(&small, &[&factors.as_ref()?.up]).pop()
         });
         parts.collect()
     }
-}
-
-/// x (rows, terms) · each weight.
-fn multiply_all(x: &[f32], (rows, terms): (usize, usize), weights: &[&Tensor]) -> Result<Vec<Vec<f32>>> {
-    if let Some(products) = products_of_few(x, rows, weights)? {
-        return Ok(products);
-    }
-    let x = CpuStorage::F32(x.to_vec());
-    let products = weights.iter().map(|weight| {
-        let (weight, weight_at) = weight.storage_and_layout();
-        let Storage::Cpu(weight) = &*weight else { bail!("kernel runs on the processor only") };
-        match multiply_padded(&x, &Layout::contiguous((rows, terms)), weight, weight_at)? {
-            CpuStorage::F32(product) => Ok(product),
-            _ => bail!("product is not f32"),
-        }
-    });
-    products.collect()
 }
 
 #[cfg(test)]
@@ -122,7 +110,7 @@ mod tests {
     use candle_core::quantized::{GgmlDType, QTensor};
     use candle_core::{Device, Tensor};
 
-    use super::{Addition, Factors, Weight, products};
+    use super::{Addition, Factors, Strips, Weight, products};
     use crate::ops::{Precision, lora_product};
 
     fn random(rows: usize, columns: usize) -> Tensor {
@@ -148,7 +136,10 @@ mod tests {
     fn alone(x: &Tensor, weight: &Weight, addition: &Addition<'_>, at: usize) -> Tensor {
         match addition.factors[at] {
             None => weight.product(x).unwrap(),
-            Some(Factors { down, up }) => lora_product(x, weight, down, up, addition.scale, None).unwrap(),
+            Some(Factors { down, up }) => {
+                let (down, up) = (down.dense().unwrap(), up.dense().unwrap());
+                lora_product(x, weight, &down, &up, addition.scale, None).unwrap()
+            }
         }
     }
 
@@ -157,11 +148,12 @@ mod tests {
         for kind in [None, Some(GgmlDType::Q4K), Some(GgmlDType::Q8_0), Some(GgmlDType::Q6K)] {
             let weights = weights(kind);
             let borrowed: Vec<&Weight> = weights.iter().collect();
-            let pairs: Vec<(Tensor, Tensor)> =
-                borrowed.iter().map(|w| (random(256, 4), random(4, w.dense().unwrap().dim(1).unwrap()))).collect();
+            let strips = |rows: usize, columns: usize| Strips::new(&random(rows, columns)).unwrap();
+            let pair = |w: &&Weight| Factors { down: strips(256, 4), up: strips(4, w.columns().unwrap()) };
+            let pairs: Vec<Factors> = borrowed.iter().map(pair).collect();
             for rows in [1, 2, 9, 40, 70] {
                 let (x, half) = (random(rows, 256), rows / 2);
-                let factors = |at: usize| Some(Factors { down: &pairs[at].0, up: &pairs[at].1 });
+                let factors = |at: usize| Some(&pairs[at]);
                 let additions = [
                     Addition { rows: 0..half, factors: vec![factors(0), None, factors(2)], scale: 0.5 },
                     Addition { rows: half..rows, factors: vec![None, factors(1), None], scale: 2.0 },

@@ -74,13 +74,20 @@ impl Strips {
     }
 
     /// (terms, columns)
-    pub(super) const fn shape(&self) -> (usize, usize) {
+    #[must_use]
+    pub const fn shape(&self) -> (usize, usize) {
         (self.terms, self.columns)
     }
 
-    /// Bytes of its numbers.
+    /// Bytes in memory of a weight (terms, columns).
+    #[must_use]
+    pub const fn bytes_of(terms: usize, columns: usize) -> usize {
+        terms * columns.next_multiple_of(STRIP) * size_of::<f32>()
+    }
+
+    /// Bytes in memory.
     pub(super) const fn bytes(&self) -> usize {
-        self.terms * self.columns * size_of::<f32>()
+        Self::bytes_of(self.terms, self.columns)
     }
 
     /// Row by row, (terms, columns).

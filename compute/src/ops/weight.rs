@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::product::{multiply_padded, product};
+use super::product::{multiply, product};
 use super::strips::{self, Strips};
 use super::{floats, on_processor, tensor, with_floats};
 
@@ -57,6 +57,12 @@ impl Weight {
             Self::Dense(_) | Self::Strips(_) => self.clone(),
             Self::Quantised(tensor, _) => Self::Quantised(tensor.clone(), precision),
         }
+    }
+
+    /// Whether this may be trained.
+    #[must_use]
+    pub fn is_variable(&self) -> bool {
+        matches!(self, Self::Dense(tensor) if tensor.track_op())
     }
 
     /// Whether products run on candle's quantised kernels.
@@ -119,6 +125,15 @@ impl Weight {
                 (rows > 1 || !single_row_differs(tensor.dtype())).then_some(tensor)
             }
             _ => None,
+        }
+    }
+
+    /// Columns of a product.
+    pub(super) fn columns(&self) -> Result<usize> {
+        match self {
+            Self::Dense(tensor) => tensor.dim(1),
+            Self::Strips(strips) => Ok(strips.shape().1),
+            Self::Quantised(tensor, _) => Ok(tensor.shape().dims2()?.0),
         }
     }
 
@@ -216,7 +231,7 @@ impl Weight {
         match self {
             Self::Dense(weight) => {
                 let (storage, weight_at) = weight.storage_and_layout();
-                let product = multiply_padded(x, x_at, on_processor(&storage)?, weight_at)?;
+                let product = multiply(x, x_at, on_processor(&storage)?, weight_at)?;
                 Ok((product, Shape::from((rows, weight.dim(1)?))))
             }
             Self::Strips(weight) => {

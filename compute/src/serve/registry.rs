@@ -15,7 +15,7 @@ use tributary_protocol::id::Hash;
 pub(super) use loader::{Loader, Loading};
 
 use super::schedule::AdapterSize;
-use crate::lora::{Adapter, AdapterFiles, LoraError, MAX_ADAPTER_CONFIG_BYTES, measure};
+use crate::lora::{Adapter, AdapterFiles, FrozenAdapter, LoraError, MAX_ADAPTER_CONFIG_BYTES, measure};
 use crate::model::Config;
 
 /// Most adapters known at once: at about 200 bytes each, some 200 MB.
@@ -130,13 +130,13 @@ impl Registry {
     }
 
     /// Reads an adapter's numbers.
-    fn read(&self, hash: Hash, folder: &Path) -> Result<Adapter, RegistryError> {
+    fn read(&self, hash: Hash, folder: &Path) -> Result<FrozenAdapter, RegistryError> {
         let files = self.files(folder)?;
         let found = files.hash();
         if found != hash {
             return Err(RegistryError::Hash { found, registered: hash });
         }
-        Ok(Adapter::from_files(&self.model, &files)?)
+        Ok(FrozenAdapter::new(&Adapter::from_files(&self.model, &files)?).map_err(LoraError::from)?)
     }
 
     /// Both files, once their sizes are known to be right.

@@ -8,7 +8,7 @@ use super::examples::Encoded;
 use super::rouge::{rouge_l, words};
 use crate::kv::Cache;
 use crate::linear::Hook;
-use crate::lora::Adapter;
+use crate::lora::{Adapter, FrozenAdapter};
 use crate::loss::{Target, token_losses};
 use crate::model::{Base, Feed, LogitRows, Mode};
 use crate::ops::narrow;
@@ -89,7 +89,8 @@ pub(super) fn answers(base: &Base, adapter: &Adapter, examples: &[Encoded]) -> R
         asked.push((Turn::new(base, &example.target.tokens[..last.start], most), reference));
     }
     let mut turns: Vec<&mut Turn> = asked.iter_mut().map(|(turn, _)| turn).collect();
-    while advance(base, adapter, &mut turns)? {}
+    let adapter = FrozenAdapter::new(adapter)?;
+    while advance(base, &adapter, &mut turns)? {}
     for (turn, reference) in &asked {
         let answer = base.tokenizer().decode(&turn.answer)?;
         match words(reference).len() <= EXACT_WORDS {
@@ -159,7 +160,7 @@ impl Turn {
 }
 
 /// Feeds every open turn once; whether there was any.
-fn advance(base: &Base, adapter: &Adapter, turns: &mut [&mut Turn]) -> Result<bool, TrainError> {
+fn advance(base: &Base, adapter: &FrozenAdapter, turns: &mut [&mut Turn]) -> Result<bool, TrainError> {
     let mut open: Vec<&mut &mut Turn> = turns.iter_mut().filter(|turn| turn.is_open()).collect();
     if open.is_empty() {
         return Ok(false);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tributary_compute::engine::{Engine, EngineError, Finish, GenerateParams, Generation};
-use tributary_compute::lora::{Adapter, LoraConfig};
+use tributary_compute::lora::{Adapter, FrozenAdapter, LoraConfig};
 use tributary_compute::model::{Base, Mode, Packed};
 use tributary_compute::proof::{ProofVerdict, check_generation};
 use tributary_compute::sample::{Format, Sampling};
@@ -174,8 +174,7 @@ fn more_adapters_than_fit_are_swapped_and_change_nothing() {
 }
 
 fn bench_adapter_bytes(base: &Base) -> u64 {
-    let values = adapter(base, 1, 8.0).values().unwrap().len();
-    (values * size_of::<f32>()) as u64
+    FrozenAdapter::bytes(base.config(), adapter(base, 1, 8.0).config()) as u64
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Invariant: what passes here takes at most the bytes that the measure says, in the file and in memory.
 
 use super::{HEADER_BYTES_PER_TENSOR, MAX_ADAPTER_CONFIG_BYTES, RawAdapter};
-use crate::lora::{LoraConfig, LoraError, parameter_count};
+use crate::lora::{FrozenAdapter, LoraConfig, LoraError, parameter_count};
 use crate::model::Config;
 
 /// An adapter's shape and size.
@@ -11,7 +11,7 @@ use crate::model::Config;
 pub struct AdapterMeasure {
     /// Its shape.
     pub config: LoraConfig,
-    /// Bytes of its numbers in memory.
+    /// Bytes of its numbers in memory, as serving holds them.
     pub memory_bytes: u64,
     /// The largest file that can hold exactly its tensors.
     pub most_file_bytes: u64,
@@ -30,7 +30,8 @@ pub fn measure(model: &Config, config_json: &[u8]) -> Result<AdapterMeasure, Lor
     raw.refuse_unsupported()?;
     let config = raw.into_config()?;
     let tensors = model.layers * config.target_modules.len() * 2;
-    let memory_bytes = (parameter_count(model, &config) * size_of::<f32>()) as u64;
-    let most_file_bytes = memory_bytes + ((tensors + 2) * HEADER_BYTES_PER_TENSOR) as u64;
+    let numbers = parameter_count(model, &config) * size_of::<f32>();
+    let most_file_bytes = (numbers + (tensors + 2) * HEADER_BYTES_PER_TENSOR) as u64;
+    let memory_bytes = FrozenAdapter::bytes(model, &config) as u64;
     Ok(AdapterMeasure { config, memory_bytes, most_file_bytes })
 }

@@ -11,14 +11,14 @@ use std::thread::JoinHandle;
 use tributary_protocol::id::Hash;
 
 use super::Registry;
-use crate::lora::Adapter;
+use crate::lora::FrozenAdapter;
 
 /// What came of an order.
 #[derive(Debug)]
 pub(in crate::serve) struct Loading {
     pub(in crate::serve) hash: Hash,
     /// The adapter, or why it can't be had.
-    pub(in crate::serve) result: Result<Arc<Adapter>, String>,
+    pub(in crate::serve) result: Result<Arc<FrozenAdapter>, String>,
 }
 
 /// The loading thread.
@@ -66,7 +66,7 @@ impl Drop for Loader {
     }
 }
 
-fn load(registry: &Registry, hash: Hash) -> Result<Arc<Adapter>, String> {
+fn load(registry: &Registry, hash: Hash) -> Result<Arc<FrozenAdapter>, String> {
     let Some(folder) = registry.folder(&hash) else { return Err("it is not known any more".into()) };
     match catch_unwind(AssertUnwindSafe(|| registry.read(hash, &folder))) {
         Ok(Ok(adapter)) => Ok(Arc::new(adapter)),

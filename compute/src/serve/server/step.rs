@@ -13,14 +13,14 @@ use super::super::schedule::RequestId;
 use super::session::Outcome;
 use crate::engine::EngineError;
 use crate::kv::Cache;
-use crate::lora::Adapter;
+use crate::lora::FrozenAdapter;
 use crate::model::{Feed, LogitRows, Model};
 
 /// What one session feeds.
 pub(super) struct Part {
     pub(super) id: RequestId,
     pub(super) adapter_hash: Option<Hash>,
-    pub(super) adapter: Option<Arc<Adapter>>,
+    pub(super) adapter: Option<Arc<FrozenAdapter>>,
     pub(super) tokens: Vec<u32>,
     pub(super) cache: Cache,
 }

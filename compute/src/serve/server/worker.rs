@@ -18,7 +18,7 @@ use super::Mail;
 use super::session::{Next, Session};
 use super::step::{Computed, Part, compute};
 use crate::kv::{Cache, SealedBlock};
-use crate::lora::Adapter;
+use crate::lora::FrozenAdapter;
 use crate::model::Base;
 
 /// How often clients that don't read are tried again while nothing else happens.
@@ -34,7 +34,7 @@ pub(super) struct Worker {
     load: Arc<Mutex<Load>>,
     sessions: BTreeMap<RequestId, Session>,
     parting: Vec<Session>,
-    adapters: BTreeMap<Hash, Arc<Adapter>>,
+    adapters: BTreeMap<Hash, Arc<FrozenAdapter>>,
     blocks: BTreeMap<BlockId, SealedBlock>,
 }
 
