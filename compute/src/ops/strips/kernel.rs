@@ -10,7 +10,7 @@ use super::{BLOCK_TERMS, GROUP, STRIP, Strips};
 
 /// Terms that all rows go through before the next ones: with four strips they take two thirds of a first-level cache.
 const TILE_TERMS: usize = 128;
-/// How many terms ahead memory is asked for.
+/// How many terms ahead memory is asked for, where strips are that long; else it is the next strips' beginning.
 const AHEAD_TERMS: usize = 32;
 
 /// Some columns (from a whole strip on) of x (rows, terms) · weight, written to y (rows, columns).
@@ -27,9 +27,11 @@ struct Tile<'a, const N: usize> {
     /// From the first of these terms on, one row every `stride` values.
     x: &'a [f32],
     stride: usize,
-    /// From the first of these terms on.
+    /// From the first of these terms on, and on through later strips.
     strips: [&'a [[f32; STRIP]]; N],
     terms: usize,
+    /// How many terms ahead memory is asked for.
+    ahead: usize,
 }
 
 impl WithSimd for StripProduct<'_> {
@@ -58,18 +60,17 @@ impl StripProduct<'_> {
     fn group<S: Simd, const N: usize>(&mut self, simd: S, strip: usize, sums: &mut Vec<[[f32; STRIP]; N]>) {
         let (terms, width) = (self.weight.terms, self.columns.len());
         let first = self.columns.start / STRIP + strip;
-        let strips = std::array::from_fn(|at| {
-            let from = (first + at) * terms * STRIP;
-            self.weight.values[from..from + terms * STRIP].as_chunks().0
-        });
+        let strips = std::array::from_fn(|at| self.weight.values[(first + at) * terms * STRIP..].as_chunks().0);
         let own = strip * STRIP..width.min((strip + N) * STRIP);
+        let ahead = if terms < AHEAD_TERMS { N * terms } else { AHEAD_TERMS };
         for block in (0..terms).step_by(BLOCK_TERMS) {
             let end = terms.min(block + BLOCK_TERMS);
             sums.clear();
             sums.resize(self.x.len() / terms, [[0.0; STRIP]; N]);
             for start in (block..end).step_by(TILE_TERMS) {
                 let strips = strips.map(|strip: &[[f32; STRIP]]| &strip[start..]);
-                let tile = Tile { x: &self.x[start..], stride: terms, strips, terms: TILE_TERMS.min(end - start) };
+                let (x, now) = (&self.x[start..], TILE_TERMS.min(end - start));
+                let tile = Tile { x, stride: terms, strips, terms: now, ahead };
                 tile.add(simd, sums);
             }
             for (y, sums) in self.y.chunks_exact_mut(width).zip(sums.iter()) {
@@ -129,7 +130,7 @@ impl<const N: usize> Tile<'_, N> {
             let w = strips.map(|strip| load(&strip[term]));
             // Later rows find what the first ones have brought.
             if row == 0 {
-                self.strips.iter().for_each(|strip| bring(strip.get(term + AHEAD_TERMS)));
+                self.strips.iter().for_each(|strip| bring(strip.get(term + self.ahead)));
             }
             for (own, x) in own.iter_mut().zip(&x) {
                 let x = simd.splat_f32s(x[term]);
