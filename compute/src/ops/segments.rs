@@ -48,22 +48,26 @@ pub fn products(x: &Tensor, weights: &[&Weight], additions: &[Addition<'_>]) -> 
     for addition in additions {
         addition.check(rows, terms, weights)?;
     }
+    let places: Vec<(usize, usize)> = additions.iter().enumerate().flat_map(|(at, one)| one.places(at)).collect();
     let parts = with_floats(&x, |x| {
-        let part = |at: usize| additions[at].parts(x, terms);
+        let part = |place: usize| {
+            let (addition, product) = places[place];
+            additions[addition].part(x, terms, product)
+        };
         match additions.iter().map(Addition::work).sum::<usize>() < THREAD_WORK {
-            true => (0..additions.len()).map(part).collect::<Vec<_>>(),
-            false => pool::share(additions.len(), part),
+            true => (0..places.len()).map(part).collect::<Vec<_>>(),
+            false => pool::share(places.len(), part),
         }
     })?;
     let base = Weight::products(&x, weights)?.into_iter().enumerate();
     let sums = base.map(|(product, base)| {
         let columns = base.dim(1)?;
         let mut values = base.flatten_all()?.to_vec1::<f32>()?;
-        for (addition, parts) in additions.iter().zip(&parts) {
-            let Some(part) = &parts[product] else { continue };
-            let own = &mut values[addition.rows.start * columns..addition.rows.end * columns];
-            for (value, part) in own.iter_mut().zip(part) {
-                *value += addition.scale * part;
+        let own = places.iter().zip(&parts).filter(|((_, of), _)| *of == product);
+        for ((addition, _), part) in own {
+            let Addition { rows, scale, .. } = &additions[*addition];
+            for (value, part) in values[rows.start * columns..].iter_mut().zip(part) {
+                *value += scale * part;
             }
         }
         tensor(values, (rows, columns))
@@ -90,16 +94,18 @@ impl Addition<'_> {
         self.rows.len() * each.sum::<usize>() / size_of::<f32>()
     }
 
-    /// For each product (x·down)·up of the addition's rows of `x` (rows, terms).
-    fn parts(&self, x: &[f32], terms: usize) -> Vec<Option<Vec<f32>>> {
+    /// This addition's number `at` and each product that it has factors for.
+    fn places(&self, at: usize) -> impl Iterator<Item = (usize, usize)> {
+        let products = self.factors.iter().enumerate().filter(|(_, factors)| factors.is_some());
+        products.map(move |(product, _)| (at, product))
+    }
+
+    /// (x·down)·up of the addition's rows of `x` (rows, terms).
+    fn part(&self, x: &[f32], terms: usize, product: usize) -> Vec<f32> {
+        let Some(factors) = self.factors[product] else { return Vec::new() };
         let x = &x[self.rows.start * terms..self.rows.end * terms];
-        let downs: Vec<&Strips> = self.factors.iter().flatten().map(|factors| &factors.down).collect();
-        let mut smalls = strips::multiply(x, &downs).into_iter();
-        let parts = self.factors.iter().map(|factors| {
-            let small = smalls.by_ref().take(usize::from(factors.is_some())).next()?;
-            strips::multiply(&small, &[&factors.as_ref()?.up]).pop()
-        });
-        parts.collect()
+        let small = strips::multiply(x, &[&factors.down]).pop().unwrap_or_default();
+        strips::multiply(&small, &[&factors.up]).pop().unwrap_or_default()
     }
 }
 
