@@ -8,10 +8,12 @@ use pulp::{Simd, WithSimd};
 
 use super::{BLOCK_TERMS, GROUP, STRIP, Strips};
 
+/// Rows whose sums with three strips fill the registers of the widest instructions: each weight is then read half as often.
+const MANY_SUMS: usize = 8;
 /// Terms that all rows go through before the next ones: with four strips they take two thirds of a first-level cache.
 const TILE_TERMS: usize = 128;
 /// How many terms ahead memory is asked for, where strips are that long; else it is the next strips' beginning.
-const AHEAD_TERMS: usize = 32;
+const AHEAD_TERMS: usize = 16;
 
 /// Some columns (from a whole strip on) of x (rows, terms) · weight, written to y (rows, columns).
 pub(super) struct StripProduct<'a> {
@@ -40,33 +42,40 @@ impl WithSimd for StripProduct<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let strips = self.columns.len().div_ceil(STRIP);
-        // With narrower vectors the sums of four rows and four strips would not fit into registers.
-        let fits = size_of::<S::f32s>() == size_of::<[f32; STRIP]>() || self.x.len() == self.weight.terms;
-        let together = if fits { strips / GROUP * GROUP } else { 0 };
-        let mut sums = Vec::new();
-        for strip in (0..together).step_by(GROUP) {
-            self.group::<S, GROUP>(simd, strip, &mut sums);
-        }
-        let mut sums = Vec::new();
-        for strip in together..strips {
-            self.group::<S, 1>(simd, strip, &mut sums);
+        let rows = self.x.len() / self.weight.terms.max(1);
+        // As many sums as registers hold: with few rows more strips, with narrow vectors fewer.
+        let together = match rows {
+            1 => GROUP,
+            _ if size_of::<S::f32s>() < size_of::<[f32; STRIP]>() => 1,
+            MANY_SUMS.. => GROUP - 1,
+            _ => GROUP,
+        };
+        let (mut strip, mut sums) = (0, Vec::new());
+        while strip < strips {
+            strip += match together.min(strips - strip) {
+                GROUP.. => self.group::<S, GROUP>(simd, strip, &mut sums),
+                3 => self.group::<S, 3>(simd, strip, &mut sums),
+                2 => self.group::<S, 2>(simd, strip, &mut sums),
+                _ => self.group::<S, 1>(simd, strip, &mut sums),
+            };
         }
     }
 }
 
 impl StripProduct<'_> {
-    /// The products with `N` neighbouring strips.
+    /// The products with `N` neighbouring strips; returns `N`.
     #[inline(always)]
-    fn group<S: Simd, const N: usize>(&mut self, simd: S, strip: usize, sums: &mut Vec<[[f32; STRIP]; N]>) {
+    fn group<S: Simd, const N: usize>(&mut self, simd: S, strip: usize, sums: &mut Vec<[f32; STRIP]>) -> usize {
         let (terms, width) = (self.weight.terms, self.columns.len());
         let first = self.columns.start / STRIP + strip;
         let strips = std::array::from_fn(|at| self.weight.values[(first + at) * terms * STRIP..].as_chunks().0);
         let own = strip * STRIP..width.min((strip + N) * STRIP);
-        let ahead = if terms < AHEAD_TERMS { N * terms } else { AHEAD_TERMS };
+        let ahead = if terms <= 2 * AHEAD_TERMS { N * terms } else { AHEAD_TERMS };
+        sums.resize(self.x.len() / terms * N, [0.0; STRIP]);
+        let sums = sums.as_chunks_mut::<N>().0;
         for block in (0..terms).step_by(BLOCK_TERMS) {
             let end = terms.min(block + BLOCK_TERMS);
-            sums.clear();
-            sums.resize(self.x.len() / terms, [[0.0; STRIP]; N]);
+            sums.fill([[0.0; STRIP]; N]);
             for start in (block..end).step_by(TILE_TERMS) {
                 let strips = strips.map(|strip: &[[f32; STRIP]]| &strip[start..]);
                 let (x, now) = (&self.x[start..], TILE_TERMS.min(end - start));
@@ -81,6 +90,7 @@ impl StripProduct<'_> {
                 }
             }
         }
+        N
     }
 }
 
@@ -91,6 +101,9 @@ impl<const N: usize> Tile<'_, N> {
         let mut row = 0;
         while row < sums.len() {
             row += match sums.len() - row {
+                MANY_SUMS.. if N < GROUP && size_of::<S::f32s>() == size_of::<[f32; STRIP]>() => {
+                    self.add_rows::<S, MANY_SUMS>(simd, row, sums)
+                }
                 4.. => self.add_rows::<S, 4>(simd, row, sums),
                 2.. => self.add_rows::<S, 2>(simd, row, sums),
                 _ => self.add_rows::<S, 1>(simd, row, sums),
