@@ -82,7 +82,7 @@ pub fn cuda(arguments: &[String]) -> Result<(), StepError> {
     run(&shown, &["--version"], &[])?;
     let check = if options.check_gpu { &["eval", "device", "--need-gpu"][..] } else { &["eval", "device"] };
     run(&shown, check, &[]).map_err(|error| {
-        format!("{error}\nIf it names libraries: pip install nvidia-cublas==13.* nvidia-curand==10.4.*, and put their lib folders on LD_LIBRARY_PATH.")
+        format!("{error}\nIf it names libraries: pip install 'nvidia-cublas<13.2' 'nvidia-curand<10.4.1', and put their lib folders on LD_LIBRARY_PATH.")
     })?;
     eprintln!("{shown} is built");
     Ok(())
