@@ -6,8 +6,8 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Result, Tensor, Var};
 
 use super::super::{
-    Addition, Factors, HeadShape, Precision, RopeTable, Strips, Weight, attend, lora_product, negative_log_likelihood, product,
-    products, rms_norm, rotate, swiglu,
+    Addition, Factors, HeadShape, Precision, RopeTable, Strips, Weight, attend, lora_product, negative_log_likelihood,
+    product, products, rms_norm, rotate, swiglu,
 };
 use super::forced;
 use crate::model::Frequencies;
