@@ -59,7 +59,7 @@ pub(super) fn prepare(root: &Path, folder: &Path) -> Result<PathBuf, StepError> 
 
 /// Where cargo keeps the source of the candle-core that the lock file names.
 fn candle_core(root: &Path) -> Result<PathBuf, StepError> {
-    let arguments = ["metadata", "--locked", "--format-version", "1", "--features", "tributary-peer/cuda"];
+    let arguments = ["metadata", "--locked", "--format-version", "1"];
     let output = Command::new("cargo").args(arguments).current_dir(root).output();
     let output = output.map_err(|error| format!("cargo cannot be started: {error}"))?;
     if !output.status.success() {
