@@ -30,6 +30,7 @@ use tributary_settlement::rpc::RpcServer;
 use tributary_storage::journal::Journal;
 
 pub use self::chain::ServeChain;
+use self::device::Found;
 use self::ground::Ground;
 pub use self::signals::Signals;
 use self::sockets::Sockets;
@@ -39,7 +40,7 @@ use crate::cards::Cards;
 use crate::engine::EngineFolder;
 use crate::engine::parent::EngineHandle;
 use crate::handle::NodeHandle;
-use crate::home::{self, ApiNotice, Keys, NetworkNotice};
+use crate::home::{self, ApiNotice, Home, Keys, NetworkNotice};
 use crate::http::{self, ApiServer, ApiState};
 use crate::net::limits::MEET_TIMEOUT;
 use crate::runs::Runs;
@@ -142,19 +143,16 @@ pub struct Running {
 /// Says what of folder, keys, ports or ticket is in the way.
 pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     let options = chain::as_before(options);
-    let program = std::env::current_exe().context("this program's own path is unknown")?;
-    let found = device::find(&program, options.device).await?;
+    let (program, found) = look_for_device(&options).await?;
     let Ground { home, keys, journal, network, bootstrap, mut kept, chain } = Ground::prepare(&options).await?;
     let sockets = sockets::open(&home, &options, &keys, &network, bootstrap, &mut kept).await?;
     let facts = replay(&journal)?;
-    let bases =
-        Bases::open(Arc::clone(&journal), &home.path("models"), options.base_limit_bytes, found.classes.clone())?;
+    let bases = open_bases(&options, &home, &journal, &found)?;
     let node = Node::new(runtime::now_ms(), node_config(&options, &keys, &network, &bases)?, facts);
     let (handle, requests) = NodeHandle::channel();
     let answers = Arc::new(Answers::default());
     let cards = Arc::new(Cards::new(handle.clone()));
     let engine = EngineHandle::on(program, EngineFolder::at(&home.path("engine")), found.wanted());
-    kept.notes.extend(found.note());
     let workshop = Arc::new(Workshop::new(
         sockets.store.clone(),
         sockets.data.clone(),
@@ -201,7 +199,18 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
         stop: tokio_util::sync::CancellationToken::new(),
     });
     let begun = Begun { node, keeper, chain, failed: watching, knows_peers };
-    announce(state, options.api_port, begun, runs, kept.notes).await
+    announce(state, options.api_port, begun, runs, kept.notes.into_iter().chain(found.note()).collect()).await
+}
+
+/// Where this program lies, which starts itself again for the engine, and where its models run.
+async fn look_for_device(options: &UpOptions) -> anyhow::Result<(PathBuf, Found)> {
+    let program = std::env::current_exe().context("this program's own path is unknown")?;
+    let found = device::find(&program, options.device).await?;
+    Ok((program, found))
+}
+
+fn open_bases(options: &UpOptions, home: &Home, journal: &Arc<Journal>, found: &Found) -> std::io::Result<Bases> {
+    Bases::open(Arc::clone(journal), &home.path("models"), options.base_limit_bytes, found.classes.clone())
 }
 
 /// What of a node runs before its API does.
