@@ -2,11 +2,17 @@
 //!
 //! Invariant: position p of a layer is row p % 32 of block p / 32, and a written row never changes: growth takes a new
 //! block, a full block is sealed and can then belong to several sequences whose tokens and adapter agree up to its end.
-//! Attention reads the rows in order of position, whoever wrote them.
+//! Attention reads the rows in order of position, whoever wrote them. A layer holds its rows where its first ones came
+//! from: in blocks on the processor, or on a device.
+
+mod device;
 
 use std::sync::Arc;
 
+use candle_core::{Result, Tensor, bail};
+
 use crate::ops::Run;
+use device::{DeviceBlock, DeviceRows};
 
 /// Positions of one block: small enough that short answers waste little, large enough that a run is a long read.
 pub const BLOCK_POSITIONS: usize = 32;
@@ -19,7 +25,13 @@ struct Block {
 
 /// One full block of every layer. Cloning shares it.
 #[derive(Debug, Clone)]
-pub struct SealedBlock(Arc<[Arc<Block>]>);
+pub struct SealedBlock(Sealed);
+
+#[derive(Debug, Clone)]
+enum Sealed {
+    Host(Arc<[Arc<Block>]>),
+    Device(Arc<[Arc<DeviceBlock>]>),
+}
 
 /// Keys (already rotated) and values of one layer, rows of `width` values.
 #[derive(Debug, Clone)]
@@ -28,6 +40,8 @@ pub struct LayerCache {
     sealed: Vec<Arc<Block>>,
     /// Fewer than [`BLOCK_POSITIONS`] rows.
     open: Block,
+    /// What it holds on a device, and then there is nothing in the two above.
+    device: Option<DeviceRows>,
 }
 
 /// What one sequence remembers of the tokens it has seen.
@@ -55,10 +69,16 @@ impl Cache {
     /// When a block is of a model with fewer layers.
     #[must_use]
     pub fn with_prefix(layers: usize, width: usize, prefix: &[SealedBlock]) -> Self {
-        let layer = |at: usize| LayerCache {
-            width,
-            sealed: prefix.iter().map(|block| block.0[at].clone()).collect(),
-            open: Block { keys: Vec::new(), values: Vec::new() },
+        let layer = |at: usize| {
+            let (mut sealed, mut on_device) = (Vec::new(), Vec::new());
+            for block in prefix {
+                match &block.0 {
+                    Sealed::Host(layers) => sealed.push(layers[at].clone()),
+                    Sealed::Device(layers) => on_device.push(layers[at].clone()),
+                }
+            }
+            let device = (!on_device.is_empty()).then(|| DeviceRows::with_prefix(on_device));
+            LayerCache { width, sealed, open: Block { keys: Vec::new(), values: Vec::new() }, device }
         };
         Self { layers: (0..layers).map(layer).collect() }
     }
@@ -83,8 +103,12 @@ impl Cache {
     /// The block at `index`, once it is full in every layer.
     #[must_use]
     pub fn sealed(&self, index: usize) -> Option<SealedBlock> {
+        if self.layers.first()?.device.is_some() {
+            let blocks = self.layers.iter().map(|layer| layer.device.as_ref()?.sealed(index));
+            return Some(SealedBlock(Sealed::Device(blocks.collect::<Option<_>>()?)));
+        }
         let blocks: Option<Vec<_>> = self.layers.iter().map(|layer| layer.sealed.get(index).cloned()).collect();
-        blocks.filter(|blocks| !blocks.is_empty()).map(|blocks| SealedBlock(blocks.into()))
+        blocks.map(|blocks| SealedBlock(Sealed::Host(blocks.into())))
     }
 
     /// Forgets every position from `positions` on: after a step that failed halfway.
@@ -99,7 +123,26 @@ impl LayerCache {
     /// Positions held.
     #[must_use]
     pub fn positions(&self) -> usize {
-        self.sealed.len() * BLOCK_POSITIONS + self.open.keys.len() / self.width
+        match &self.device {
+            Some(rows) => rows.positions(),
+            None => self.sealed.len() * BLOCK_POSITIONS + self.open.keys.len() / self.width,
+        }
+    }
+
+    /// Adds rows, (kv_heads, rows, head width) each, and gives all of them where they are.
+    ///
+    /// # Errors
+    /// When the layer holds rows of the processor, or the device has no memory left.
+    pub fn append_on_device(&mut self, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
+        if self.device.is_none() && self.positions() > 0 {
+            bail!("rows of a device behind rows of the processor");
+        }
+        let rows = self.device.get_or_insert_default();
+        rows.append(keys, values)?;
+        match rows.rows()? {
+            Some(rows) => Ok(rows),
+            None => bail!("invariant: rows were added"),
+        }
     }
 
     /// Adds whole rows; `keys` and `values` are equally long.
@@ -132,6 +175,9 @@ impl LayerCache {
     }
 
     fn truncate(&mut self, positions: usize) {
+        if let Some(rows) = &mut self.device {
+            return rows.truncate(positions);
+        }
         if positions >= self.positions() {
             return;
         }

@@ -1,9 +1,10 @@
-//! Models on the processor: Llama, Mistral, Qwen2 and Qwen3 that train with LoRA and serve, from Hugging Face's, PEFT's
+//! Models on the processor or a GPU: Llama, Mistral, Qwen2 and Qwen3 that train with LoRA and serve, from Hugging Face's, PEFT's
 //! and llama.cpp's files, with the logits of `transformers` and `peft` (`cargo xtask parity` writes what the tests compare
 //! with).
 //!
-//! Invariant: every product and reduction adds in an order that depends on neither the batch around a row nor the
-//! number of threads, so that a second machine of the same [`device::class`] repeats any result bit by bit.
+//! Invariant: on the processor every product and reduction adds in an order that depends on neither the batch around a row
+//! nor the number of threads, so that a second machine of the same [`device::class`] repeats any result bit by bit. A GPU
+//! gives the same results up to rounding ([`ops::portable`]) and is never compared in bits.
 
 pub mod attribute;
 pub mod bench;

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 
 use crate::lora::{Adapter, FrozenAdapter};
 use crate::model::Module;
@@ -48,6 +48,15 @@ impl Linear {
     #[must_use]
     pub fn with_bias(self, bias: Option<Tensor>) -> Self {
         Self { bias, ..self }
+    }
+
+    /// The same on `device`.
+    ///
+    /// # Errors
+    /// When it doesn't fit the device's memory.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let bias = self.bias.as_ref().map(|bias| bias.to_device(device)).transpose()?;
+        Ok(Self { weight: self.weight.to_device(device)?, bias, ..self.clone() })
     }
 
     /// The bias, (out).

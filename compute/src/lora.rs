@@ -191,6 +191,16 @@ impl Adapter {
         Ok((Self { config: self.config.clone(), layers: self.layers, pairs }, variables))
     }
 
+    /// The same numbers on `device`.
+    ///
+    /// # Errors
+    /// When they don't fit its memory.
+    pub fn to_device(&self, device: &Device) -> Result<Self, LoraError> {
+        let moved = |pair: &Pair| Ok(Pair { down: pair.down.to_device(device)?, up: pair.up.to_device(device)? });
+        let pairs = self.pairs.iter().map(moved).collect::<Result<_, LoraError>>()?;
+        Ok(Self { config: self.config.clone(), layers: self.layers, pairs })
+    }
+
     /// The same numbers outside any gradient graph.
     #[must_use]
     pub fn detached(&self) -> Self {

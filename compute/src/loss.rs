@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::linear::Hook;
 use crate::lora::Adapter;
@@ -83,7 +83,7 @@ impl Scored {
     pub(crate) fn losses(&self, model: &Model, hidden: &Tensor) -> Result<Tensor, ModelError> {
         let logits = match self.rows.len() == self.batch.rows() {
             true => model.logits(hidden)?,
-            false => model.logits(&hidden.index_select(&Tensor::new(self.rows.as_slice(), &Device::Cpu)?, 0)?)?,
+            false => model.logits(&hidden.index_select(&Tensor::new(self.rows.as_slice(), hidden.device())?, 0)?)?,
         };
         Ok(negative_log_likelihood(&logits, &self.wanted)?)
     }

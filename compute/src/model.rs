@@ -1,8 +1,9 @@
 //! Llama, Mistral, Qwen2 and Qwen3: training over packed sequences with gradients, and serving over caches, with the
 //! same kernels.
 //!
-//! Invariant: a token's hidden state depends bitwise only on the weights, its adapter and its own sequence, in both
-//! modes, whatever else is in the batch; so a prefill repeats exactly what decoding token by token computed.
+//! Invariant: on the processor, a token's hidden state depends bitwise only on the weights, its adapter and its own
+//! sequence, in both modes, whatever else is in the batch; so a prefill repeats exactly what decoding token by token
+//! computed.
 
 mod base;
 mod batch;
@@ -116,6 +117,23 @@ impl Model {
         Self { blocks, head: self.head.with_precision(precision), ..self.clone() }
     }
 
+    /// The same model on `device`.
+    ///
+    /// # Errors
+    /// When it doesn't fit the device's memory.
+    pub fn to_device(&self, device: &Device) -> Result<Self, ModelError> {
+        let head = self.head.to_device(device)?;
+        let blocks = self.blocks.iter().map(|block| block.to_device(device)).collect::<Result<_, _>>()?;
+        let embedding = self.embedding.to_device(device, (&self.head, &head))?;
+        Ok(Self { embedding, blocks, norm: self.norm.to_device(device)?, head, ..self.clone() })
+    }
+
+    /// Where the model computes.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.norm.device()
+    }
+
     /// Whether a product is computed by quantised kernels.
     #[must_use]
     pub fn is_quantised(&self) -> bool {
@@ -192,7 +210,7 @@ impl Model {
             LogitRows::All => Some(self.logits(&hidden)?.detach()),
             LogitRows::Last => {
                 let last: Vec<u32> = segments.iter().filter_map(|(rows, _)| u32::try_from(rows.end - 1).ok()).collect();
-                let rows = hidden.index_select(&Tensor::new(last, &Device::Cpu)?, 0)?;
+                let rows = hidden.index_select(&Tensor::new(last, self.device())?, 0)?;
                 Some(self.logits(&rows)?.detach())
             }
         };
@@ -237,7 +255,7 @@ impl Model {
         mut attend: Attend<'_, '_>,
     ) -> Result<Tensor, ModelError> {
         self.check_tokens(tokens)?;
-        let ids = Tensor::new(tokens, &Device::Cpu)?;
+        let ids = Tensor::new(tokens, self.device())?;
         let mut x = self.embedding.rows(&ids)?;
         for block in self.blocks.iter() {
             x = block.forward(&x, &self.rope, positions, hook, &mut attend)?;

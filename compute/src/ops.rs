@@ -2,7 +2,7 @@
 //!
 //! Invariant: forward and gradient of each row are computed in one fixed order of additions, whatever the batch and
 //! the number of threads. Candle's fused operations drop gradients without a word; each of these has a
-//! finite-difference check in the tests.
+//! finite-difference check in the tests. Tensors on a GPU go through [`portable`] instead, which promises less.
 
 mod attention;
 mod entropy;
@@ -10,6 +10,7 @@ mod exponential;
 mod lora;
 mod norm;
 mod pool;
+pub mod portable;
 mod product;
 mod rope;
 mod segments;

@@ -14,6 +14,7 @@ mod polynomial;
 
 pub use fingerprint::{Deviation, Fingerprint, FingerprintError, TOKENS_PER_FINGERPRINT, TOP_VALUES, fingerprint_root};
 
+use crate::device;
 use crate::engine::{EngineError, GenerateParams, replay_answer};
 use crate::linear::Hook;
 use crate::lora::Adapter;
@@ -88,6 +89,9 @@ pub enum CannotCheck {
         /// Class of this machine.
         own: String,
     },
+    /// This base is computed by kernels whose bits depend on what else is computed.
+    #[error("kernels of class {0} don't repeat an answer's bits in one prefill")]
+    NotRepeated(String),
     /// There is no generated token.
     #[error("nothing was generated")]
     Nothing,
@@ -132,6 +136,9 @@ pub fn check_generation(
     }
     if output_tokens.is_empty() && fingerprints.is_empty() {
         return Ok(ProofVerdict::CannotCheck { reason: CannotCheck::Nothing });
+    }
+    if !device::repeats_bits(base.model().device()) {
+        return Ok(ProofVerdict::CannotCheck { reason: CannotCheck::NotRepeated(base.class()) });
     }
     let found = match malformed(base, prompt_tokens, output_tokens, fingerprints) {
         Some(what) => Some(Mismatch::Malformed(what)),

@@ -16,7 +16,7 @@ mod turns;
 
 use std::ops::Range;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 
 pub use dropout::Dropout;
 pub use evaluate::{Answers, Evaluation, MAX_EVALUATED};
@@ -124,7 +124,7 @@ impl Trainer {
         examples.held_out.truncate(recipe.evaluated());
         let count = u32::try_from(examples.trained.len()).unwrap_or(u32::MAX);
         let fresh = Adapter::from_values(base.config(), &recipe.lora(), &state.optimiser.values)?;
-        let (adapter, variables) = fresh.trainable()?;
+        let (adapter, variables) = fresh.to_device(base.model().device())?.trainable()?;
         let order = Order::new(recipe.seed, count);
         Ok(Self { base: base.clone(), recipe: recipe.clone(), examples, order, adapter, variables, state })
     }
@@ -291,7 +291,7 @@ fn write_variables(variables: &[Var], values: &[f32]) -> Result<(), TrainError> 
     let mut rest = values;
     for variable in variables {
         let (now, later) = rest.split_at(variable.elem_count());
-        variable.set(&Tensor::from_slice(now, variable.shape().clone(), &Device::Cpu)?)?;
+        variable.set(&Tensor::from_slice(now, variable.shape().clone(), variable.device())?)?;
         rest = later;
     }
     Ok(())

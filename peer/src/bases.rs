@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
-use tributary_compute::device;
+use tributary_compute::device::Classes;
 use tributary_protocol::id::Hash;
 use tributary_protocol::limits::{NAME_MAX_BYTES, REQUEST_MAX_BYTES};
 use tributary_protocol::wire;
@@ -113,6 +113,7 @@ pub struct Bases {
     journal: Arc<Journal>,
     root: PathBuf,
     limit_bytes: u64,
+    classes: Classes,
     /// One turn per base, so that two jobs do not fetch or load the same one twice.
     turns: Mutex<BTreeMap<Hash, Weak<tokio::sync::Mutex<()>>>>,
     /// The built-in base's id, once it is in the store.
@@ -120,11 +121,11 @@ pub struct Bases {
 }
 
 impl Bases {
-    /// The bases whose folders lie under `root`, which nobody else uses.
+    /// The bases whose folders lie under `root`, which nobody else uses, on a machine that computes in `classes`.
     ///
     /// # Errors
     /// When the folder cannot be made.
-    pub fn open(journal: Arc<Journal>, root: &Path, limit_bytes: u64) -> std::io::Result<Self> {
+    pub fn open(journal: Arc<Journal>, root: &Path, limit_bytes: u64, classes: Classes) -> std::io::Result<Self> {
         // The engine is another process and may start elsewhere.
         let root = std::path::absolute(root)?;
         std::fs::create_dir_all(&root)?;
@@ -133,6 +134,7 @@ impl Bases {
             journal,
             root,
             limit_bytes: limit_bytes.min(base::BASE_MAX_BYTES),
+            classes,
             turns: Mutex::default(),
             builtin: tokio::sync::OnceCell::new(),
         })
@@ -204,7 +206,13 @@ impl Bases {
     /// When the journal cannot be read.
     pub fn class(&self, id: &Hash) -> Result<String, JournalError> {
         let quantised = self.record(id)?.is_some_and(|record| record.facts.quantised);
-        Ok(if quantised { device::quantised_class() } else { device::class() })
+        Ok(if quantised { self.classes.quantised.clone() } else { self.classes.dense.clone() })
+    }
+
+    /// All classes this machine computes in, as its peers are told.
+    #[must_use]
+    pub fn classes(&self) -> String {
+        told(&self.classes)
     }
 
     /// The turn of everybody who works on the files of a base.
@@ -221,15 +229,20 @@ impl Bases {
     }
 }
 
-/// All classes this machine computes in, as its peers are told.
-#[must_use]
-pub fn classes() -> String {
-    format!("{} {}", device::class(), device::quantised_class())
+/// Classes in one text, as peers are told.
+fn told(classes: &Classes) -> String {
+    format!("{} {}", classes.dense, classes.quantised)
 }
 
 #[cfg(test)]
 mod tests {
+    use tributary_compute::device;
+
     use super::*;
+
+    fn classes() -> Classes {
+        Classes { dense: device::class(), quantised: device::quantised_class() }
+    }
 
     fn record(id: u8, quantised: bool) -> BaseRecord {
         let facts = Facts {
@@ -250,13 +263,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, root) = (folder.path().join("journal"), folder.path().join("models"));
         {
-            let bases = Bases::open(Arc::new(Journal::open(&path).unwrap()), &root, u64::MAX).unwrap();
+            let bases = Bases::open(Arc::new(Journal::open(&path).unwrap()), &root, u64::MAX, classes()).unwrap();
             assert_eq!(bases.limit_bytes(), base::BASE_MAX_BYTES);
             bases.keep(&record(1, false)).unwrap();
             bases.keep(&record(2, true)).unwrap();
             std::fs::create_dir_all(root.join("ab.partial")).unwrap();
         }
-        let bases = Bases::open(Arc::new(Journal::open(&path).unwrap()), &root, 5).unwrap();
+        let bases = Bases::open(Arc::new(Journal::open(&path).unwrap()), &root, 5, classes()).unwrap();
         assert!(!root.join("ab.partial").exists());
         assert_eq!(bases.all().unwrap(), [record(1, false), record(2, true)]);
         assert_eq!(bases.class(&Hash([1; 32])).unwrap(), device::class());
@@ -268,7 +281,7 @@ mod tests {
     #[test]
     fn peers_are_told_of_both_kinds_of_kernels() {
         use tributary_protocol::message::computes_in;
-        let told = classes();
+        let told = told(&classes());
         assert!(told.len() <= NAME_MAX_BYTES);
         assert!(computes_in(&told, &device::class()) && computes_in(&told, &device::quantised_class()));
         assert!(!computes_in(&told, "cpu"));

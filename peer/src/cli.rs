@@ -9,6 +9,7 @@ mod answer;
 mod ask;
 mod chain;
 mod data;
+mod device;
 mod down;
 mod eval;
 mod failure;
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tributary_compute::device::Wanted;
 
 /// Share data and idle GPUs, get specialised models, and see everybody paid who made an answer possible.
 #[derive(Debug, Parser)]
@@ -104,6 +106,16 @@ pub(crate) enum Command {
     Engine {
         /// The folder shared with it.
         folder: PathBuf,
+        /// Where models run.
+        #[arg(long, default_value_t = Wanted::Cpu)]
+        device: Wanted,
+    },
+    /// Open a device and compare it with the processor, for the node that started this process.
+    #[command(hide = true)]
+    Device {
+        /// Which.
+        #[arg(long, default_value_t = Wanted::Auto)]
+        device: Wanted,
     },
 }
 

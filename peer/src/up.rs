@@ -4,6 +4,7 @@
 //! answers; when [`Running::stop`] returns, all stores are closed.
 
 mod chain;
+pub mod device;
 mod entry;
 mod ground;
 mod ports;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
+use tributary_compute::device::Wanted;
 use tributary_protocol::envelope::NetworkId;
 use tributary_protocol::id::Amount;
 use tributary_protocol::limits::EPOCH_INTERVAL_MS;
@@ -28,16 +30,17 @@ use tributary_settlement::rpc::RpcServer;
 use tributary_storage::journal::Journal;
 
 pub use self::chain::ServeChain;
+use self::device::Found;
 use self::ground::Ground;
 pub use self::signals::Signals;
 use self::sockets::Sockets;
 use crate::answers::Answers;
-use crate::bases::{self, BASE_LIMIT_BYTES, Bases};
+use crate::bases::{BASE_LIMIT_BYTES, Bases};
 use crate::cards::Cards;
 use crate::engine::EngineFolder;
 use crate::engine::parent::EngineHandle;
 use crate::handle::NodeHandle;
-use crate::home::{self, ApiNotice, Keys, NetworkNotice};
+use crate::home::{self, ApiNotice, Home, Keys, NetworkNotice};
 use crate::http::{self, ApiServer, ApiState};
 use crate::net::limits::MEET_TIMEOUT;
 use crate::runs::Runs;
@@ -71,6 +74,8 @@ pub struct UpOptions {
     pub mdns: bool,
     /// Parts per million of answers to have checked.
     pub audit_ppm: u32,
+    /// Where models run.
+    pub device: Wanted,
     /// The largest base model it takes, in bytes.
     pub base_limit_bytes: u64,
 }
@@ -89,6 +94,7 @@ impl Default for UpOptions {
             offline: false,
             mdns: false,
             audit_ppm: 100_000,
+            device: Wanted::Auto,
             base_limit_bytes: BASE_LIMIT_BYTES,
         }
     }
@@ -137,20 +143,21 @@ pub struct Running {
 /// Says what of folder, keys, ports or ticket is in the way.
 pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     let options = chain::as_before(options);
+    let (program, found) = look_for_device(&options).await?;
     let Ground { home, keys, journal, network, bootstrap, mut kept, chain } = Ground::prepare(&options).await?;
     let sockets = sockets::open(&home, &options, &keys, &network, bootstrap, &mut kept).await?;
     let facts = replay(&journal)?;
-    let node = Node::new(runtime::now_ms(), node_config(&options, &keys, &network)?, facts);
+    let bases = open_bases(&options, &home, &journal, &found)?;
+    let node = Node::new(runtime::now_ms(), node_config(&options, &keys, &network, &bases)?, facts);
     let (handle, requests) = NodeHandle::channel();
     let answers = Arc::new(Answers::default());
     let cards = Arc::new(Cards::new(handle.clone()));
-    let program = std::env::current_exe().context("this program's own path is unknown")?;
-    let engine = EngineHandle::new(program, EngineFolder::at(&home.path("engine")));
+    let engine = EngineHandle::on(program, EngineFolder::at(&home.path("engine")), found.wanted());
     let workshop = Arc::new(Workshop::new(
         sockets.store.clone(),
         sockets.data.clone(),
         engine,
-        Bases::open(Arc::clone(&journal), &home.path("models"), options.base_limit_bytes)?,
+        bases,
         handle.clone(),
         Arc::clone(&answers),
         Arc::new(Traffic::default()),
@@ -192,7 +199,18 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
         stop: tokio_util::sync::CancellationToken::new(),
     });
     let begun = Begun { node, keeper, chain, failed: watching, knows_peers };
-    announce(state, options.api_port, begun, runs, kept.notes).await
+    announce(state, options.api_port, begun, runs, kept.notes.into_iter().chain(found.note()).collect()).await
+}
+
+/// Where this program lies, which starts itself again for the engine, and where its models run.
+async fn look_for_device(options: &UpOptions) -> anyhow::Result<(PathBuf, Found)> {
+    let program = std::env::current_exe().context("this program's own path is unknown")?;
+    let found = device::find(&program, options.device).await?;
+    Ok((program, found))
+}
+
+fn open_bases(options: &UpOptions, home: &Home, journal: &Arc<Journal>, found: &Found) -> std::io::Result<Bases> {
+    Bases::open(Arc::clone(journal), &home.path("models"), options.base_limit_bytes, found.classes.clone())
 }
 
 /// What of a node runs before its API does.
@@ -229,7 +247,7 @@ fn replay(journal: &Journal) -> anyhow::Result<Vec<Fact>> {
     Ok(facts)
 }
 
-fn node_config(options: &UpOptions, keys: &Keys, network: &NetworkNotice) -> anyhow::Result<NodeConfig> {
+fn node_config(options: &UpOptions, keys: &Keys, network: &NetworkNotice, bases: &Bases) -> anyhow::Result<NodeConfig> {
     Ok(NodeConfig {
         network: network_id(network),
         node_key: ed25519_dalek::SigningKey::from_bytes(&keys.node_seed),
@@ -238,7 +256,7 @@ fn node_config(options: &UpOptions, keys: &Keys, network: &NetworkNotice) -> any
         treasury: network.treasury,
         // Whoever serves the chain anchors on it, when nobody else does.
         roles: Roles { poster: options.roles.poster || options.serve_chain.is_some(), ..options.roles },
-        class: bases::classes(),
+        class: bases.classes(),
         training_price_per_kilostep: TRAINING_PRICE,
         training_ms_per_kilostep: TRAINING_MS_PER_KILOSTEP,
         answer_price: ANSWER_PRICE,

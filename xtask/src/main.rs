@@ -5,6 +5,7 @@
 
 mod bench;
 mod clients;
+mod cuda;
 mod parity;
 mod steps;
 mod tools;
@@ -20,12 +21,15 @@ const USAGE: &str = "usage: cargo xtask <command>
   artifacts    recompile the contracts and write the artifacts anew
   parity       write the golden files of compute's tests anew from transformers and peft (installs them once, 5.6 GB)
   bench        measure our speed and the peers': cargo xtask bench serving [--rounds N] [--json]
+  cuda         build the binary with NVIDIA's kernels, which also starts without CUDA; check it and run it here:
+               cargo xtask cuda [--compute-capability 80] [--jobs N] [--check-gpu]
   base         pretrain the demo's base model anew from its seed into examples/base";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let ended = match arguments.first().map(String::as_str) {
         Some("bench") => bench::bench(&arguments[1..]),
+        Some("cuda") => cuda::cuda(&arguments[1..]),
         Some("test") => steps::test(),
         Some("quick") => steps::quick(),
         Some("clients") => clients::clients(),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a row's addition has the same bits as through the [`Adapter`] that this was made of.
 
-use candle_core::Result;
+use candle_core::{Device, Result, Tensor};
 
 use super::{Adapter, LoraConfig, Pair, place, sites};
 use crate::model::{Config, Module};
@@ -23,7 +23,9 @@ impl FrozenAdapter {
     /// # Errors
     /// When a tensor can't be read.
     pub fn new(adapter: &Adapter) -> Result<Self> {
-        let freeze = |pair: &Pair| Ok(Factors { down: Strips::new(&pair.down)?, up: Strips::new(&pair.up)? });
+        // Strips are the processor's, wherever the adapter was trained.
+        let strips = |factor: &Tensor| Strips::new(&factor.to_device(&Device::Cpu)?);
+        let freeze = |pair: &Pair| Ok(Factors::new(strips(&pair.down)?, strips(&pair.up)?));
         let pairs = adapter.pairs.iter().map(freeze).collect::<Result<_>>()?;
         Ok(Self { config: adapter.config.clone(), layers: adapter.layers, pairs })
     }

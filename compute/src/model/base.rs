@@ -11,6 +11,7 @@ use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::Device;
 use tributary_protocol::id::Hash;
 
 use super::weights::TensorFiles;
@@ -197,10 +198,19 @@ impl Base {
         Self(Arc::new(Inner { model: self.0.model.with_precision(precision), ..Inner::clone(&self.0) }))
     }
 
+    /// The same base on `device`.
+    ///
+    /// # Errors
+    /// When it doesn't fit the device's memory.
+    pub fn to_device(&self, device: &Device) -> Result<Self, ModelError> {
+        Ok(Self(Arc::new(Inner { model: self.0.model.to_device(device)?, ..Inner::clone(&self.0) })))
+    }
+
     /// The determinism class of what this base computes.
     #[must_use]
     pub fn class(&self) -> String {
-        if self.0.model.is_quantised() { device::quantised_class() } else { device::class() }
+        let classes = device::Classes::of(self.0.model.device());
+        if self.0.model.is_quantised() { classes.quantised } else { classes.dense }
     }
 
     /// The model's chat template.

@@ -54,6 +54,20 @@ impl Block {
         Self { linears: self.linears.each_ref().map(|linear| linear.with_precision(precision)), ..self.clone() }
     }
 
+    pub(super) fn to_device(&self, device: &Device) -> Result<Self> {
+        let moved = |tensor: &Tensor| tensor.to_device(device);
+        let head_norms = match &self.head_norms {
+            Some([q_norm, k_norm]) => Some([moved(q_norm)?, moved(k_norm)?]),
+            None => None,
+        };
+        let mut linears = self.linears.clone();
+        for linear in &mut linears {
+            *linear = linear.to_device(device)?;
+        }
+        let (attention_norm, mlp_norm) = (moved(&self.attention_norm)?, moved(&self.mlp_norm)?);
+        Ok(Self { attention_norm, mlp_norm, head_norms, linears, ..self.clone() })
+    }
+
     pub(super) fn weights(&self) -> impl Iterator<Item = &Weight> {
         self.linears.iter().map(Linear::weight)
     }
@@ -104,6 +118,9 @@ impl Block {
             Attend::Packed(sequences) => return ops::attend(q, k, v, self.shape, sequences),
             Attend::Cached(feeds) => feeds,
         };
+        if ops::portable::is_portable(q) {
+            return self.attend_on_device([q, k, v], feeds);
+        }
         let kv_width = self.shape.kv_heads * self.shape.width;
         let mut row = 0;
         ops::with_floats(k, |k| {
@@ -119,5 +136,19 @@ impl Block {
         let sequences: Vec<Seen<'_>> = runs.map(|(runs, rows)| Seen { runs, rows }).collect();
         let mixed = ops::with_floats(q, |q| ops::attend_cached(q, &sequences, self.shape))?;
         Tensor::from_vec(mixed, q.shape().clone(), &Device::Cpu)
+    }
+
+    fn attend_on_device(&self, [q, k, v]: [&Tensor; 3], feeds: &mut [Feed<'_>]) -> Result<Tensor> {
+        let mut parts = Vec::with_capacity(feeds.len());
+        let mut row = 0;
+        for feed in feeds {
+            let rows = feed.tokens.len();
+            let own = |tensor: &Tensor| ops::portable::by_heads(&tensor.narrow(0, row, rows)?, self.shape);
+            let layer = feed.cache.layer_mut(self.layer);
+            let (keys, values) = layer.append_on_device(&own(k)?, &own(v)?)?;
+            parts.push(ops::portable::attend_rows(&q.narrow(0, row, rows)?, &keys, &values, self.shape)?);
+            row += rows;
+        }
+        Tensor::cat(&parts, 0)
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: without an adapter, dense weights come back bit by bit; merging adds each pair's product once, so the merged
 //! model says what base and adapter say up to rounding.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::weights::{BlockWeights, Weights};
 use super::{Model, ModelError, Module};
@@ -22,7 +22,7 @@ impl Model {
         }
         let embedding = match &self.embedding {
             Table::Dense(tensor) => tensor.clone(),
-            Table::Quantised(tensor) => tensor.dequantize(&Device::Cpu)?,
+            Table::Quantised(tensor) => tensor.dequantize(&tensor.device())?,
         };
         let blocks = self.blocks.iter().enumerate().map(|(layer, block)| {
             let (attention_norm, mlp_norm, head_norms) = block.norms();
@@ -43,6 +43,9 @@ fn merge(weight: Tensor, adapter: Option<&Adapter>, layer: usize, module: Module
     let pair = adapter.and_then(|adapter| Some((adapter.pair(layer, module)?, adapter.config().scale())));
     match pair {
         None => Ok(weight),
-        Some((pair, scale)) => weight + (pair.down.detach().matmul(&pair.up.detach())? * f64::from(scale))?,
+        Some((pair, scale)) => {
+            let added = (pair.down.detach().matmul(&pair.up.detach())? * f64::from(scale))?;
+            &weight + added.to_device(weight.device())?
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the stages, one after the other, are [`Model::hidden`] bit by bit.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::block::Attend;
 use super::{Model, ModelError, Packed};
@@ -30,7 +30,7 @@ impl Stages<'_> {
 
     /// The residual stream before the first block.
     pub(crate) fn embedded(&self) -> Result<Tensor, ModelError> {
-        let ids = Tensor::new(self.batch.tokens.as_slice(), &Device::Cpu)?;
+        let ids = Tensor::new(self.batch.tokens.as_slice(), self.model.device())?;
         Ok(self.model.embedding.rows(&ids)?)
     }
 

@@ -11,7 +11,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 use rayon::slice::ParallelSliceMut;
 
 use super::exponential::exponential;
-use super::{add_scaled, dot, floats, largest, pool, stored, sum_pairs, tensor, vectorised, with_floats};
+use super::{add_scaled, dot, floats, largest, pool, portable, stored, sum_pairs, tensor, vectorised, with_floats};
 
 /// Multiplications below which other cores' shares cost more than they bring.
 const THREAD_WORK: usize = 1 << 15;
@@ -33,7 +33,7 @@ pub struct HeadShape {
 
 impl HeadShape {
     /// The first position that the query at `position` sees.
-    const fn first_seen(&self, position: usize) -> usize {
+    pub(super) const fn first_seen(&self, position: usize) -> usize {
         match self.window {
             Some(window) => (position + 1).saturating_sub(window),
             None => 0,
@@ -65,6 +65,9 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, shape: HeadShape, sequences: &
     let covered = sequences.iter().try_fold(0, |at, range| (range.start == at && range.end > at).then_some(range.end));
     if covered != Some(rows) {
         bail!("sequences do not cover {rows} rows end to end");
+    }
+    if portable::is_portable(q) {
+        return portable::attend(q, k, v, shape, sequences);
     }
     let op = Attention { shape, sequences: sequences.clone() };
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)

@@ -9,7 +9,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIter
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
 use super::exponential::exponential;
-use super::{floats, largest, stored, sum_pairs, tensor, vectorised, with_floats};
+use super::{floats, largest, portable, stored, sum_pairs, tensor, vectorised, with_floats};
 
 /// −ln of the softmax of each row at its target, for logits (rows, vocabulary); shape (rows).
 ///
@@ -22,6 +22,9 @@ pub fn negative_log_likelihood(logits: &Tensor, targets: &[u32]) -> Result<Tenso
     }
     if let Some(target) = targets.iter().find(|target| **target as usize >= vocabulary) {
         bail!("target {target} outside a vocabulary of {vocabulary}");
+    }
+    if portable::is_portable(logits) {
+        return portable::negative_log_likelihood(logits, targets);
     }
     logits.contiguous()?.apply_op1(Likelihood { targets: targets.into() })
 }

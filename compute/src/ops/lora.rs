@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::product::multiply;
 use super::weight::Weight;
-use super::{floats, with_floats};
+use super::{floats, portable, with_floats};
 
 /// x (rows, in), weight (in, out) dense or quantised, down (in, rank), up (rank, out); `mask` (rows, in) scales what the addition sees.
 ///
@@ -20,6 +20,9 @@ pub fn lora_product(
     scale: f32,
     mask: Option<&Tensor>,
 ) -> Result<Tensor> {
+    if portable::is_portable(x) {
+        return portable::lora_product(x, weight, [down, up], scale, mask);
+    }
     x.contiguous()?.apply_op3(down, up, LoraProduct { weight: weight.clone(), scale, mask: mask.cloned() })
 }
 

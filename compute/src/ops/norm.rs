@@ -6,7 +6,9 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
-use super::{ROWS_PER_JOB, add_scaled, dot, floats, narrow, stored, sum_pairs, tensor, vectorised, with_floats};
+use super::{
+    ROWS_PER_JOB, add_scaled, dot, floats, narrow, portable, stored, sum_pairs, tensor, vectorised, with_floats,
+};
 
 /// x / √(mean(x²) + eps) · weight
 ///
@@ -15,6 +17,9 @@ use super::{ROWS_PER_JOB, add_scaled, dot, floats, narrow, stored, sum_pairs, te
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if x.dim(1)? != weight.dim(0)? {
         candle_core::bail!("norm of width {} over rows of {}", weight.dim(0)?, x.dim(1)?);
+    }
+    if portable::is_portable(x) {
+        return portable::rms_norm(x, weight, eps);
     }
     x.contiguous()?.apply_op2(weight, RmsNorm { eps: narrow(eps) })
 }

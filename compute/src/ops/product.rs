@@ -23,6 +23,9 @@ const DOT_RESULTS: usize = 256;
 /// # Errors
 /// When the shapes don't fit.
 pub fn product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    if super::portable::is_portable(x) {
+        return super::portable::plain_product(x, w);
+    }
     let w = if w.is_contiguous() || x.dim(0)? * w.dim(1)? > DOT_RESULTS { w.clone() } else { w.contiguous()? };
     x.contiguous()?.apply_op2(&w, Product)
 }

@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use super::{floats, narrow, stored, vectorised};
+use super::portable::OnDevice;
+use super::{floats, narrow, portable, stored, vectorised};
 use crate::model::Frequencies;
 
 /// Cosines and sines of every position and frequency.
@@ -17,6 +18,8 @@ pub struct RopeTable {
     half: usize,
     cosines: Vec<f32>,
     sines: Vec<f32>,
+    /// The same as two tensors (positions, half) on the device that last asked.
+    on_device: OnDevice,
 }
 
 impl RopeTable {
@@ -28,13 +31,21 @@ impl RopeTable {
             .flat_map(|position| frequencies.each.iter().map(move |each| f64::from(position as f32 * each)));
         let scaled = |angle: f64| (narrow(angle.cos()) * amplitude, narrow(angle.sin()) * amplitude);
         let (cosines, sines) = angles.map(scaled).unzip();
-        Self { half: frequencies.each.len(), cosines, sines }
+        Self { half: frequencies.each.len(), cosines, sines, on_device: OnDevice::default() }
     }
 
     /// Number of positions.
     #[must_use]
     pub fn positions(&self) -> usize {
         self.cosines.len() / self.half
+    }
+
+    /// Cosines and sines of `positions` on `device`, (positions, half) each.
+    pub(super) fn rows_on(&self, device: &Device, positions: &[u32]) -> Result<(Tensor, Tensor)> {
+        let table = |values: &[f32]| Tensor::from_slice(values, (self.positions(), self.half), &Device::Cpu);
+        let [cosines, sines] = self.on_device.on(device, || Ok([table(&self.cosines)?, table(&self.sines)?]))?;
+        let rows = Tensor::new(positions, device)?;
+        Ok((cosines.index_select(&rows, 0)?, sines.index_select(&rows, 0)?))
     }
 }
 
@@ -48,6 +59,9 @@ pub fn rotate(x: &Tensor, table: &Arc<RopeTable>, positions: &Arc<[u32]>) -> Res
     }
     if let Some(position) = positions.iter().find(|position| **position as usize >= table.positions()) {
         bail!("position {position} in a context of {}", table.positions());
+    }
+    if portable::is_portable(x) {
+        return portable::rotate(x, table, positions);
     }
     x.contiguous()?.apply_op1(Rotate { table: table.clone(), positions: positions.clone(), direction: 1.0 })
 }

@@ -5,11 +5,12 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 
+use super::portable::OnDevice;
 use super::strips::{self, Strips};
 use super::weight::Weight;
-use super::{pool, tensor, with_floats};
+use super::{pool, portable, tensor, with_floats};
 
 /// Multiplications below which other cores' shares cost more than they bring.
 const THREAD_WORK: usize = 1 << 15;
@@ -21,6 +22,20 @@ pub struct Factors {
     pub down: Strips,
     /// (rank, out)
     pub up: Strips,
+    on_device: OnDevice,
+}
+
+impl Factors {
+    /// The factors of one product.
+    #[must_use]
+    pub fn new(down: Strips, up: Strips) -> Self {
+        Self { down, up, on_device: OnDevice::default() }
+    }
+
+    /// Both as tensors of `device`.
+    pub(super) fn on(&self, device: &Device) -> Result<[Tensor; 2]> {
+        self.on_device.on(device, || Ok([self.down.dense()?, self.up.dense()?]))
+    }
 }
 
 /// What is added to some rows of the products.
@@ -40,6 +55,9 @@ pub struct Addition<'a> {
 /// # Errors
 /// When shapes don't fit.
 pub fn products(x: &Tensor, weights: &[&Weight], additions: &[Addition<'_>]) -> Result<Vec<Tensor>> {
+    if portable::is_portable(x) {
+        return portable::products(x, weights, additions);
+    }
     let x = x.contiguous()?;
     let (rows, terms) = x.dims2()?;
     if additions.iter().all(|addition| addition.factors.iter().all(Option::is_none)) {
@@ -81,7 +99,7 @@ impl Addition<'_> {
             bail!("{} additions to rows {:?} of {rows}", self.factors.len(), self.rows);
         }
         for (factors, weight) in self.factors.iter().zip(weights) {
-            let Some(Factors { down, up }) = factors else { continue };
+            let Some(Factors { down, up, .. }) = factors else { continue };
             if (down.shape().0, up.shape()) != (terms, (down.shape().1, weight.columns()?)) {
                 bail!("an addition of {:?} by {:?} to rows of {terms}", down.shape(), up.shape());
             }
@@ -142,7 +160,7 @@ mod tests {
     fn alone(x: &Tensor, weight: &Weight, addition: &Addition<'_>, at: usize) -> Tensor {
         match addition.factors[at] {
             None => weight.product(x).unwrap(),
-            Some(Factors { down, up }) => {
+            Some(Factors { down, up, .. }) => {
                 let (down, up) = (down.dense().unwrap(), up.dense().unwrap());
                 lora_product(x, weight, &down, &up, addition.scale, None).unwrap()
             }
@@ -155,7 +173,7 @@ mod tests {
             let weights = weights(kind);
             let borrowed: Vec<&Weight> = weights.iter().collect();
             let strips = |rows: usize, columns: usize| Strips::new(&random(rows, columns)).unwrap();
-            let pair = |w: &&Weight| Factors { down: strips(256, 4), up: strips(4, w.columns().unwrap()) };
+            let pair = |w: &&Weight| Factors::new(strips(256, 4), strips(4, w.columns().unwrap()));
             let pairs: Vec<Factors> = borrowed.iter().map(pair).collect();
             for rows in [1, 2, 9, 40, 70] {
                 let (x, half) = (random(rows, 256), rows / 2);

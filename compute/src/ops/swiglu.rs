@@ -7,7 +7,7 @@ use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
 use super::exponential::sigmoid;
-use super::{floats, stored, tensor, vectorised, with_floats};
+use super::{floats, portable, stored, tensor, vectorised, with_floats};
 
 /// Elements one thread takes at a time.
 const JOB: usize = 8192;
@@ -19,6 +19,9 @@ const JOB: usize = 8192;
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if gate.dims() != up.dims() {
         candle_core::bail!("swiglu of {:?} and {:?}", gate.dims(), up.dims());
+    }
+    if portable::is_portable(gate) {
+        return portable::swiglu(gate, up);
     }
     gate.contiguous()?.apply_op2(&up.contiguous()?, Swiglu)
 }

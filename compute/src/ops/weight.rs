@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, DType, Device, Layout, MetalStorage, Result, Shape, Tensor, bail,
+};
 
 use super::product::{multiply, product};
 use super::strips::{self, Strips};
-use super::{floats, on_processor, tensor, with_floats};
+use super::{floats, on_processor, portable, tensor, with_floats};
 
 /// Rows up to which candle's kernel for several weights is the fastest; beyond, matrix instructions are.
 const MOST_FUSED_ROWS: usize = 31;
@@ -86,10 +88,18 @@ impl Weight {
     /// # Errors
     /// When the shapes don't fit.
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
+        if portable::is_portable(x) {
+            return portable::weight_product(x, self);
+        }
         match self {
             Self::Dense(tensor) => product(x, tensor),
-            Self::Strips(_) | Self::Quantised(..) => x.contiguous()?.apply_op1(FrozenProduct(self.clone())),
+            Self::Strips(_) | Self::Quantised(..) => self.frozen_product(x),
         }
+    }
+
+    /// The product with a weight that is no tensor of candle's.
+    pub(super) fn frozen_product(&self, x: &Tensor) -> Result<Tensor> {
+        x.contiguous()?.apply_op1(FrozenProduct(self.clone()))
     }
 
     /// x (rows, in) by each of `weights`, together where the kernels can, with the same bits as one by one. No gradients.
@@ -145,7 +155,27 @@ impl Weight {
         match self {
             Self::Dense(tensor) => Ok(tensor.clone()),
             Self::Strips(strips) => strips.dense(),
-            Self::Quantised(tensor, _) => tensor.dequantize(&Device::Cpu)?.t()?.contiguous(),
+            Self::Quantised(tensor, _) => tensor.dequantize(&tensor.device())?.t()?.contiguous(),
+        }
+    }
+
+    /// The same numbers on `device`; of a GPU dense ones are a tensor there.
+    ///
+    /// # Errors
+    /// When they don't fit its memory.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        Ok(match self {
+            Self::Dense(tensor) => Self::Dense(tensor.to_device(device)?),
+            Self::Strips(_) if device.is_cpu() => self.clone(),
+            Self::Strips(strips) => Self::Dense(strips.dense()?.to_device(device)?),
+            Self::Quantised(tensor, precision) => Self::Quantised(blocks_to(tensor, device)?, *precision),
+        })
+    }
+
+    fn blocks(&self) -> Result<&QTensor> {
+        match self {
+            Self::Quantised(tensor, _) => Ok(tensor),
+            _ => bail!("kernel runs on the processor only"),
         }
     }
 
@@ -166,13 +196,13 @@ impl Weight {
 fn back_quantised(gradient: &Tensor, weight: &QTensor) -> Result<Tensor> {
     let columns = weight.shape().dims2()?.0;
     if columns <= EXPANDED_COLUMNS {
-        return gradient.matmul(&weight.dequantize(&Device::Cpu)?);
+        return gradient.matmul(&weight.dequantize(gradient.device())?);
     }
     let mut total: Option<Tensor> = None;
     for start in (0..columns).step_by(EXPANDED_COLUMNS) {
         let length = EXPANDED_COLUMNS.min(columns - start);
         let rows: Vec<u32> = (start..start + length).filter_map(|row| u32::try_from(row).ok()).collect();
-        let piece = weight.embedding(&Tensor::new(rows, &Device::Cpu)?)?;
+        let piece = weight.embedding(&Tensor::new(rows, gradient.device())?)?;
         let part = gradient.narrow(1, start, length)?.contiguous()?.matmul(&piece.to_dtype(DType::F32)?)?;
         total = Some(match total {
             None => part,
@@ -219,6 +249,14 @@ impl CustomOp1 for FrozenProduct {
         self.0.multiply(x, x_at)
     }
 
+    fn cuda_fwd(&self, x: &CudaStorage, x_at: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.0.blocks()?.cuda_fwd(x, x_at)
+    }
+
+    fn metal_fwd(&self, x: &MetalStorage, x_at: &Layout) -> Result<(MetalStorage, Shape)> {
+        self.0.blocks()?.metal_fwd(x, x_at)
+    }
+
     fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         self.0.back(gradient).map(Some)
     }
@@ -262,7 +300,33 @@ pub enum Table {
     Quantised(Arc<QTensor>),
 }
 
+/// Blocks as they are on another device.
+fn blocks_to(tensor: &Arc<QTensor>, device: &Device) -> Result<Arc<QTensor>> {
+    if tensor.device().same_device(device) {
+        return Ok(tensor.clone());
+    }
+    let blocks = QStorage::from_data(tensor.data()?, device, tensor.dtype())?;
+    Ok(Arc::new(QTensor::new(blocks, tensor.shape().clone())?))
+}
+
 impl Table {
+    /// The same numbers on `device`. Of a model whose head has the same blocks, they are shared again: `head` is that one
+    /// before and after it was moved.
+    ///
+    /// # Errors
+    /// When they don't fit its memory.
+    pub fn to_device(&self, device: &Device, head: (&Weight, &Weight)) -> Result<Self> {
+        Ok(match (self, head) {
+            (Self::Dense(tensor), _) => Self::Dense(tensor.to_device(device)?),
+            (Self::Quantised(own), (Weight::Quantised(head, _), Weight::Quantised(moved, _)))
+                if Arc::ptr_eq(own, head) =>
+            {
+                Self::Quantised(moved.clone())
+            }
+            (Self::Quantised(own), _) => Self::Quantised(blocks_to(own, device)?),
+        })
+    }
+
     /// Rows by their numbers, (count, width).
     ///
     /// # Errors

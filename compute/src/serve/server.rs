@@ -29,6 +29,9 @@ use worker::Worker;
 
 /// Requests and adapters on their way to the server's thread, which empties this in every step.
 const INBOX: usize = 1_024;
+/// How often a position may lie in a device's memory: as a shared block and in the sequence that reads it, with room to
+/// grow.
+const DEVICE_COPIES: usize = 2;
 /// Events a stream of [`Server::submit`] holds before it is full.
 const STREAM_EVENTS: usize = 64;
 
@@ -117,7 +120,8 @@ impl Server {
     /// When a thread can't be started.
     pub fn start(base: &Base, config: &ServerConfig) -> std::io::Result<Self> {
         let shape = base.config();
-        let blocks = config.kv_bytes / block_bytes(shape.layers, shape.kv_width());
+        let copies = if base.model().device().is_cpu() { 1 } else { DEVICE_COPIES };
+        let blocks = config.kv_bytes / (block_bytes(shape.layers, shape.kv_width()) * copies);
         let limits = config
             .limits
             .clone()

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 
 use super::TrainError;
 use crate::linear::Hook;
@@ -38,7 +38,7 @@ impl Objective<'_> {
         let factors: Vec<f32> =
             self.token_weights().into_iter().map(|weight| narrow(f64::from(weight) * share)).collect();
         let count = factors.len();
-        Ok((losses * Tensor::from_vec(factors, count, &Device::Cpu)?)?.sum_all()?)
+        Ok((losses * Tensor::from_vec(factors, count, losses.device())?)?.sum_all()?)
     }
 
     /// Σ weight · loss and Σ weight.

@@ -21,6 +21,8 @@ const MAX_ROUNDS: u32 = 20;
 pub(crate) enum EvalCommand {
     /// Speed of serving and training on a random Llama of about 100 million parameters.
     Serving(ServingArgs),
+    /// What a GPU computes beside the processor, and how fast both are on a small random Llama.
+    Device(super::device::DeviceArgs),
 }
 
 #[derive(Debug, Args)]
@@ -51,7 +53,10 @@ impl From<BenchError> for Failure {
 /// Runs an evaluation.
 pub(super) fn run(context: &Context, command: EvalCommand) -> Result<Output, Failure> {
     context.no_preview("eval")?;
-    let EvalCommand::Serving(args) = command;
+    let args = match command {
+        EvalCommand::Serving(args) => args,
+        EvalCommand::Device(args) => return super::device::run(&args),
+    };
     if let Some(file) = &args.table {
         return Ok(table(&read_samples(file)?));
     }

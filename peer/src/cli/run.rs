@@ -54,7 +54,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         data_dir,
     };
     match cli.command {
-        Command::Engine { folder } => engine::child::run(&folder).map_err(|error| Failure::new(FAILED, error, "")),
+        Command::Engine { folder, device } => {
+            engine::child::run(&folder, device).map_err(|error| Failure::new(FAILED, error, ""))
+        }
+        Command::Device { device } => emit(&up::device::tell(device)),
         Command::Eval(command) => eval::run(&context, command)?.print(&context),
         Command::Demo(args) => on_runtime(demo(&context, args)),
         Command::Up(args) => {
@@ -80,7 +83,7 @@ async fn verb(context: &Context, command: Command) -> Result<Output, Failure> {
         Command::Net(command) => net::run(context, command).await,
         Command::Wallet(command) => wallet::run(context, command).await,
         Command::Chain(command) => chain::run(context, command).await,
-        Command::Demo(_) | Command::Up(_) | Command::Eval(_) | Command::Engine { .. } => {
+        Command::Demo(_) | Command::Up(_) | Command::Eval(_) | Command::Engine { .. } | Command::Device { .. } => {
             Ok(Output { verbatim: true, ..Output::default() })
         }
     }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use tributary_compute::device::Wanted;
 use tributary_protocol::message::Roles;
 
 use super::failure::{FAILED, Failure};
@@ -57,6 +58,9 @@ pub(crate) struct UpArgs {
     /// The part of answers to have checked by another peer, in parts per million.
     #[arg(long, default_value_t = 100_000)]
     audit_ppm: u32,
+    /// Where models run: auto is a GPU if this program was built for one and it is there.
+    #[arg(long, value_name = "auto|cpu|cuda|metal", default_value_t = Wanted::Auto)]
+    device: Wanted,
     /// The largest base model to take from peers or pull, such as 12GB.
     #[arg(long, value_name = "SIZE", default_value = "4GB", value_parser = size)]
     base_limit: u64,
@@ -147,6 +151,7 @@ fn options(context: &Context, args: UpArgs) -> UpOptions {
         network: args.network,
         roles,
         serve_chain: args.serve_chain,
+        device: args.device,
         offline: args.offline,
         mdns: args.mdns,
         audit_ppm: args.audit_ppm.min(1_000_000),

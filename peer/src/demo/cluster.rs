@@ -149,6 +149,8 @@ impl Cluster {
         let mut arguments = vec![text("up"), text("--data-dir"), member.folder.display().to_string()];
         arguments.extend([text("--port"), member.port.to_string(), text("--roles"), member.role.flags().join(",")]);
         arguments.extend([text("--network"), text("demo"), text("--quiet")]);
+        // Its nodes check each other's work bit by bit.
+        arguments.extend([text("--device"), text("cpu")]);
         match ticket {
             Some(ticket) => arguments.extend([text("--join"), ticket]),
             None => {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tributary_compute::device::Device;
 use tributary_compute::model::{Base, BaseFacts};
 use tributary_protocol::id::Hash;
 
@@ -37,8 +38,8 @@ pub(super) struct Loaded {
 }
 
 /// The bases of an engine process.
-#[derive(Default)]
 pub(super) struct BaseShelf {
+    device: Device,
     slots: Mutex<BTreeMap<Hash, Arc<Slot>>>,
     /// Loading is one at a time, since each one is measured against what is there.
     loading: Mutex<()>,
@@ -46,6 +47,11 @@ pub(super) struct BaseShelf {
 }
 
 impl BaseShelf {
+    /// A shelf whose bases compute on `device`.
+    pub(super) fn on(device: Device) -> Self {
+        Self { device, slots: Mutex::default(), loading: Mutex::default(), clock: AtomicU64::new(0) }
+    }
+
     /// Remembers where a base lies.
     pub(super) fn hold(&self, id: Hash, path: PathBuf) {
         let mut slots = locked(&self.slots);
@@ -75,7 +81,8 @@ impl BaseShelf {
             return Ok(Loaded { base: base.clone(), put_away: Vec::new() });
         }
         let put_away = self.make_room(id, slot.memory_bytes)?;
-        let base = Base::load(&slot.path).map_err(|error| error.to_string())?;
+        let base = Base::load(&slot.path).and_then(|base| base.to_device(&self.device));
+        let base = base.map_err(|error| error.to_string())?;
         *locked(&slot.base) = Some(base.clone());
         Ok(Loaded { base, put_away })
     }
@@ -151,7 +158,7 @@ mod tests {
         ] {
             std::fs::write(folder.path().join(name), bytes).unwrap();
         }
-        let shelf = BaseShelf::default();
+        let shelf = BaseShelf::on(Device::Cpu);
         let id = Hash([1; 32]);
         assert!(refused(&shelf, id).contains("not known"));
         shelf.hold(id, folder.path().to_owned());
@@ -169,7 +176,7 @@ mod tests {
 
     #[test]
     fn the_base_not_used_for_longest_makes_room() {
-        let shelf = BaseShelf::default();
+        let shelf = BaseShelf::on(Device::Cpu);
         for id in 0..=u8::try_from(BASES_MAX).unwrap() {
             shelf.hold(Hash([id; 32]), PathBuf::from(format!("nowhere/{id}")));
         }

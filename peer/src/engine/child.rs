@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
+use tributary_compute::device::{self, Classes, Wanted};
 use tributary_protocol::id::Hash;
 use tributary_protocol::wire;
 
@@ -39,13 +40,18 @@ impl JobContext {
     }
 }
 
-/// Runs the engine on the files in `folder` until standard input ends.
+/// Runs the engine on the files in `folder` and a device that was chosen before, until standard input ends.
 ///
 /// # Errors
-/// When the folder can't be used, or standard input or output breaks.
-pub fn run(folder: &Path) -> io::Result<()> {
+/// When the folder or the device can't be used, or standard input or output breaks.
+pub fn run(folder: &Path, wanted: Wanted) -> io::Result<()> {
     lower_priority();
-    limit_memory();
+    // Computing elsewhere instead would be in another class than the node has announced.
+    let device = device::open(wanted).map_err(io::Error::other)?;
+    if device.is_cpu() {
+        // A GPU's driver takes hundreds of gigabytes of addresses that are no memory.
+        limit_memory();
+    }
     let shared = EngineFolder::at(folder);
     shared.prepare().map_err(|error| io::Error::other(format!("{}: {error}", folder.display())))?;
     let (replies, waiting) = sync_channel::<Reply>(REPLY_QUEUE);
@@ -56,8 +62,9 @@ pub fn run(folder: &Path) -> io::Result<()> {
         }
         Ok::<(), io::Error>(())
     });
-    let shelf = Arc::new(Shelf::new(shared));
-    let _ = replies.send(Reply::Ready { class: tributary_compute::device::class() });
+    let class = Classes::of(&device).dense;
+    let shelf = Arc::new(Shelf::new(shared, device));
+    let _ = replies.send(Reply::Ready { class });
     let mut input = io::stdin().lock();
     while let Some(frame) = read_frame(&mut input)? {
         let ask: Ask = wire::decode(&frame, FRAME_MAX_BYTES).map_err(io::Error::other)?;

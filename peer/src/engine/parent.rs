@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
+use tributary_compute::device::Wanted;
 use tributary_protocol::id::Hash;
 use tributary_protocol::wire;
 
@@ -64,6 +65,7 @@ struct Open {
 struct Shared {
     program: PathBuf,
     folder: EngineFolder,
+    device: Wanted,
     running: tokio::sync::Mutex<Option<Running>>,
     open: Mutex<Open>,
     pid: AtomicU32,
@@ -76,12 +78,19 @@ struct Shared {
 pub struct EngineHandle(Arc<Shared>);
 
 impl EngineHandle {
-    /// A handle that starts `program engine` on `folder` when it is first needed.
+    /// A handle that starts `program engine` on `folder` and the processor when it is first needed.
     #[must_use]
     pub fn new(program: PathBuf, folder: EngineFolder) -> Self {
+        Self::on(program, folder, Wanted::Cpu)
+    }
+
+    /// The same on a device.
+    #[must_use]
+    pub fn on(program: PathBuf, folder: EngineFolder, device: Wanted) -> Self {
         Self(Arc::new(Shared {
             program,
             folder,
+            device,
             running: tokio::sync::Mutex::default(),
             open: Mutex::default(),
             pid: AtomicU32::new(0),
@@ -243,6 +252,7 @@ impl EngineHandle {
         let mut child = Command::new(&self.0.program)
             .arg("engine")
             .arg(self.0.folder.path())
+            .args(["--device", self.0.device.name()])
             .env_remove("TRIBUTARY_PASSPHRASE")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

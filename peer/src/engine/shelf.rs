@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tributary_compute::attribute::Index;
+use tributary_compute::device::Device;
 use tributary_compute::lora::{Adapter, AdapterFiles};
 use tributary_compute::model::Base;
 use tributary_compute::serve::{Server, ServerConfig};
@@ -50,10 +51,10 @@ fn text<E: std::fmt::Display>(error: E) -> String {
 }
 
 impl Shelf {
-    pub(super) fn new(folder: EngineFolder) -> Self {
+    pub(super) fn new(folder: EngineFolder, device: Device) -> Self {
         Self {
             folder,
-            bases: BaseShelf::default(),
+            bases: BaseShelf::on(device),
             servers: Mutex::default(),
             served: Mutex::default(),
             names: Mutex::default(),

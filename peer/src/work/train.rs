@@ -27,11 +27,10 @@ const SAVED: &str = "checkpoints-saved";
 
 type Noted = Vec<(u32, Hash)>;
 
-/// What is trained, in the classes in which this build computes: another's checkpoints would lead to other bits, with
+/// What is trained, in the classes in which this machine computes: another's checkpoints would lead to other bits, with
 /// dense bases or with quantised ones.
-fn work_id(work: &FineTune) -> Hash {
-    let class = crate::bases::classes();
-    Hash(blake3::derive_key("tributary work of a training v1", &[class.as_bytes(), &wire::encode(work)].concat()))
+fn work_id(work: &FineTune, classes: &str) -> Hash {
+    Hash(blake3::derive_key("tributary work of a training v1", &[classes.as_bytes(), &wire::encode(work)].concat()))
 }
 
 impl Workshop {
@@ -43,7 +42,7 @@ impl Workshop {
         entries: &[Signed<Contribution>],
     ) -> Result<JobOutcome, JobError> {
         let began = Instant::now();
-        let work = work_id(&offer.work);
+        let work = work_id(&offer.work, &self.bases.classes());
         let segments = offer.work.steps.div_ceil(super::check::checkpoint_every(&offer.work.recipe)?);
         if usize::try_from(segments).unwrap_or(usize::MAX) >= CHECKPOINTS_MAX {
             return Err(format!("the recipe makes {segments} checkpoints, at most {CHECKPOINTS_MAX} fit a result"));

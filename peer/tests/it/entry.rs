@@ -82,7 +82,13 @@ fn mistakes() -> Vec<Vec<String>> {
     nameless.network.name = "No Name".into();
     let tickets = ["nonsense".to_owned(), "tributary1zz".to_owned(), nowhere.to_text(), nameless.to_text()];
     let mut mistakes: Vec<Vec<String>> = tickets.into_iter().map(|ticket| vec!["--join".into(), ticket]).collect();
-    for line in ["--network Nonsense!", "--serve-chain 0.0.0.0:1", "--listen 192.0.2.7 --serve-chain 127.0.0.1:1"] {
+    for line in [
+        "--device metal",
+        "--device gpu",
+        "--network Nonsense!",
+        "--serve-chain 0.0.0.0:1",
+        "--listen 192.0.2.7 --serve-chain 127.0.0.1:1",
+    ] {
         mistakes.push(line.split(' ').map(str::to_owned).collect());
     }
     mistakes

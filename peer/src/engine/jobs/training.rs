@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use tributary_compute::device::repeats_bits;
 use tributary_compute::model::Base;
 use tributary_compute::train::{Answers, Evaluation, Example, Recipe, StepReport, Trainer};
 use tributary_protocol::limits::CURVE_POINTS_MAX;
@@ -96,6 +97,9 @@ pub(super) fn train(context: &JobContext, run: &Run, resume: Option<&[u8]>) -> R
 
 pub(super) fn replay(context: &JobContext, run: &Run, start: Option<&[u8]>, to_step: u32) -> Result<Done, String> {
     let base = context.shelf.base(run.base)?;
+    if !repeats_bits(base.model().device()) {
+        return Err(format!("kernels of class {} don't repeat a training's bits", base.class()));
+    }
     let (mut trainer, _) = trainer(&base, run, start)?;
     while trainer.steps_done() < to_step && !is_over(&trainer, run) {
         if context.is_stopped() {
