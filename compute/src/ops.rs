@@ -8,6 +8,7 @@ mod attention;
 mod entropy;
 mod exponential;
 mod lora;
+mod many;
 mod norm;
 mod pool;
 mod product;
@@ -20,7 +21,7 @@ mod weight;
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
 pub use attention::{HeadShape, Run, Seen, attend, attend_cached};
-pub use entropy::negative_log_likelihood;
+pub use entropy::{head_likelihood, negative_log_likelihood};
 pub use exponential::exponential;
 pub use lora::lora_product;
 pub use norm::rms_norm;

@@ -130,25 +130,37 @@ pub(super) fn letters(seed: usize, count: usize) -> String {
     (0..count).filter_map(|at| u8::try_from(letter(at)).ok()).map(|letter| char::from(b'A' + letter)).collect()
 }
 
-/// The files.
-#[derive(Debug, Clone)]
-pub struct Material {
-    folder: PathBuf,
+/// The three files of a small trained model, which is measured beside the large random one.
+#[derive(Debug, Clone, Copy)]
+pub struct SmallBase<'a> {
+    /// `config.json`.
+    pub config_json: &'a [u8],
+    /// `tokenizer.json`.
+    pub tokenizer_json: &'a [u8],
+    /// `model.safetensors`.
+    pub safetensors: &'a [u8],
 }
 
-impl Material {
+/// The files.
+#[derive(Debug, Clone)]
+pub struct Material<'a> {
+    folder: PathBuf,
+    small: SmallBase<'a>,
+}
+
+impl<'a> Material<'a> {
     /// Finds the files in `cache`, or makes them there: 1.9 GB for [`Shape::SPEED`].
     ///
     /// # Errors
     /// When they can't be written.
-    pub fn prepare(cache: &Path, shape: &Shape) -> Result<Self, BenchError> {
+    pub fn prepare(cache: &Path, shape: &Shape, small: SmallBase<'a>) -> Result<Self, BenchError> {
         let folder = cache.join(shape.name());
         if !folder.exists() {
             let partial = cache.join(format!("{}.{}", shape.name(), std::process::id()));
             make(&partial, shape)?;
             std::fs::rename(&partial, &folder)?;
         }
-        Ok(Self { folder })
+        Ok(Self { folder, small })
     }
 
     /// The folder of all files.
@@ -164,6 +176,12 @@ impl Material {
             Format::Full => self.folder.join("hf"),
             Format::Q8 | Format::Q4 => gguf_path(&self.folder, format),
         }
+    }
+
+    /// The small trained model.
+    pub(super) fn small(&self) -> Result<Base, BenchError> {
+        let SmallBase { config_json, tokenizer_json, safetensors } = self.small;
+        Ok(Base::from_bytes(config_json, tokenizer_json, safetensors)?)
     }
 
     /// The folder of an adapter.
