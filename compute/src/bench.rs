@@ -6,6 +6,7 @@
 mod machine;
 pub mod material;
 mod serving;
+mod swap;
 pub mod table;
 mod training;
 
@@ -19,7 +20,7 @@ use crate::serve::registry::RegistryError;
 use crate::train::TrainError;
 
 pub use machine::load_average;
-pub use material::{Format, Material, Shape};
+pub use material::{Format, Material, Shape, SmallBase};
 
 /// Who measured our own samples.
 pub const OURS: &str = "tributary";
@@ -106,19 +107,33 @@ pub enum Part {
     Serve(Format),
     /// Adapters that come, go and wait.
     Adapters,
-    /// LoRA training.
-    Train(Format),
+    /// The small trained model, one stream and eight.
+    Small,
+    /// LoRA training that keeps activations or computes them again.
+    Train(Format, Activations),
+}
+
+/// What training does with a block's activations until their gradient is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    /// Holds them in memory.
+    Kept,
+    /// Computes them again.
+    Recomputed,
 }
 
 impl Part {
     /// All, in the order in which they are measured.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Serve(Format::Full),
         Self::Serve(Format::Q8),
         Self::Serve(Format::Q4),
         Self::Adapters,
-        Self::Train(Format::Full),
-        Self::Train(Format::Q4),
+        Self::Small,
+        Self::Train(Format::Full, Activations::Kept),
+        Self::Train(Format::Full, Activations::Recomputed),
+        Self::Train(Format::Q4, Activations::Kept),
+        Self::Train(Format::Q4, Activations::Recomputed),
     ];
 
     /// Its name on the command line.
@@ -127,7 +142,9 @@ impl Part {
         match self {
             Self::Serve(format) => format!("serve-{}", format.name()),
             Self::Adapters => "adapters".into(),
-            Self::Train(format) => format!("train-{}", format.name()),
+            Self::Small => "small".into(),
+            Self::Train(format, Activations::Kept) => format!("train-{}", format.name()),
+            Self::Train(format, Activations::Recomputed) => format!("train-{}-recomputed", format.name()),
         }
     }
 
@@ -141,11 +158,12 @@ impl Part {
     ///
     /// # Errors
     /// When the model can't be read or a request fails.
-    pub fn measure(self, material: &Material, plan: &Plan) -> Result<Vec<Sample>, BenchError> {
+    pub fn measure(self, material: &Material<'_>, plan: &Plan) -> Result<Vec<Sample>, BenchError> {
         match self {
             Self::Serve(format) => serving::streams(material, format, plan),
             Self::Adapters => serving::adapters(material, plan),
-            Self::Train(format) => training::lora(material, format, plan),
+            Self::Small => serving::small(material, plan),
+            Self::Train(format, activations) => training::lora(material, format, activations, plan),
         }
     }
 }

@@ -19,9 +19,9 @@ pub use value::{Value, Values};
 pub use write::{GgufTensor, write, write_to};
 
 pub(crate) use config::config_of;
-pub(crate) use export::write_model;
+pub(crate) use export::{write_adapter, write_model};
 pub(crate) use tokenizer::tokenizer_json;
-pub(crate) use weights::{parts_of, stem};
+pub(crate) use weights::parts_of;
 
 /// Why a GGUF file was refused.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! The loss: negative log-likelihood in nats of the scored tokens of given sequences, by teacher forcing.
 //!
-//! Invariant: only positions that predict a scored token reach the output product, so prompts cost no logits.
+//! Invariant: only positions that predict a scored token reach the output product, so prompts cost no logits, and all
+//! logits of a batch are never in memory together unless the head is trained too.
 
 use std::ops::Range;
 
@@ -9,7 +10,6 @@ use candle_core::Tensor;
 use crate::linear::Hook;
 use crate::lora::Adapter;
 use crate::model::{Mode, Model, ModelError, Packed};
-use crate::ops::negative_log_likelihood;
 
 /// Tokens of which some are to be predicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,11 +81,13 @@ impl Scored {
 
     /// Loss of each scored token, given the batch's final hidden states.
     pub(crate) fn losses(&self, model: &Model, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        let logits = match self.rows.len() == self.batch.rows() {
-            true => model.logits(hidden)?,
-            false => model.logits(&hidden.index_select(&Tensor::new(self.rows.as_slice(), hidden.device())?, 0)?)?,
-        };
-        Ok(negative_log_likelihood(&logits, &self.wanted)?)
+        match self.rows.len() == self.batch.rows() {
+            true => model.losses(hidden, &self.wanted),
+            false => {
+                let rows = Tensor::new(self.rows.as_slice(), hidden.device())?;
+                model.losses(&hidden.index_select(&rows, 0)?, &self.wanted)
+            }
+        }
     }
 }
 

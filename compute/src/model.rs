@@ -179,6 +179,14 @@ impl Model {
         Ok(self.head.product(hidden)?)
     }
 
+    /// The likelihood of one target per hidden state, in nats, (rows).
+    ///
+    /// # Errors
+    /// When the shape doesn't fit or a target is unknown.
+    pub(crate) fn losses(&self, hidden: &Tensor, targets: &[u32]) -> Result<Tensor, ModelError> {
+        Ok(ops::head_likelihood(hidden, &self.head, targets)?)
+    }
+
     /// One serving step: feeds each sequence its new tokens, whatever adapters they use, and grows their caches.
     ///
     /// # Errors

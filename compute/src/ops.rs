@@ -4,10 +4,12 @@
 //! the number of threads. Candle's fused operations drop gradients without a word; each of these has a
 //! finite-difference check in the tests. Tensors on a GPU go through [`portable`] instead, which promises less.
 
+mod aligned;
 mod attention;
 mod entropy;
 mod exponential;
 mod lora;
+mod many;
 mod norm;
 mod pool;
 pub mod portable;
@@ -21,7 +23,7 @@ mod weight;
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
 pub use attention::{HeadShape, Run, Seen, attend, attend_cached};
-pub use entropy::negative_log_likelihood;
+pub use entropy::{head_likelihood, negative_log_likelihood};
 pub use exponential::exponential;
 pub use lora::lora_product;
 pub use norm::rms_norm;

@@ -27,7 +27,7 @@ enum Engine {
 }
 
 /// One round: engines that a row compares follow each other.
-const ROUND: [(Engine, &str); 14] = [
+const ROUND: [(Engine, &str); 17] = [
     (Engine::Ours, "serve-f32"),
     (Engine::Of(Peer::Mistral), "f32"),
     (Engine::Of(Peer::Peft), "crowd"),
@@ -42,6 +42,9 @@ const ROUND: [(Engine, &str); 14] = [
     (Engine::Ours, "train-f32"),
     (Engine::Of(Peer::Peft), "train"),
     (Engine::Ours, "train-q4_k"),
+    (Engine::Ours, "train-f32-recomputed"),
+    (Engine::Ours, "train-q4_k-recomputed"),
+    (Engine::Ours, "small"),
 ];
 
 /// What was asked for.

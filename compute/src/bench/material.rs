@@ -3,17 +3,17 @@
 //! Invariant: everything follows from a shape and fixed seeds, is made once in a cache folder and appears there whole or
 //! not at all; the GGUF files hold the weights of `model.safetensors`.
 
-mod llama;
-
+use std::fs::File;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
 use serde_json::{Value as Json, json};
 
 use super::{BenchError, CROWD, OVERSUBSCRIPTION};
-use crate::gguf::write;
+use crate::gguf::{write_adapter, write_model};
 use crate::lora::{Adapter, LoraConfig, parameter_count};
-use crate::model::{Config, Module, WeightType, Weights};
+use crate::model::{Base, Config, Module, WeightType, Weights};
 use crate::ops::narrow;
 use crate::random::{Stream, uniform};
 use crate::serve::registry::{CONFIG_FILE, WEIGHTS_FILE};
@@ -34,7 +34,7 @@ const PROMPTS: usize = 256;
 /// Seed of the weights; adapter n has seed n.
 const SEED: u64 = 1;
 /// Changes whenever anything here makes other files of the same shape.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 /// Tokens that the tokenizer knows; the model's table is larger, which changes no figure.
 const TOKENIZER_VOCAB: usize = 300;
 
@@ -130,25 +130,37 @@ pub(super) fn letters(seed: usize, count: usize) -> String {
     (0..count).filter_map(|at| u8::try_from(letter(at)).ok()).map(|letter| char::from(b'A' + letter)).collect()
 }
 
-/// The files.
-#[derive(Debug, Clone)]
-pub struct Material {
-    folder: PathBuf,
+/// The three files of a small trained model, which is measured beside the large random one.
+#[derive(Debug, Clone, Copy)]
+pub struct SmallBase<'a> {
+    /// `config.json`.
+    pub config_json: &'a [u8],
+    /// `tokenizer.json`.
+    pub tokenizer_json: &'a [u8],
+    /// `model.safetensors`.
+    pub safetensors: &'a [u8],
 }
 
-impl Material {
+/// The files.
+#[derive(Debug, Clone)]
+pub struct Material<'a> {
+    folder: PathBuf,
+    small: SmallBase<'a>,
+}
+
+impl<'a> Material<'a> {
     /// Finds the files in `cache`, or makes them there: 1.9 GB for [`Shape::SPEED`].
     ///
     /// # Errors
     /// When they can't be written.
-    pub fn prepare(cache: &Path, shape: &Shape) -> Result<Self, BenchError> {
+    pub fn prepare(cache: &Path, shape: &Shape, small: SmallBase<'a>) -> Result<Self, BenchError> {
         let folder = cache.join(shape.name());
         if !folder.exists() {
             let partial = cache.join(format!("{}.{}", shape.name(), std::process::id()));
             make(&partial, shape)?;
             std::fs::rename(&partial, &folder)?;
         }
-        Ok(Self { folder })
+        Ok(Self { folder, small })
     }
 
     /// The folder of all files.
@@ -164,6 +176,12 @@ impl Material {
             Format::Full => self.folder.join("hf"),
             Format::Q8 | Format::Q4 => gguf_path(&self.folder, format),
         }
+    }
+
+    /// The small trained model.
+    pub(super) fn small(&self) -> Result<Base, BenchError> {
+        let SmallBase { config_json, tokenizer_json, safetensors } = self.small;
+        Ok(Base::from_bytes(config_json, tokenizer_json, safetensors)?)
     }
 
     /// The folder of an adapter.
@@ -194,9 +212,11 @@ fn make(folder: &Path, shape: &Shape) -> Result<(), BenchError> {
     for place in [&hf, &gguf] {
         std::fs::write(place.join("tokenizer.json"), &tokenizer)?;
     }
-    let metadata = llama::metadata(&config, &tokenizer)?;
+    let base = Base::load(&hf)?;
     for format in Format::ALL {
-        std::fs::write(gguf_path(folder, format), write(&metadata, &llama::tensors(&config, &weights, format)?)?)?;
+        let mut file = BufWriter::new(File::create(gguf_path(folder, format))?);
+        write_model(&mut file, &config, &weights, base.tokenizer(), None, format.kind())?;
+        file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
     }
     make_adapters(&config, folder)?;
     let texts: Vec<Json> = (0..PROMPTS).map(|seed| letters(seed, PROMPT_TOKENS).into()).collect();
@@ -218,8 +238,9 @@ fn make_adapters(config: &Config, folder: &Path) -> Result<(), BenchError> {
         std::fs::write(place.join(CONFIG_FILE), &files.config_json)?;
         std::fs::write(place.join(WEIGHTS_FILE), &files.safetensors)?;
         if at < CROWD {
-            let file = write(&llama::adapter_metadata(ALPHA), &llama::adapter_tensors(config, &adapter)?)?;
-            std::fs::write(for_llama.join(format!("{at}.gguf")), file)?;
+            let mut file = BufWriter::new(File::create(for_llama.join(format!("{at}.gguf")))?);
+            write_adapter(&mut file, config, &adapter)?;
+            file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
         }
     }
     Ok(())

@@ -4,15 +4,18 @@
 //! one of its repeats.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tributary_protocol::id::Hash;
 
 use super::machine::{copy_bandwidth, resident_bytes};
 use super::material::{Format, Material, PROMPT_TOKENS, RANK, letters};
-use super::{BenchError, CROWD, OVERSUBSCRIPTION, Plan, Sample};
+use super::{BenchError, CROWD, OVERSUBSCRIPTION, Plan, Sample, swap};
 use crate::engine::GenerateParams;
+use crate::lora::{Adapter, AdapterFiles};
 use crate::model::{Base, Config, Module};
+use crate::serve::registry::{CONFIG_FILE, WEIGHTS_FILE};
 use crate::serve::schedule::Limits;
 use crate::serve::{Event, EventStream, Prompt, Request, Server, ServerConfig, Work};
 
@@ -73,7 +76,7 @@ impl<'a> Place<'a> {
     /// A server on `base` that holds `resident` adapters in memory and knows `known`.
     fn new(
         base: &Base,
-        material: &Material,
+        material: &Material<'_>,
         plan: &'a Plan,
         resident: usize,
         known: usize,
@@ -141,7 +144,7 @@ impl<'a> Place<'a> {
 }
 
 /// One stream and eight.
-pub(super) fn streams(material: &Material, format: Format, plan: &Plan) -> Result<Vec<Sample>, BenchError> {
+pub(super) fn streams(material: &Material<'_>, format: Format, plan: &Plan) -> Result<Vec<Sample>, BenchError> {
     let base = Base::load(&material.model(format))?;
     let place = Place::new(&base, material, plan, CROWD, CROWD)?;
     // Reads the adapters and touches the weights.
@@ -169,16 +172,34 @@ pub(super) fn streams(material: &Material, format: Format, plan: &Plan) -> Resul
     Ok(samples)
 }
 
+/// The small trained model: what a step costs beside its arithmetic.
+pub(super) fn small(material: &Material<'_>, plan: &Plan) -> Result<Vec<Sample>, BenchError> {
+    let base = material.small()?;
+    let place = Place::new(&base, material, plan, 0, 0)?;
+    place.run(&[None; CROWD], CROWD, 2)?;
+    let rates: Result<Vec<f64>, BenchError> =
+        (0..plan.repeats).map(|_| place.rate(&[None; CROWD], plan.tokens)).collect();
+    let one = place.decode_rate(None)?;
+    Ok(vec![Sample::ours("decode/small/base", one), Sample::ours("crowd/small/base", median(rates?))])
+}
+
 /// Adapters that are resident, cold, too many, or idle.
-pub(super) fn adapters(material: &Material, plan: &Plan) -> Result<Vec<Sample>, BenchError> {
+pub(super) fn adapters(material: &Material<'_>, plan: &Plan) -> Result<Vec<Sample>, BenchError> {
     let base = Base::load(&material.model(Format::Full))?;
     let all = CROWD * OVERSUBSCRIPTION;
     let mut samples = Vec::new();
     let place = Place::new(&base, material, plan, all, all)?;
     place.run(&place.adapters, CROWD, 1)?;
     samples.push(Sample::ours("adapters/resident", place.rate(&place.adapters, SHORT_ANSWER)?));
-    let (same, turns) = (place.wait(&place.adapters[..1])?, place.wait(&place.adapters[..2])?);
-    samples.push(Sample::ours("adapters/swap", (turns - same) * 1e3));
+    let read = |at| -> Result<Arc<Adapter>, BenchError> {
+        let folder = material.adapter(at);
+        let (config_json, safetensors) =
+            (std::fs::read(folder.join(CONFIG_FILE))?, std::fs::read(folder.join(WEIGHTS_FILE))?);
+        Ok(Arc::new(Adapter::from_files(base.config(), &AdapterFiles { config_json, safetensors })?))
+    };
+    let prompt = base.tokenizer().encode_prompt(&letters(0, PROMPT_TOKENS))?;
+    let swap = swap::seconds([read(0)?, read(1)?], &prompt, base.config().max_positions)?;
+    samples.push(Sample::ours("adapters/swap", swap * 1e3));
     samples.extend(idle(&place, material)?);
     drop(place);
     let few = Place::new(&base, material, plan, CROWD, all)?;
@@ -195,7 +216,7 @@ pub(super) fn adapters(material: &Material, plan: &Plan) -> Result<Vec<Sample>, 
 }
 
 /// What a thousand more names cost the others' steps and the memory.
-fn idle(place: &Place<'_>, material: &Material) -> Result<Vec<Sample>, BenchError> {
+fn idle(place: &Place<'_>, material: &Material<'_>) -> Result<Vec<Sample>, BenchError> {
     let crowd = [None; CROWD];
     let steps = || -> Result<f64, BenchError> {
         let mut times = Vec::new();

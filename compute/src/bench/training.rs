@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::machine::peak_bytes;
 use super::material::{BATCH, Format, Material, RANK, SEQUENCE_TOKENS, letters};
-use super::{BenchError, Plan, Sample};
+use super::{Activations, BenchError, Plan, Sample};
 use crate::model::Base;
 use crate::train::{Example, Recipe, Trainer};
 
@@ -20,7 +20,12 @@ fn examples() -> Vec<Example> {
     (0..BATCH).map(example).collect()
 }
 
-pub(super) fn lora(material: &Material, format: Format, plan: &Plan) -> Result<Vec<Sample>, BenchError> {
+pub(super) fn lora(
+    material: &Material<'_>,
+    format: Format,
+    activations: Activations,
+    plan: &Plan,
+) -> Result<Vec<Sample>, BenchError> {
     let base = Base::load(&material.model(format))?;
     let recipe = Recipe {
         rank: RANK,
@@ -29,6 +34,7 @@ pub(super) fn lora(material: &Material, format: Format, plan: &Plan) -> Result<V
         max_len: u32::try_from(SEQUENCE_TOKENS + 1).unwrap_or(u32::MAX),
         lr: 1e-4,
         warmup: 0,
+        recompute: activations == Activations::Recomputed,
         ..Recipe::default()
     };
     let mut trainer = Trainer::new(&base, &recipe, &examples())?;
@@ -39,7 +45,10 @@ pub(super) fn lora(material: &Material, format: Format, plan: &Plan) -> Result<V
         tokens += trainer.step()?.tokens;
     }
     let rate = tokens as f64 / start.elapsed().as_secs_f64();
-    let name = format.name();
+    let name = match activations {
+        Activations::Kept => format.name().to_owned(),
+        Activations::Recomputed => format!("{}-recomputed", format.name()),
+    };
     let mut samples = vec![Sample::ours(format!("train/{name}"), rate)];
     samples.extend(peak_bytes().map(|bytes| Sample::ours(format!("train/{name}/memory"), bytes / 1e6)));
     Ok(samples)

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::GgmlDType;
 use serde_json::{Value, json};
 
 use super::ExportError;
@@ -104,7 +105,8 @@ pub(super) fn write_gguf(base: &Base, adapter: Option<&Adapter>, into: &Path) ->
     let weights = base.model().merged(adapter)?;
     let path = into.join("model.gguf");
     let mut out = BufWriter::new(File::create(&path).map_err(failed(&path))?);
-    gguf::write_model(&mut out, base.config(), &weights, base.tokenizer(), base.chat().ok())?;
+    let (config, half) = (base.config(), GgmlDType::F16);
+    gguf::write_model(&mut out, config, &weights, base.tokenizer(), base.chat().ok(), half)?;
     let file = out.into_inner().map_err(|error| failed(&path)(error.into_error()))?;
     file.sync_all().map_err(failed(&path))?;
     Ok(path)

@@ -188,24 +188,9 @@ fn put_back(bytes: &[u8], rows: usize, width: usize) -> Vec<u8> {
     ordered
 }
 
-/// The opposite of [`put_back`]: rows of each head's halves laid alternately, for whoever rotates neighbours.
-pub(super) fn spread(bytes: &[u8], rows: usize, width: usize) -> Vec<u8> {
-    let row = bytes.len() / rows;
-    let half = width / 2;
-    let mut alternating = Vec::with_capacity(bytes.len());
-    for head in bytes.chunks_exact(row * width) {
-        for at in 0..half {
-            for part in 0..2 {
-                alternating.extend_from_slice(&head[(part * half + at) * row..][..row]);
-            }
-        }
-    }
-    alternating
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Device, GgmlDType, QStorage, QTensor, Tensor, put_back, scale_offsets, scales_are_finite, spread};
+    use super::{Device, GgmlDType, QStorage, QTensor, Tensor, put_back, scale_offsets, scales_are_finite};
 
     #[test]
     fn a_scale_that_is_not_finite_is_found_in_every_kind() {
@@ -234,6 +219,5 @@ mod tests {
     fn alternating_rows_become_halves() {
         // Two heads of width 4, one byte for each row.
         assert_eq!(put_back(&[0, 2, 1, 3, 10, 12, 11, 13], 8, 4), [0, 1, 2, 3, 10, 11, 12, 13]);
-        assert_eq!(spread(&[0, 1, 2, 3, 10, 11, 12, 13], 8, 4), [0, 2, 1, 3, 10, 12, 11, 13]);
     }
 }

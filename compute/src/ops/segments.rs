@@ -100,7 +100,7 @@ impl Addition<'_> {
         }
         for (factors, weight) in self.factors.iter().zip(weights) {
             let Some(Factors { down, up, .. }) = factors else { continue };
-            if (down.shape().0, up.shape()) != (terms, (down.shape().1, weight.columns()?)) {
+            if (down.shape().0, up.shape()) != (terms, (down.shape().1, weight.shape()?.1)) {
                 bail!("an addition of {:?} by {:?} to rows of {terms}", down.shape(), up.shape());
             }
         }
@@ -173,7 +173,7 @@ mod tests {
             let weights = weights(kind);
             let borrowed: Vec<&Weight> = weights.iter().collect();
             let strips = |rows: usize, columns: usize| Strips::new(&random(rows, columns)).unwrap();
-            let pair = |w: &&Weight| Factors::new(strips(256, 4), strips(4, w.columns().unwrap()));
+            let pair = |w: &&Weight| Factors::new(strips(256, 4), strips(4, w.shape().unwrap().1));
             let pairs: Vec<Factors> = borrowed.iter().map(pair).collect();
             for rows in [1, 2, 9, 40, 70] {
                 let (x, half) = (random(rows, 256), rows / 2);

@@ -17,6 +17,8 @@ use candle_core::{Device, Result, Tensor};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
+use super::aligned::Aligned;
+use super::many::Side;
 use super::pool;
 use super::product::BLOCK_TERMS;
 use kernel::StripProduct;
@@ -38,7 +40,7 @@ const THREAD_WORK: usize = 1 << 15;
 #[derive(Debug)]
 pub struct Strips {
     /// Strip by strip, [`STRIP`] values for each term.
-    values: Vec<f32>,
+    values: Aligned,
     terms: usize,
     columns: usize,
 }
@@ -50,7 +52,7 @@ impl Strips {
     /// When it is not a matrix of f32.
     pub fn new(weight: &Tensor) -> Result<Self> {
         let (terms, columns) = weight.dims2()?;
-        let mut values = vec![0.0; terms * columns.next_multiple_of(STRIP)];
+        let mut values = Aligned::zeros(terms * columns.next_multiple_of(STRIP));
         if values.is_empty() {
             return Ok(Self { values, terms, columns });
         }
@@ -102,54 +104,17 @@ impl Strips {
         Tensor::from_vec(values, (self.terms, self.columns), &Device::Cpu)
     }
 
-    /// The transpose of some whole strips, (their columns, terms): what a gradient is multiplied with.
-    fn turned(&self, strips: Range<usize>) -> Self {
-        let columns = self.columns.min(strips.end * STRIP) - strips.start * STRIP;
-        let own = &self.values[strips.start * self.terms * STRIP..];
-        let mut values = vec![0.0; self.terms.next_multiple_of(STRIP) * columns];
-        values.par_chunks_exact_mut(columns * STRIP).enumerate().for_each(|(square, into)| {
-            for (strip, into) in into.chunks_mut(STRIP * STRIP).enumerate() {
-                let from = &own[(strip * self.terms + square * STRIP) * STRIP..]
-                    [..STRIP * STRIP.min(self.terms - square * STRIP)];
-                turn_square(from, into);
-            }
-        });
-        Self { values, terms: columns, columns: self.terms }
-    }
-
-    /// gradient (rows, columns) · weightᵀ, (rows, terms): what flows back through the product.
-    pub(super) fn back(&self, gradient: &[f32]) -> Vec<f32> {
-        let (rows, strips) = (gradient.len() / self.columns.max(1), self.columns.div_ceil(STRIP));
-        let mut total = vec![0.0; rows * self.terms];
-        for start in (0..strips).step_by(TURNED_STRIPS) {
-            let turned = self.turned(start..strips.min(start + TURNED_STRIPS));
-            let own = start * STRIP..start * STRIP + turned.terms;
-            let part: Vec<f32> =
-                gradient.chunks_exact(self.columns).flat_map(|row| &row[own.clone()]).copied().collect();
-            let Some(part) = multiply(&part, &[&turned]).pop() else { continue };
-            total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
-        }
-        total
+    /// Its rows, whose numbers a gradient is multiplied with.
+    pub(super) fn side(&self) -> Side<'_> {
+        Side::of_strips(&self.values, self.terms, self.columns)
     }
 }
-
-/// Strips that are turned at a time for a gradient: 12 MB for a width of 768.
-const TURNED_STRIPS: usize = 256;
 
 /// A strip from its columns, `terms` values each.
 fn fill_by_columns(strip: &mut [f32], columns: &[f32], terms: usize) {
     for (at, column) in columns.chunks_exact(terms).enumerate() {
         for (into, value) in strip.chunks_exact_mut(STRIP).zip(column) {
             into[at] = *value;
-        }
-    }
-}
-
-/// `into[j][i] = from[i][j]` of rows of [`STRIP`] values, of which there may be fewer than [`STRIP`] on either side.
-fn turn_square(from: &[f32], into: &mut [f32]) {
-    for (i, from) in from.chunks_exact(STRIP).enumerate() {
-        for (into, value) in into.chunks_exact_mut(STRIP).zip(from) {
-            into[i] = *value;
         }
     }
 }
@@ -223,8 +188,8 @@ fn gather(weights: &[&Strips], rows: usize, pieces: &[(usize, Range<usize>)], pa
 mod tests {
     use candle_core::{Device, Tensor};
 
-    use super::super::product::{BLOCK_TERMS, product};
-    use super::{STRIP, StripProduct, Strips, TURNED_STRIPS, multiply};
+    use super::super::product::BLOCK_TERMS;
+    use super::{StripProduct, Strips, multiply};
 
     const SHAPES: [(usize, usize); 8] =
         [(1, 1), (7, 16), (768, 40), (512, 64), (513, 65), (1100, 130), (33, 700), (2048, 256)];
@@ -301,21 +266,6 @@ mod tests {
             let weight = random(terms, columns);
             let strips = Strips::new(&weight).unwrap();
             assert_eq!(values(&strips.dense().unwrap()), values(&weight), "{terms}x{columns}");
-            let turned = strips.turned(0..columns.div_ceil(STRIP));
-            assert_eq!(values(&turned.dense().unwrap()), values(&weight.t().unwrap()), "{terms}x{columns}");
-        }
-    }
-
-    #[test]
-    fn gradients_flow_back_as_through_a_dense_weight() {
-        for (terms, columns) in [(33, 40), (65, TURNED_STRIPS * STRIP + 100)] {
-            let (weight, gradient) = (random(terms, columns), random(5, columns));
-            let back = Strips::new(&weight).unwrap().back(&values(&gradient));
-            let expected = values(&product(&gradient, &weight.t().unwrap()).unwrap());
-            let size = (columns as f32).sqrt();
-            for (value, expected) in back.iter().zip(&expected) {
-                assert!((value - expected).abs() < 1e-5 * size, "{terms}x{columns}: {value}, expected {expected}");
-            }
         }
     }
 }

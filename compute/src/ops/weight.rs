@@ -3,13 +3,17 @@
 //! Invariant: row i of a product depends bitwise only on row i of x and on the weight, for every kind (a test holds
 //! candle's quantised kernels to it). Strips and quantised weights are frozen: gradients go through them, never into them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, DType, Device, Layout, MetalStorage, Result, Shape, Tensor, bail,
 };
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
 
+use super::many::{Side, add_product};
 use super::product::{multiply, product};
 use super::strips::{self, Strips};
 use super::{floats, on_processor, portable, tensor, with_floats};
@@ -17,8 +21,11 @@ use super::{floats, on_processor, portable, tensor, with_floats};
 /// Rows up to which candle's kernel for several weights is the fastest; beyond, matrix instructions are.
 const MOST_FUSED_ROWS: usize = 31;
 
-/// Columns of a quantised weight that are expanded at a time for a gradient: 12 MB for a width of 768.
+/// Columns of a quantised weight that are expanded at a time for a gradient: 12 MB for a width of 768. Whole blocks of
+/// terms, so that the gradient doesn't depend on it.
 const EXPANDED_COLUMNS: usize = 4096;
+/// Of these a core expands so many at a time.
+const EXPANDED_ROWS: usize = 128;
 
 /// How a quantised product is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,15 +145,6 @@ impl Weight {
         }
     }
 
-    /// Columns of a product.
-    pub(super) fn columns(&self) -> Result<usize> {
-        match self {
-            Self::Dense(tensor) => tensor.dim(1),
-            Self::Strips(strips) => Ok(strips.shape().1),
-            Self::Quantised(tensor, _) => Ok(tensor.shape().dims2()?.0),
-        }
-    }
-
     /// The weight in f32, (in, out).
     ///
     /// # Errors
@@ -179,20 +177,54 @@ impl Weight {
         }
     }
 
-    /// gradient (rows, out) · weightᵀ: what flows back to x.
+    /// gradient (rows, out) · weightᵀ: what flows back to x, (rows, in).
     pub(super) fn back(&self, gradient: &Tensor) -> Result<Tensor> {
+        if portable::is_portable(gradient) {
+            return match self {
+                Self::Dense(weight) => gradient.matmul(&weight.t()?),
+                Self::Strips(strips) => gradient.matmul(&strips.dense()?.to_device(gradient.device())?.t()?),
+                Self::Quantised(weight, _) => back_quantised(gradient, weight),
+            };
+        }
+        let (rows, terms) = (gradient.dim(0)?, self.shape()?.0);
+        let mut total = vec![0.0; rows * terms];
+        with_floats(gradient, |gradient| self.add_back(&mut total, gradient))??;
+        tensor(total, (rows, terms))
+    }
+
+    /// The same added to `into`.
+    pub(super) fn add_back(&self, into: &mut [f32], gradient: &[f32]) -> Result<()> {
+        let columns = self.shape()?.1;
         match self {
-            Self::Dense(tensor) => gradient.matmul(&tensor.t()?),
+            Self::Dense(weight) => with_floats(weight, |weight| {
+                add_product(into, Side::rows(gradient, columns), Side::rows(weight, columns), 1.0);
+            }),
             Self::Strips(strips) => {
-                let (rows, terms) = (gradient.dim(0)?, strips.shape().0);
-                tensor(with_floats(gradient, |gradient| strips.back(gradient))?, (rows, terms))
+                add_product(into, Side::rows(gradient, columns), strips.side(), 1.0);
+                Ok(())
             }
-            Self::Quantised(tensor, _) => back_quantised(&gradient.contiguous()?, tensor),
+            // In pieces: of a large vocabulary's head only one is ever in f32.
+            Self::Quantised(weight, _) => (0..columns).step_by(EXPANDED_COLUMNS).try_for_each(|start| {
+                let own = start..columns.min(start + EXPANDED_COLUMNS);
+                let piece = expanded(weight, own.clone())?;
+                let terms = piece.len() / own.len();
+                add_product(into, Side::part(gradient, columns, own), Side::columns(&piece, terms), 1.0);
+                Ok(())
+            }),
+        }
+    }
+
+    /// (in, out)
+    pub(super) fn shape(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Dense(weight) => weight.dims2(),
+            Self::Strips(strips) => Ok(strips.shape()),
+            Self::Quantised(weight, _) => weight.shape().dims2().map(|(columns, terms)| (terms, columns)),
         }
     }
 }
 
-/// The same in pieces of the weight: of a large vocabulary's head only one piece is ever in f32.
+/// What flows back on a device, in pieces of the weight.
 fn back_quantised(gradient: &Tensor, weight: &QTensor) -> Result<Tensor> {
     let columns = weight.shape().dims2()?.0;
     if columns <= EXPANDED_COLUMNS {
@@ -210,6 +242,19 @@ fn back_quantised(gradient: &Tensor, weight: &QTensor) -> Result<Tensor> {
         });
     }
     total.ok_or_else(|| candle_core::Error::msg("invariant: a weight has columns"))
+}
+
+/// Some rows of a quantised matrix in f32, end to end.
+fn expanded(weight: &QTensor, rows: Range<usize>) -> Result<Vec<f32>> {
+    let width = weight.shape().dims2()?.1;
+    let mut values = vec![0.0; rows.len() * width];
+    values.par_chunks_mut((EXPANDED_ROWS * width).max(1)).enumerate().try_for_each(|(at, into)| {
+        let start = rows.start + at * EXPANDED_ROWS;
+        let ids: Vec<u32> = (start..start + into.len() / width).filter_map(|row| u32::try_from(row).ok()).collect();
+        let own = weight.embedding(&Tensor::new(ids, &Device::Cpu)?)?.to_dtype(DType::F32)?;
+        with_floats(&own, |own| into.copy_from_slice(own))
+    })?;
+    Ok(values)
 }
 
 /// Whether candle multiplies one row by another kernel than several (`repack_x86::select`, candle 0.11): then a single

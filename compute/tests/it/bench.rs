@@ -1,16 +1,26 @@
 //! The measurements of `tributary eval serving`, on a model so small that their figures say nothing.
 
 use tributary_compute::bench::table::rows;
-use tributary_compute::bench::{Format, Material, OURS, Part, Plan, Sample, Shape};
+use tributary_compute::bench::{Format, Material, OURS, Part, Plan, Sample, Shape, SmallBase};
 use tributary_compute::model::Base;
+
+use super::parity::base_files;
 
 const TINY: Shape = Shape { hidden: 256, intermediate: 256, layers: 1, heads: 12, vocab: 512 };
 const LEAST: Plan = Plan { tokens: 3, repeats: 1, steps: 1 };
 
+const fn small([config_json, tokenizer_json, safetensors]: &[Vec<u8>; 3]) -> SmallBase<'_> {
+    SmallBase {
+        config_json: config_json.as_slice(),
+        tokenizer_json: tokenizer_json.as_slice(),
+        safetensors: safetensors.as_slice(),
+    }
+}
+
 #[test]
 fn every_row_gets_a_figure_of_ours() {
-    let cache = tempfile::tempdir().unwrap();
-    let material = Material::prepare(cache.path(), &TINY).unwrap();
+    let (cache, files) = (tempfile::tempdir().unwrap(), base_files());
+    let material = Material::prepare(cache.path(), &TINY, small(&files)).unwrap();
     let mut samples = Vec::new();
     for part in Part::ALL {
         assert_eq!(Part::from_name(&part.name()), Some(part));
@@ -38,8 +48,8 @@ fn every_row_gets_a_figure_of_ours() {
 
 #[test]
 fn the_formats_hold_one_model_and_are_made_once() {
-    let cache = tempfile::tempdir().unwrap();
-    let material = Material::prepare(cache.path(), &TINY).unwrap();
+    let (cache, files) = (tempfile::tempdir().unwrap(), base_files());
+    let material = Material::prepare(cache.path(), &TINY, small(&files)).unwrap();
     let weights = |format| {
         let model = Base::load(&material.model(format)).unwrap().model().merged(None).unwrap();
         let all = model.tensors().map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap());
@@ -53,6 +63,6 @@ fn the_formats_hold_one_model_and_are_made_once() {
     }
     let written = |path: &std::path::Path| std::fs::metadata(path).unwrap().modified().unwrap();
     let before = written(material.folder());
-    let again = Material::prepare(cache.path(), &TINY).unwrap();
+    let again = Material::prepare(cache.path(), &TINY, small(&files)).unwrap();
     assert_eq!((again.folder(), written(again.folder())), (material.folder(), before));
 }

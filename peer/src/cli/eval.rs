@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tributary_compute::bench::table::{Row, rows};
-use tributary_compute::bench::{BenchError, Material, Part, Plan, Sample, Shape, load_average};
+use tributary_compute::bench::{BenchError, Material, Part, Plan, Sample, Shape, SmallBase, load_average};
 
 use super::failure::{FAILED, Failure};
 use super::output::{Context, Output};
@@ -19,7 +19,7 @@ const MAX_ROUNDS: u32 = 20;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum EvalCommand {
-    /// Speed of serving and training on a random Llama of about 100 million parameters.
+    /// Speed of serving and training on a random Llama of about 100 million parameters, and on the demonstration's base.
     Serving(ServingArgs),
     /// What a GPU computes beside the processor, and how fast both are on a small random Llama.
     Device(super::device::DeviceArgs),
@@ -62,7 +62,7 @@ pub(super) fn run(context: &Context, command: EvalCommand) -> Result<Output, Fai
     }
     let cache = args.cache.unwrap_or_else(default_cache);
     context.say(&format!("the model is in {}, or made there now", cache.display()));
-    let material = Material::prepare(&cache, &Shape::SPEED)?;
+    let material = Material::prepare(&cache, &Shape::SPEED, small_base())?;
     if args.prepare {
         let folder = material.folder().display().to_string();
         return Ok(Output::new(json!({"folder": folder}), vec![folder.clone()], format!("{folder}\n")));
@@ -84,6 +84,12 @@ pub(super) fn run(context: &Context, command: EvalCommand) -> Result<Output, Fai
         }
     }
     Ok(table(&samples).note("peers are measured beside these by: cargo xtask bench serving"))
+}
+
+/// The demonstration's base, as an example of a small trained model.
+const fn small_base() -> SmallBase<'static> {
+    let files = tributary_almanac::base();
+    SmallBase { config_json: files.config, tokenizer_json: files.tokenizer, safetensors: files.safetensors }
 }
 
 /// The user's cache for such models.

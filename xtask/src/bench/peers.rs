@@ -36,6 +36,16 @@ impl Peer {
         }
     }
 
+    /// What its compiler is told.
+    const fn flags(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            // gcc before 12.4 takes the table of llama.cpp's matrix instructions for unused but for its first bytes
+            // (`_tile_loadconfig`, gcc's bug 114098), and the first product of quantised weights ends with signal 11.
+            Self::Llama => &[("CXXFLAGS", "-fno-tree-dse -fno-dse")],
+            Self::Mistral | Self::Peft => &[],
+        }
+    }
+
     /// The package and what it is imported as; peft comes with the parity checks.
     const fn package(self) -> Option<(&'static str, &'static str)> {
         match self {
@@ -90,7 +100,7 @@ fn installed(peer: Peer) -> Result<PathBuf, StepError> {
         return Err(format!("{package} could not be installed before; remove {} to try again", shown(&note)));
     }
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", package];
-    let tried = run(&shown(&python), &pip, &[]);
+    let tried = run(&shown(&python), &pip, peer.flags());
     match tried {
         Ok(()) if is_there(&python, module) => Ok(python),
         _ => {
