@@ -32,7 +32,7 @@ use self::ground::Ground;
 pub use self::signals::Signals;
 use self::sockets::Sockets;
 use crate::answers::Answers;
-use crate::bases::{self, BASE_LIMIT_BYTES, Bases};
+use crate::bases::{self, Bases, DiskLimits};
 use crate::cards::Cards;
 use crate::engine::EngineFolder;
 use crate::engine::parent::EngineHandle;
@@ -71,8 +71,8 @@ pub struct UpOptions {
     pub mdns: bool,
     /// Parts per million of answers to have checked.
     pub audit_ppm: u32,
-    /// The largest base model it takes, in bytes.
-    pub base_limit_bytes: u64,
+    /// How much of the disk bases and served adapters may take.
+    pub limits: DiskLimits,
 }
 
 impl Default for UpOptions {
@@ -89,7 +89,7 @@ impl Default for UpOptions {
             offline: false,
             mdns: false,
             audit_ppm: 100_000,
-            base_limit_bytes: BASE_LIMIT_BYTES,
+            limits: DiskLimits::default(),
         }
     }
 }
@@ -150,7 +150,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
         sockets.store.clone(),
         sockets.data.clone(),
         engine,
-        Bases::open(Arc::clone(&journal), &home.path("models"), options.base_limit_bytes)?,
+        Bases::open(Arc::clone(&journal), &home.path("models"), options.limits)?,
         handle.clone(),
         Arc::clone(&answers),
         Arc::new(Traffic::default()),
@@ -238,7 +238,7 @@ fn node_config(options: &UpOptions, keys: &Keys, network: &NetworkNotice) -> any
         treasury: network.treasury,
         // Whoever serves the chain anchors on it, when nobody else does.
         roles: Roles { poster: options.roles.poster || options.serve_chain.is_some(), ..options.roles },
-        class: bases::classes(),
+        classes: bases::classes(),
         training_price_per_kilostep: TRAINING_PRICE,
         training_ms_per_kilostep: TRAINING_MS_PER_KILOSTEP,
         answer_price: ANSWER_PRICE,
