@@ -21,6 +21,9 @@ use crate::lora::Adapter;
 use crate::model::{Base, Mode, Packed};
 use crate::sample::Sampler;
 
+/// Takes a token of an answer and the logits that it was picked from.
+pub type OnLogits<'a> = &'a mut dyn FnMut(u32, &[f32]) -> Result<(), EngineError>;
+
 /// Rows whose logits are held at once: bounds memory for large vocabularies.
 const LOGIT_ROWS: usize = 128;
 
@@ -130,6 +133,22 @@ pub fn check_generation(
     fingerprints: &[Fingerprint],
     params: &GenerateParams,
 ) -> Result<ProofVerdict, EngineError> {
+    check_generation_with(base, adapter, prompt_tokens, output_tokens, fingerprints, params, &mut |_, _| Ok(()))
+}
+
+/// The same, and `heard` gets each token with the logits that it was picked from, in order and as far as they agree.
+///
+/// # Errors
+/// As [`check_generation`], and those of `heard`.
+pub fn check_generation_with(
+    base: &Base,
+    adapter: Option<&Adapter>,
+    prompt_tokens: &[u32],
+    output_tokens: &[u32],
+    fingerprints: &[Fingerprint],
+    params: &GenerateParams,
+    heard: OnLogits<'_>,
+) -> Result<ProofVerdict, EngineError> {
     params.check()?;
     if adapter.is_some_and(|adapter| !adapter.fits(base.config())) {
         return Err(EngineError::Adapter);
@@ -142,7 +161,7 @@ pub fn check_generation(
     }
     let found = match malformed(base, prompt_tokens, output_tokens, fingerprints) {
         Some(what) => Some(Mismatch::Malformed(what)),
-        None => compare(base, adapter, prompt_tokens, output_tokens, fingerprints, params)?,
+        None => compare(base, adapter, prompt_tokens, output_tokens, fingerprints, params, heard)?,
     };
     Ok(found.map_or(ProofVerdict::Match, |reason| ProofVerdict::Mismatch { reason }))
 }
@@ -171,6 +190,7 @@ fn compare(
     output: &[u32],
     fingerprints: &[Fingerprint],
     params: &GenerateParams,
+    heard: OnLogits<'_>,
 ) -> Result<Option<Mismatch>, EngineError> {
     let end = replay_answer(base, params, prompt.len(), output)?.tokens;
     if end < output.len() {
@@ -190,7 +210,7 @@ fn compare(
             return Ok(Some(Mismatch::Fingerprint { at, deviation: claimed.deviation(states) }));
         }
     }
-    first_other_token(base, &hidden, prompt, output, params)
+    first_other_token(base, &hidden, prompt, output, params, heard)
 }
 
 fn first_other_token(
@@ -199,6 +219,7 @@ fn first_other_token(
     prompt: &[u32],
     output: &[u32],
     params: &GenerateParams,
+    heard: OnLogits<'_>,
 ) -> Result<Option<Mismatch>, EngineError> {
     let mut sampler = Sampler::new(base.tokenizer(), params, prompt)?;
     for (chunk, claimed) in output.chunks(LOGIT_ROWS).enumerate() {
@@ -207,7 +228,10 @@ fn first_other_token(
         for (at, (&claimed, logits)) in (from..).zip(claimed.iter().zip(&logits)) {
             let step = u32::try_from(at).map_err(|_| EngineError::Params("too many tokens"))?;
             match sampler.pick(logits, step) {
-                Ok(expected) if expected == claimed => sampler.accept(claimed)?,
+                Ok(expected) if expected == claimed => {
+                    sampler.accept(claimed)?;
+                    heard(claimed, logits)?;
+                }
                 Ok(expected) => return Ok(Some(Mismatch::Token { at, claimed, expected })),
                 Err(EngineError::NotFinite { .. }) => return Ok(Some(Mismatch::NotFinite)),
                 Err(error) => return Err(error),

@@ -4,10 +4,15 @@
 //! a prompt is the begin token (if the model has one) and its text, a completion its text and the end token; the two
 //! are encoded apart, so that training and answering see the same tokens.
 
+mod words;
+
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
+use tributary_protocol::limits::TOKEN_MAX_BYTES;
+use tributary_protocol::logprobs::Spelling;
 
+use self::words::Words;
 use crate::model::{MAX_VOCAB, ModelError};
 use crate::sample::Grammars;
 
@@ -29,6 +34,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Vec<u32>,
     grammars: Grammars,
+    words: Words,
 }
 
 fn refused(what: impl std::fmt::Display) -> ModelError {
@@ -62,7 +68,7 @@ impl Tokenizer {
         if highest == 0 || highest > vocab {
             return Err(refused(format!("{highest} ids for a model with a vocabulary of {vocab}")));
         }
-        Ok(Self { inner, bos, eos: eos.to_vec(), grammars: Grammars::default() })
+        Ok(Self { inner, bos, eos: eos.to_vec(), grammars: Grammars::default(), words: Words::default() })
     }
 
     /// The same with the token that begins prompts and those that end answers, the first of which ends completions.
@@ -125,6 +131,32 @@ impl Tokenizer {
     /// The `tokenizer.json` of this tokenizer.
     pub(crate) fn to_json(&self) -> Result<serde_json::Value, ModelError> {
         serde_json::to_value(&self.inner).map_err(refused)
+    }
+
+    /// The bytes of every token, those of special ones behind llguidance's marker.
+    ///
+    /// # Errors
+    /// When they can't be told of this tokenizer.
+    pub(crate) fn words(&self) -> Result<&[Vec<u8>], ModelError> {
+        let json = || self.to_json().map_err(|error| error.to_string());
+        self.words.get(json).map_err(refused)
+    }
+
+    /// What a token stands for, cut to [`TOKEN_MAX_BYTES`].
+    #[must_use]
+    pub fn spelling(&self, token: u32) -> Spelling {
+        let word = self.words().ok().and_then(|words| words.get(usize::try_from(token).ok()?));
+        match word.map(|word| words::bytes_of(word)) {
+            Some(Some(bytes)) if !self.is_end(token) => {
+                Spelling::Bytes(bytes[..bytes.len().min(TOKEN_MAX_BYTES)].to_vec())
+            }
+            Some(_) => {
+                let mut name = self.text(token).unwrap_or_default();
+                name.truncate(name.floor_char_boundary(TOKEN_MAX_BYTES));
+                Spelling::Special(name)
+            }
+            None => Spelling::Bytes(Vec::new()),
+        }
     }
 
     /// What compiles grammars over these tokens.

@@ -25,7 +25,7 @@ pub use pretrain::{PretrainRecipe, Pretrainer};
 pub use recipe::{MAX_BATCH, MAX_EXAMPLES, MAX_HELD_OUT, MAX_PATIENCE, MAX_STEPS, Recipe};
 
 use adamw::{AdamW, Update};
-use checkpoint::{Patience, State};
+use checkpoint::{Expected, Patience, State};
 use examples::{Encoded, Split};
 use gradient::{Measured, Objective, measure, measure_by_blocks, parts};
 use recipe::{Order, run_hash};
@@ -101,7 +101,9 @@ impl Trainer {
         recipe.check()?;
         let adapter = Adapter::fresh(base.config(), &recipe.lora(), recipe.seed)?;
         let run = run_hash(base, recipe, examples)?;
-        let state = State { run, step: 0, patience: Patience::new(), optimiser: AdamW::new(adapter.values()?) };
+        let values = adapter.values()?;
+        let best = recipe.keeps_best().then(|| values.clone());
+        let state = State { run, step: 0, patience: Patience::new(), optimiser: AdamW::new(values), best };
         Self::at(base, recipe, examples, state)
     }
 
@@ -112,7 +114,9 @@ impl Trainer {
     pub fn resume(base: &Base, recipe: &Recipe, examples: &[Example], checkpoint: &[u8]) -> Result<Self, TrainError> {
         recipe.check()?;
         let count = parameter_count(base.config(), &recipe.lora().checked()?);
-        let state = State::from_bytes(checkpoint, run_hash(base, recipe, examples)?, count, recipe.steps)?;
+        let run = run_hash(base, recipe, examples)?;
+        let expected = Expected { run, count, steps: recipe.steps, keeps_best: recipe.keeps_best() };
+        let state = State::from_bytes(checkpoint, &expected)?;
         Self::at(base, recipe, examples, state)
     }
 
@@ -153,8 +157,11 @@ impl Trainer {
             true => evaluate::evaluate(&self.base, &self.adapter, &self.examples.held_out)?,
             false => None,
         };
-        if let Some(evaluation) = evaluation {
-            self.state.patience.hear(evaluation.loss);
+        if let Some(evaluation) = evaluation
+            && self.state.patience.hear(evaluation.loss, self.state.step)
+            && let Some(best) = &mut self.state.best
+        {
+            best.clone_from(&self.state.optimiser.values);
         }
         let (step, tokens) = (self.state.step, measured.tokens);
         Ok(StepReport { step, loss, tokens, lr, gradient_norm, evaluation })
@@ -199,6 +206,16 @@ impl Trainer {
     /// When memory can't be had.
     pub fn adapter(&self) -> Result<Adapter, TrainError> {
         Ok(Adapter::from_values(self.base.config(), &self.recipe.lora(), &self.state.optimiser.values)?)
+    }
+
+    /// The adapter that the run is told by, and the step after which it was: the best evaluation's where the recipe has
+    /// patience, else the last.
+    ///
+    /// # Errors
+    /// When memory can't be had.
+    pub fn kept(&self) -> Result<(Adapter, u32), TrainError> {
+        let (values, step) = self.state.kept();
+        Ok((Adapter::from_values(self.base.config(), &self.recipe.lora(), values)?, step))
     }
 
     /// The run's state in canonical bytes: adapter, moments and step.

@@ -1,7 +1,8 @@
 //! Answer streams: questions and answers between asker and worker, token by token, on the data plane.
 //!
-//! Frames begin with a tag: `TEXT` a piece of the answer, `TRANSCRIPT` a part of tokens and fingerprints,
-//! `OFFER` the envelope with the worker's receipt offer, `REFUSAL` the kind of a reason in one byte and the reason.
+//! Frames begin with a tag: `TEXT` a piece of the answer, `LOGPROBS` reports of tokens, before the text that they lead
+//! to, `TRANSCRIPT` a part of tokens and fingerprints, `OFFER` the envelope with the worker's receipt offer, `REFUSAL` the
+//! kind of a reason in one byte and the reason.
 //! The asker's first and only frame is the envelope of the question. A node that answers itself does so with the
 //! same frames over a channel.
 //!
@@ -15,19 +16,25 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 use tributary_compute::proof::fingerprint_root;
 use tributary_protocol::id::{Hash, NodeId};
-use tributary_protocol::limits::{ANSWER_TOKENS_MAX, ENVELOPE_MAX_BYTES};
+use tributary_protocol::limits::{ANSWER_TOKENS_MAX, ENVELOPE_MAX_BYTES, LOGPROBS_MAX};
+use tributary_protocol::logprobs::{TokenReport, commitment};
 use tributary_protocol::node::{AnswerTranscript, Input};
 use tributary_protocol::refusal::{Refusal, RefusalKind};
+use tributary_protocol::wire;
 
 use crate::bundle::{TRANSCRIPT_MAX_BYTES, Transcript};
 use crate::handle::NodeHandle;
 use crate::net::data::{AnswerSender, AnswerStream, DataPlane};
+use crate::net::limits::ANSWER_FRAME_BYTES;
 use crate::traffic::Traffic;
 
 const TEXT: u8 = 1;
 const TRANSCRIPT: u8 = 2;
 const OFFER: u8 = 3;
 const REFUSAL: u8 = 4;
+const LOGPROBS: u8 = 5;
+/// Reports in one frame: with twenty tokens beside each and the longest words below a frame's bound.
+const REPORTS_PER_FRAME: usize = 8;
 /// Bytes of one part of a transcript.
 const PART_BYTES: usize = 32 * 1024;
 /// How long the asker's first frame may take.
@@ -46,8 +53,10 @@ const STREAMS_MAX: usize = 256;
 /// What happens while an answer comes in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// More text.
-    Text(String),
+    /// More text, with the tokens that led to it where their probabilities were asked for.
+    Text(String, Vec<TokenReport>),
+    /// The answer ended; all its tokens, where they were asked for.
+    Tokens(Arc<Vec<TokenReport>>),
     /// The worker failed; the text so far is void and another worker is asked. Without words when it refused for good.
     Retry(String),
 }
@@ -167,7 +176,13 @@ impl Answers {
     ///
     /// # Errors
     /// When the asker went away.
-    pub async fn text(&self, stream: u64, text: &str) -> Result<(), String> {
+    pub async fn text(&self, stream: u64, text: &str, tokens: &[TokenReport]) -> Result<(), String> {
+        for part in tokens.chunks(REPORTS_PER_FRAME) {
+            self.send(stream, frame(LOGPROBS, &wire::encode(&part.to_vec()))).await?;
+        }
+        if text.is_empty() {
+            return Ok(());
+        }
         self.send(stream, frame(TEXT, text.as_bytes())).await
     }
 
@@ -294,11 +309,16 @@ impl Answers {
             };
             count(bytes.len());
             if let Some(text) = received.take(&bytes)? {
-                self.tell(key, Piece::Text(text));
+                let fresh = received.fresh_tokens();
+                self.tell(key, Piece::Text(text, fresh));
             }
             if let Some(offer) = received.offer.take() {
                 source.finish();
-                return Ok((offer, received.into_transcript()?));
+                let (transcript, tokens) = received.into_transcript()?;
+                if !tokens.is_empty() {
+                    self.tell(key, Piece::Tokens(Arc::new(tokens)));
+                }
+                return Ok((offer, transcript));
             }
         }
     }
@@ -307,6 +327,11 @@ impl Answers {
 #[derive(Default)]
 struct Received {
     text: String,
+    tokens: Vec<TokenReport>,
+    /// Of these, how many were told of with text.
+    told: usize,
+    /// Tokens in all of them, those beside the answer's own counted too.
+    reported: usize,
     transcript: Vec<u8>,
     offer: Option<Vec<u8>>,
 }
@@ -324,6 +349,7 @@ impl Received {
                 self.text.push_str(text);
                 return Ok(Some(text.to_owned()));
             }
+            LOGPROBS => self.take_tokens(payload)?,
             TRANSCRIPT => {
                 if self.transcript.len() + payload.len() > TRANSCRIPT_MAX_BYTES {
                     return Err("the transcript is too long".into());
@@ -337,10 +363,35 @@ impl Received {
         Ok(None)
     }
 
-    fn into_transcript(self) -> Result<AnswerTranscript, String> {
+    fn take_tokens(&mut self, payload: &[u8]) -> Result<(), Refusal> {
+        let reports: Vec<TokenReport> = wire::decode(payload, ANSWER_FRAME_BYTES).map_err(|error| error.to_string())?;
+        self.reported += reports.iter().map(|report| 1 + report.top.len()).sum::<usize>();
+        if self.reported > LOGPROBS_MAX as usize || !reports.iter().all(TokenReport::is_well_formed) {
+            return Err("the tokens' probabilities are beyond their bound".into());
+        }
+        self.tokens.extend(reports);
+        Ok(())
+    }
+
+    /// The tokens that led to the text received now.
+    fn fresh_tokens(&mut self) -> Vec<TokenReport> {
+        let fresh = self.tokens[self.told..].to_vec();
+        self.told = self.tokens.len();
+        fresh
+    }
+
+    fn into_transcript(self) -> Result<(AnswerTranscript, Vec<TokenReport>), String> {
         let transcript = Transcript::from_bytes(&self.transcript).map_err(|error| error.to_string())?;
         let fingerprints = fingerprint_root(&transcript.fingerprints()?);
-        Ok(AnswerTranscript { text: self.text, fingerprints, transcript: self.transcript })
+        let logprobs = match u32::try_from(self.tokens.len()) {
+            Ok(0) => None,
+            Ok(count) if self.tokens.iter().map(|report| report.chosen.token).eq(transcript.output_tokens) => {
+                Some((count, commitment(&self.tokens)))
+            }
+            _ => return Err("the probabilities are of other tokens than the answer's".into()),
+        };
+        let told = AnswerTranscript { text: self.text, fingerprints, logprobs, transcript: self.transcript };
+        Ok((told, self.tokens))
     }
 }
 

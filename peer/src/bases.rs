@@ -22,7 +22,10 @@ const BASES: &str = "bases";
 const BASES_MAX: usize = 1_024;
 /// How large a base this node takes unless its user says otherwise: one of a few billion parameters in four bits, or
 /// of two billion in sixteen.
-pub const BASE_LIMIT_BYTES: u64 = 4_000_000_000;
+const BASE_LIMIT_BYTES: u64 = 4_000_000_000;
+/// What bases and served adapters take together unless the user says otherwise: some bases of a few billion parameters in
+/// four bits.
+const DISK_LIMIT_BYTES: u64 = 20_000_000_000;
 /// The name of the base that comes with the program.
 pub const BUILTIN: &str = "builtin";
 
@@ -106,13 +109,36 @@ pub struct BaseRecord {
     pub added_ms: u64,
 }
 
+impl BaseRecord {
+    /// Whether it stays until its user removes it: what was fetched for a task or a release makes room for others.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.origin.source != FROM_PEER
+    }
+}
+
+/// What bases may take of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskLimits {
+    /// The largest base, in bytes.
+    pub base_bytes: u64,
+    /// All bases and served adapters together, in bytes.
+    pub disk_bytes: u64,
+}
+
+impl Default for DiskLimits {
+    fn default() -> Self {
+        Self { base_bytes: BASE_LIMIT_BYTES, disk_bytes: DISK_LIMIT_BYTES }
+    }
+}
+
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// The bases of a node.
 pub struct Bases {
     journal: Arc<Journal>,
     root: PathBuf,
-    limit_bytes: u64,
+    limits: DiskLimits,
     classes: Classes,
     /// One turn per base, so that two jobs do not fetch or load the same one twice.
     turns: Mutex<BTreeMap<Hash, Weak<tokio::sync::Mutex<()>>>>,
@@ -125,7 +151,7 @@ impl Bases {
     ///
     /// # Errors
     /// When the folder cannot be made.
-    pub fn open(journal: Arc<Journal>, root: &Path, limit_bytes: u64, classes: Classes) -> std::io::Result<Self> {
+    pub fn open(journal: Arc<Journal>, root: &Path, limits: DiskLimits, classes: Classes) -> std::io::Result<Self> {
         // The engine is another process and may start elsewhere.
         let root = std::path::absolute(root)?;
         std::fs::create_dir_all(&root)?;
@@ -133,7 +159,7 @@ impl Bases {
         Ok(Self {
             journal,
             root,
-            limit_bytes: limit_bytes.min(base::BASE_MAX_BYTES),
+            limits: DiskLimits { base_bytes: limits.base_bytes.min(base::BASE_MAX_BYTES), ..limits },
             classes,
             turns: Mutex::default(),
             builtin: tokio::sync::OnceCell::new(),
@@ -155,7 +181,13 @@ impl Bases {
     /// How large a base may be here, in bytes.
     #[must_use]
     pub fn limit_bytes(&self) -> u64 {
-        self.limit_bytes
+        self.limits.base_bytes
+    }
+
+    /// What bases may take here.
+    #[must_use]
+    pub fn limits(&self) -> DiskLimits {
+        self.limits
     }
 
     /// What is known of a base.
@@ -211,7 +243,7 @@ impl Bases {
 
     /// All classes this machine computes in, as its peers are told.
     #[must_use]
-    pub fn classes(&self) -> String {
+    pub fn classes(&self) -> Vec<String> {
         told(&self.classes)
     }
 
@@ -229,9 +261,9 @@ impl Bases {
     }
 }
 
-/// Classes in one text, as peers are told.
-fn told(classes: &Classes) -> String {
-    format!("{} {}", classes.dense, classes.quantised)
+/// Classes one by one, as peers are told.
+fn told(classes: &Classes) -> Vec<String> {
+    vec![classes.dense.clone(), classes.quantised.clone()]
 }
 
 #[cfg(test)]
@@ -262,14 +294,16 @@ mod tests {
     fn records_outlive_the_process_and_half_made_folders_do_not() {
         let folder = tempfile::tempdir().unwrap();
         let (path, root) = (folder.path().join("journal"), folder.path().join("models"));
+        let largest = DiskLimits { base_bytes: u64::MAX, ..DiskLimits::default() };
         {
-            let bases = Bases::open(Arc::new(Journal::open(&path).unwrap()), &root, u64::MAX, classes()).unwrap();
+            let bases = Bases::open(Arc::new(Journal::open(&path).unwrap()), &root, largest, classes()).unwrap();
             assert_eq!(bases.limit_bytes(), base::BASE_MAX_BYTES);
             bases.keep(&record(1, false)).unwrap();
             bases.keep(&record(2, true)).unwrap();
             std::fs::create_dir_all(root.join("ab.partial")).unwrap();
         }
-        let bases = Bases::open(Arc::new(Journal::open(&path).unwrap()), &root, 5, classes()).unwrap();
+        let bases =
+            Bases::open(Arc::new(Journal::open(&path).unwrap()), &root, DiskLimits::default(), classes()).unwrap();
         assert!(!root.join("ab.partial").exists());
         assert_eq!(bases.all().unwrap(), [record(1, false), record(2, true)]);
         assert_eq!(bases.class(&Hash([1; 32])).unwrap(), device::class());
@@ -282,7 +316,7 @@ mod tests {
     fn peers_are_told_of_both_kinds_of_kernels() {
         use tributary_protocol::message::computes_in;
         let told = told(&classes());
-        assert!(told.len() <= NAME_MAX_BYTES);
+        assert!(told.iter().all(|class| class.len() <= NAME_MAX_BYTES));
         assert!(computes_in(&told, &device::class()) && computes_in(&told, &device::quantised_class()));
         assert!(!computes_in(&told, "cpu"));
     }

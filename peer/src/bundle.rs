@@ -4,6 +4,7 @@
 //! before anything is built from the bytes.
 
 use bincode::{Decode, Encode};
+use tributary_compute::engine::Generation;
 use tributary_compute::lora::AdapterFiles;
 use tributary_compute::proof::Fingerprint;
 use tributary_protocol::wire::{self, WireError};
@@ -43,6 +44,16 @@ pub struct Transcript {
     pub output_tokens: Vec<u32>,
     /// The fingerprints' canonical bytes.
     pub fingerprints: Vec<Vec<u8>>,
+}
+
+/// What a verifier needs of that answer.
+#[must_use]
+pub fn transcript_of(generation: &Generation) -> Transcript {
+    Transcript {
+        prompt_tokens: generation.prompt_tokens.clone(),
+        output_tokens: generation.output_tokens.clone(),
+        fingerprints: generation.fingerprints.iter().map(Fingerprint::to_bytes).collect(),
+    }
 }
 
 impl Transcript {

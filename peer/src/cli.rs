@@ -1,8 +1,8 @@
 //! The command line: one binary, hot verbs at the root, otherwise noun and verb (design section 12).
 //!
 //! Invariant: standard output is data, standard error is for people; every error says what, why and what to do,
-//! and its kind is the exit code: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed.
-//! Commands return values; `output` alone prints them.
+//! and its kind is the exit code: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed,
+//! 7 keys locked. Commands return values; `output` alone prints them.
 
 mod amount;
 mod answer;
@@ -38,7 +38,8 @@ use tributary_compute::device::Wanted;
 #[derive(Debug, Parser)]
 #[command(name = "tributary", version, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed"
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed, \
+                  7 keys locked"
 )]
 pub(crate) struct Cli {
     /// The node's folder.
@@ -141,7 +142,10 @@ pub(crate) struct DemoArgs {
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    run::main(Cli::parse())
+    match Cli::try_parse() {
+        Ok(cli) => run::main(cli),
+        Err(error) => run::refuse(&error, std::env::args_os().any(|argument| argument == "--json")),
+    }
 }
 
 #[cfg(test)]
@@ -167,6 +171,7 @@ mod tests {
         for line in [
             "demo --keep --peers 7 --json",
             "up --join tributary1ab --roles worker,poster --serve-chain 127.0.0.1:0",
+            "up --disk-limit 50GB",
             "up --serve-chain --listen 192.0.2.7",
             "up --listen 0.0.0.0 --serve-chain 8545",
             "ask question --model m --explain --check --max-price 0.5",
@@ -190,6 +195,8 @@ mod tests {
             "train watch",
             "train stop abcd",
             "train cancel abcd",
+            "answer ls",
+            "answer show abcd",
             &format!("answer show {id}"),
             &format!("answer verify {id} --wait-s 5"),
             "receipt ls",
@@ -224,7 +231,6 @@ mod tests {
             "nothing",
             "wallet send abcd 2.5",
             "train start --budget 1e3",
-            "answer show abcd",
             "data new rivers",
             "status --json --quiet",
             "up --roles king",

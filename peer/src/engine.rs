@@ -7,9 +7,11 @@
 
 mod bases;
 pub mod child;
+mod context;
 mod export;
 mod folder;
 mod jobs;
+mod open;
 pub mod parent;
 mod pending;
 mod serving;
@@ -18,6 +20,7 @@ mod shelf;
 use bincode::{Decode, Encode};
 use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
+use tributary_protocol::logprobs::TokenReport;
 use tributary_protocol::message::Measurement;
 
 use crate::bases::Facts;
@@ -237,6 +240,8 @@ pub enum Reply {
         job: Hash,
         /// The piece.
         text: String,
+        /// The tokens picked since the last piece, if they are to be reported.
+        tokens: Vec<TokenReport>,
     },
     /// A job ended well.
     Done {
@@ -263,6 +268,8 @@ pub enum Done {
         adapter: Vec<u8>,
         /// Steps.
         steps: u32,
+        /// The step whose adapter it is.
+        kept_step: u32,
         /// Last loss in micro-nats per token.
         loss_micro_nats: u64,
     },
@@ -270,8 +277,10 @@ pub enum Done {
     Replayed {
         /// The checkpoint.
         end: Vec<u8>,
-        /// The adapter's blob at that point.
+        /// The blob of the adapter that the run is told by at that point, and the step after which it was.
         adapter: Vec<u8>,
+        /// See `adapter`.
+        kept_step: u32,
         /// Whether the run ends there, by its offer or by its recipe's rule.
         is_over: bool,
     },
@@ -301,6 +310,8 @@ pub enum Done {
         transcript: Vec<u8>,
         /// The root over the fingerprints.
         fingerprints: Hash,
+        /// What commits to the tokens' probabilities, if they are to be reported.
+        logprobs: Option<Hash>,
         /// Contributors' credits in micro-nats.
         credits: Vec<(u32, i64)>,
     },
@@ -332,7 +343,15 @@ pub enum Done {
         text: String,
         /// The root over the fingerprints.
         root: Hash,
+        /// What commits to the tokens' probabilities, computed again.
+        logprobs: Option<Hash>,
     },
+}
+
+/// Nats to whole millionths; a loss that is no number shows as the largest.
+fn micro(nats: f64) -> u64 {
+    let micro = nats * 1e6;
+    if micro.is_finite() && micro >= 0.0 { format!("{micro:.0}").parse().unwrap_or(u64::MAX) } else { u64::MAX }
 }
 
 impl Reply {

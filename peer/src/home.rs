@@ -56,6 +56,17 @@ pub enum HomeError {
     ChainKey(String),
 }
 
+impl HomeError {
+    /// Whether the keys are there and do not open with what was given.
+    #[must_use]
+    pub const fn is_locked(&self) -> bool {
+        matches!(
+            self,
+            Self::PassphraseMissing { .. } | Self::PassphraseNotText | Self::Vault(VaultError::WrongPassphrase { .. })
+        )
+    }
+}
+
 /// A node's folder.
 #[derive(Debug, Clone)]
 pub struct Home {

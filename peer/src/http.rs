@@ -143,6 +143,13 @@ async fn authorise(State(expected): State<Hash>, request: Request, next: Next) -
     next.run(request).await
 }
 
+/// A key that nobody else has.
+fn fresh_key() -> Result<Hash, ApiError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
+    Ok(Hash(bytes))
+}
+
 fn routes(state: Arc<ApiState>) -> Router {
     Router::new()
         .route("/api/status", get(status::status))
@@ -163,6 +170,7 @@ fn routes(state: Arc<ApiState>) -> Router {
         .route("/api/tasks", get(tasks::list))
         .route("/api/releases", get(runs::releases))
         .route("/api/ask", post(asks::ask))
+        .route("/api/asks", get(asks::list))
         .route("/api/asks/{key}", get(asks::show))
         .route("/api/base/generate", post(asks::generate))
         .route("/api/bases", get(bases::list).post(bases::import))

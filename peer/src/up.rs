@@ -35,7 +35,7 @@ use self::ground::Ground;
 pub use self::signals::Signals;
 use self::sockets::Sockets;
 use crate::answers::Answers;
-use crate::bases::{BASE_LIMIT_BYTES, Bases};
+use crate::bases::{Bases, DiskLimits};
 use crate::cards::Cards;
 use crate::engine::EngineFolder;
 use crate::engine::parent::EngineHandle;
@@ -76,8 +76,8 @@ pub struct UpOptions {
     pub audit_ppm: u32,
     /// Where models run.
     pub device: Wanted,
-    /// The largest base model it takes, in bytes.
-    pub base_limit_bytes: u64,
+    /// How much of the disk bases and served adapters may take.
+    pub limits: DiskLimits,
 }
 
 impl Default for UpOptions {
@@ -95,7 +95,7 @@ impl Default for UpOptions {
             mdns: false,
             audit_ppm: 100_000,
             device: Wanted::Auto,
-            base_limit_bytes: BASE_LIMIT_BYTES,
+            limits: DiskLimits::default(),
         }
     }
 }
@@ -210,7 +210,7 @@ async fn look_for_device(options: &UpOptions) -> anyhow::Result<(PathBuf, Found)
 }
 
 fn open_bases(options: &UpOptions, home: &Home, journal: &Arc<Journal>, found: &Found) -> std::io::Result<Bases> {
-    Bases::open(Arc::clone(journal), &home.path("models"), options.base_limit_bytes, found.classes.clone())
+    Bases::open(Arc::clone(journal), &home.path("models"), options.limits, found.classes.clone())
 }
 
 /// What of a node runs before its API does.
@@ -256,7 +256,7 @@ fn node_config(options: &UpOptions, keys: &Keys, network: &NetworkNotice, bases:
         treasury: network.treasury,
         // Whoever serves the chain anchors on it, when nobody else does.
         roles: Roles { poster: options.roles.poster || options.serve_chain.is_some(), ..options.roles },
-        class: bases.classes(),
+        classes: bases.classes(),
         training_price_per_kilostep: TRAINING_PRICE,
         training_ms_per_kilostep: TRAINING_MS_PER_KILOSTEP,
         answer_price: ANSWER_PRICE,

@@ -7,6 +7,7 @@ mod answer;
 mod bases;
 mod check;
 mod data;
+mod room;
 mod train;
 
 use std::collections::BTreeSet;
@@ -24,6 +25,7 @@ use tributary_storage::blobs::{BlobStore, IrohBlobs};
 use tributary_storage::journal::Journal;
 
 pub use self::bases::BaseFault;
+use self::room::Room;
 use crate::answers::Answers;
 use crate::bases::Bases;
 use crate::bundle;
@@ -60,6 +62,7 @@ pub struct Workshop {
     pub answers: Arc<Answers>,
     /// Bytes moved.
     pub traffic: Arc<Traffic>,
+    room: Room,
     slots: Semaphore,
     loading: Mutex<BTreeSet<Hash>>,
     training: Mutex<BTreeSet<Hash>>,
@@ -80,6 +83,7 @@ impl Workshop {
         answers: Arc<Answers>,
         traffic: Arc<Traffic>,
     ) -> Self {
+        let room = Room::new(bases.limits().disk_bytes);
         Self {
             store,
             data,
@@ -89,6 +93,7 @@ impl Workshop {
             node,
             answers,
             traffic,
+            room,
             slots: Semaphore::new(JOBS_AT_ONCE),
             loading: Mutex::default(),
             training: Mutex::default(),
@@ -139,12 +144,14 @@ impl Workshop {
     async fn perform(&self, job: Hash, work: Work, entries: Vec<Signed<Contribution>>) -> Result<JobOutcome, JobError> {
         match work {
             Work::Train { offer, award } => {
+                let _base = self.room.hold(offer.body.work.base);
                 self.training().insert(job);
                 let trained = self.train(job, &offer.body, &award, &entries).await;
                 self.training().remove(&job);
                 trained
             }
             Work::Replay { offer, result, worker, segments } => {
+                let _base = self.room.hold(offer.body.work.base);
                 self.replay(job, &offer.body, &result.body, worker, &segments, &entries).await
             }
             Work::Answer { request, release, stream } => self.answer(job, &request.body, &release.body, stream).await,
@@ -202,6 +209,7 @@ impl Workshop {
             return Err("without the only contributor there is the base alone, and the release says otherwise".into());
         }
         self.hold_base(release.base, &[release.node]).await?;
+        self.room.touch(release.adapter);
         let job = Hash::of(&[b"open".as_slice(), &release.adapter.0].concat());
         if self.ask(job, &Ask::Open { job, id: release.adapter, index: release.index }).await.is_ok() {
             return Ok(());
@@ -232,8 +240,13 @@ impl Workshop {
         }
         let blobs: Vec<Hash> = std::iter::once(adapter).chain(without.iter().filter_map(|(_, blob)| *blob)).collect();
         let job = Hash::of(&[b"index".as_slice(), &adapter.0].concat());
-        for blob in blobs {
-            self.hand_over(job, blob, providers).await?;
+        for blob in &blobs {
+            self.hand_over(job, *blob, providers).await?;
+        }
+        if let Err(reason) = self.make_room_for_adapter(adapter, &blobs[1..]).await {
+            let folder = self.engine.folder().clone();
+            let _ = tokio::task::spawn_blocking(move || folder.take_back(job)).await;
+            return Err(reason);
         }
         let asked = self.ask(job, &Ask::Index { job, base, id: adapter, leave_out: without }).await;
         let folder = self.engine.folder().clone();

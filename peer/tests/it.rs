@@ -10,6 +10,7 @@ mod it {
     mod entry;
     mod heal;
     mod listening;
+    mod logprobs;
     mod market;
     mod models;
     mod net;

@@ -7,7 +7,9 @@ use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::id::Hash;
-use crate::limits::{ANSWER_TOKENS_MAX, PROMPT_MAX_BYTES, SCHEMA_MAX_BYTES, STOP_MAX_BYTES, STOPS_MAX};
+use crate::limits::{
+    ANSWER_TOKENS_MAX, LOGPROBS_MAX, PROMPT_MAX_BYTES, SCHEMA_MAX_BYTES, STOP_MAX_BYTES, STOPS_MAX, TOP_LOGPROBS_MAX,
+};
 
 /// Basis points in a whole probability.
 pub const BASIS_POINTS: u16 = 10_000;
@@ -107,6 +109,8 @@ pub struct Decoding {
     pub stop: Vec<String>,
     /// The form that the answer must have.
     pub format: Format,
+    /// The probability of each token is wanted, and so many of the likeliest beside it; they change no token.
+    pub logprobs: Option<u8>,
 }
 
 impl Default for Decoding {
@@ -124,6 +128,7 @@ impl Default for Decoding {
             presence_penalty_milli: 0,
             stop: Vec::new(),
             format: Format::Text,
+            logprobs: None,
         }
     }
 }
@@ -139,6 +144,7 @@ impl Decoding {
             Format::JsonSchema(schema) => (1..=SCHEMA_MAX_BYTES).contains(&schema.len()),
             Format::Text | Format::JsonObject => true,
         };
+        let reported = |top: u8| self.max_tokens.saturating_mul(1 + u32::from(top));
         let bounds = [
             (
                 (1..=ANSWER_TOKENS_MAX).contains(&self.max_tokens),
@@ -151,6 +157,16 @@ impl Decoding {
             (penalty(self.presence_penalty_milli), "presence_penalty is -2 to 2".to_owned()),
             (stops, format!("there are at most {STOPS_MAX} stop texts of 1 to {STOP_MAX_BYTES} bytes")),
             (schema, format!("a schema has 1 to {SCHEMA_MAX_BYTES} bytes")),
+            (
+                self.logprobs.is_none_or(|top| top <= TOP_LOGPROBS_MAX),
+                format!("at most {TOP_LOGPROBS_MAX} logprobs are given beside a token's own"),
+            ),
+            (
+                self.logprobs.is_none_or(|top| reported(top) <= LOGPROBS_MAX),
+                format!(
+                    "with logprobs, tokens times those given for each are at most {LOGPROBS_MAX}: lower max_tokens"
+                ),
+            ),
         ];
         bounds.into_iter().find_map(|(holds, what)| (!holds).then_some(what))
     }
@@ -180,6 +196,8 @@ mod tests {
             (Decoding { stop: vec![String::new()], ..base() }, "stop"),
             (Decoding { stop: vec!["x".into(); STOPS_MAX + 1], ..base() }, "stop"),
             (Decoding { format: Format::JsonSchema("x".repeat(SCHEMA_MAX_BYTES + 1)), ..base() }, "schema"),
+            (Decoding { logprobs: Some(TOP_LOGPROBS_MAX + 1), ..base() }, "logprobs"),
+            (Decoding { logprobs: Some(4), max_tokens: ANSWER_TOKENS_MAX, ..base() }, "max_tokens"),
         ];
         for (decoding, word) in bad {
             let fault = decoding.fault().expect("it is out of bounds");

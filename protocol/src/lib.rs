@@ -14,6 +14,7 @@ pub mod economy;
 pub mod envelope;
 pub mod id;
 pub mod limits;
+pub mod logprobs;
 pub mod merkle;
 pub mod message;
 pub mod node;

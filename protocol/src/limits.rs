@@ -102,10 +102,18 @@ pub const STOP_MAX_BYTES: usize = 256;
 pub const SCHEMA_MAX_BYTES: usize = 16 * 1024;
 /// Tokens one answer may have.
 pub const ANSWER_TOKENS_MAX: u32 = 8192;
+/// The likeliest tokens that may be asked for beside each token of an answer; OpenAI's interface allows twenty.
+pub const TOP_LOGPROBS_MAX: u8 = 20;
+/// Bytes of one token in a report of probabilities: the longest words of known vocabularies are runs of 128 blanks.
+pub const TOKEN_MAX_BYTES: usize = 128;
+/// Tokens in all reports of one answer, those beside its own counted too: below 5 MB on the way.
+pub const LOGPROBS_MAX: u32 = 32_768;
 /// Fingerprint bytes in one audit request: 258 bytes for each 32 tokens of the longest answer.
 pub const FINGERPRINTS_MAX_BYTES: usize = 128 * 1024;
 /// Contributors with a weight in one receipt: design section 8 gives the largest 200 their own δ.
 pub const RECEIPT_SHARES_MAX: usize = 208;
+/// Determinism classes one node computes in: kernels of some number formats on a processor and a GPU.
+pub const CLASSES_MAX: usize = 8;
 /// Adapters a node says it serves in one record.
 pub const SERVING_MAX: usize = 64;
 /// Receipts in one witness batch.

@@ -13,8 +13,8 @@ use crate::decoding::{self, Decoding, Prompt};
 use crate::envelope::{Signed, Statement};
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
 use crate::limits::{
-    ADDRESS_MAX_BYTES, ADDRESSES_MAX, CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, CURVE_POINTS_MAX, NAME_MAX_BYTES,
-    RECEIPT_SHARES_MAX, SERVING_MAX,
+    ADDRESS_MAX_BYTES, ADDRESSES_MAX, CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, CLASSES_MAX, CURVE_POINTS_MAX,
+    NAME_MAX_BYTES, RECEIPT_SHARES_MAX, SERVING_MAX,
 };
 use crate::receipt::{ReceiptOffer, SignedReceipt, Voucher};
 use crate::refusal::Declined;
@@ -61,8 +61,8 @@ pub struct PeerRecord {
     pub control: Vec<String>,
     /// Where its data plane listens, as socket addresses.
     pub data: Vec<String>,
-    /// The determinism classes it computes in, separated by spaces: those of dense and of quantised bases differ.
-    pub class: String,
+    /// The determinism classes it computes in: those of dense and of quantised bases differ.
+    pub classes: Vec<String>,
     /// The adapters it answers with.
     pub serving: Vec<Hash>,
     /// What it asks for one answer.
@@ -73,8 +73,8 @@ pub struct PeerRecord {
 
 /// Whether `class` is one of `classes`, as a [`PeerRecord`] lists them.
 #[must_use]
-pub fn computes_in(classes: &str, class: &str) -> bool {
-    classes.split(' ').any(|known| known == class)
+pub fn computes_in(classes: &[String], class: &str) -> bool {
+    classes.iter().any(|known| known == class)
 }
 
 impl PeerRecord {
@@ -83,7 +83,8 @@ impl PeerRecord {
         self.control.len() <= ADDRESSES_MAX
             && self.data.len() <= ADDRESSES_MAX
             && addresses().all(|address| address.len() <= ADDRESS_MAX_BYTES)
-            && self.class.len() <= NAME_MAX_BYTES
+            && self.classes.len() <= CLASSES_MAX
+            && self.classes.iter().all(|class| class.len() <= NAME_MAX_BYTES)
             && self.serving.len() <= SERVING_MAX
     }
 }

@@ -57,8 +57,8 @@ pub struct NodeConfig {
     pub treasury: ChainAddress,
     /// What it does for others.
     pub roles: Roles,
-    /// The determinism classes it computes in, separated by spaces.
-    pub class: String,
+    /// The determinism classes it computes in.
+    pub classes: Vec<String>,
     /// Its price for a thousand training steps.
     pub training_price_per_kilostep: Amount,
     /// Milliseconds it needs for a thousand training steps, by its own measurement.
@@ -218,6 +218,7 @@ impl Node {
             Input::Progress(progress) => self.worker.progress(progress),
             Input::Finished { job, outcome } => self.finished(now_ms, job, *outcome, &mut out),
             Input::Serving(adapter) => self.worker.serve(adapter),
+            Input::Dropped(adapter) => self.worker.drop_served(adapter),
             Input::Fetched { blob } => {
                 self.datanets_fetched(blob, &mut out);
                 self.requester.fetched(blob);

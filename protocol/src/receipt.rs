@@ -47,6 +47,10 @@ pub enum Work {
         seed: u64,
         /// The root over the hidden-state fingerprints.
         fingerprints: Hash,
+        /// What commits to the tokens' probabilities, where the payer wanted them
+        /// ([`commitment`](crate::logprobs::commitment)).
+        #[serde(default)]
+        logprobs: Option<Hash>,
     },
 }
 

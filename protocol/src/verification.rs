@@ -23,6 +23,8 @@ pub struct TaskResult {
     pub checkpoints: Vec<Hash>,
     /// Optimiser steps.
     pub steps: u32,
+    /// The step whose adapter it is: that of the best evaluation where the recipe says so, else the last.
+    pub kept_step: u32,
     /// Loss of the last step, in micro-nats per token.
     pub loss_micro_nats: u64,
     /// Time the training took, in milliseconds.
@@ -39,7 +41,9 @@ impl TaskResult {
     /// Whether it has segments at all and not too many.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
-        (2..=CHECKPOINTS_MAX).contains(&self.checkpoints.len()) && self.class.len() <= NAME_MAX_BYTES
+        (2..=CHECKPOINTS_MAX).contains(&self.checkpoints.len())
+            && self.class.len() <= NAME_MAX_BYTES
+            && (1..=self.steps).contains(&self.kept_step)
     }
 
     /// How many segments lie between the checkpoints.

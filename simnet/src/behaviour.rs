@@ -60,7 +60,15 @@ impl Behaviour {
         }
         let adapter = work::adapter_of(&checkpoints.last().copied().unwrap_or_default());
         let class = crate::work::CLASS.into();
-        TrainedAdapter { adapter, checkpoints, steps: task.steps, loss_micro_nats: 1_500_000, elapsed_ms, class }
+        TrainedAdapter {
+            adapter,
+            checkpoints,
+            steps: task.steps,
+            kept_step: task.steps,
+            loss_micro_nats: 1_500_000,
+            elapsed_ms,
+            class,
+        }
     }
 
     /// What its answer is.

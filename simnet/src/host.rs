@@ -111,7 +111,7 @@ impl Host {
                 witness: self.part == Part::Witness,
                 poster: self.part == Part::Poster,
             },
-            class: crate::work::CLASS.into(),
+            classes: vec![crate::work::CLASS.into()],
             training_price_per_kilostep: Amount(price * 1_000_000_000_000_000),
             training_ms_per_kilostep: 100_000 + u64::from(self.place % 5) * 20_000,
             answer_price: Amount(price * 10_000_000_000),

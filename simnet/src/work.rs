@@ -75,9 +75,10 @@ pub(crate) fn answer(
         prompt_tokens: u32::try_from(request.prompt.len() / 4).unwrap_or(u32::MAX),
         answer_tokens: 12,
         fingerprints,
+        logprobs: None,
         credits,
         class: CLASS.into(),
     };
-    let transcript = AnswerTranscript { transcript: text.clone().into_bytes(), text, fingerprints };
+    let transcript = AnswerTranscript { transcript: text.clone().into_bytes(), text, fingerprints, logprobs: None };
     (answer, transcript)
 }

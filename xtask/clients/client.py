@@ -62,6 +62,21 @@ shaped = client.chat.completions.create(
     response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
 )
 assert json.loads(shaped.choices[0].message.content)["n"] in (1, 2), shaped
+# Probabilities, streamed or not, are the same numbers for the same text.
+told = client.completions.create(model="demo", prompt=QUESTION, temperature=0, logprobs=3).choices[0]
+assert told.text == whole.choices[0].text and "".join(told.logprobs.tokens) == told.text, told
+assert all(value <= 0 for value in told.logprobs.token_logprobs), told.logprobs
+assert all(name in top for name, top in zip(told.logprobs.tokens, told.logprobs.top_logprobs)), told.logprobs
+assert told.logprobs.text_offset[0] == 0 and len(told.logprobs.text_offset) == len(told.logprobs.tokens), told.logprobs
+asked = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
+content = client.chat.completions.create(**asked, logprobs=True, top_logprobs=3).choices[0].logprobs.content
+assert [one.token for one in content] == told.logprobs.tokens, content
+assert [one.logprob for one in content] == told.logprobs.token_logprobs, content
+assert bytes(byte for one in content for byte in one.bytes).decode() == told.text, content
+assert all(len(one.top_logprobs) == 3 and one.top_logprobs[0].logprob == one.logprob for one in content), content
+pieces = client.chat.completions.create(**asked, logprobs=True, top_logprobs=3, stream=True)
+pieces = [choice.logprobs for chunk in pieces for choice in chunk.choices if choice.logprobs]
+assert [one.model_dump() for piece in pieces for one in piece.content] == [one.model_dump() for one in content], pieces
 near, far, same = (
     one.embedding for one in client.embeddings.create(model="demo", input=["a harbour", "a toad", "a harbour"]).data
 )
@@ -89,7 +104,8 @@ def refused(error, **changes):
 
 refused(openai.NotFoundError, model="no such model")
 refused(openai.BadRequestError, n=2)
-refused(openai.BadRequestError, logprobs=2)
+refused(openai.BadRequestError, logprobs=21)
+refused(openai.BadRequestError, extra_body={"tools": [{"type": "function", "function": {"name": "f"}}]})
 refused(openai.BadRequestError, prompt="river " * 5_000)
 refused(openai.BadRequestError, prompt="")
 refused(openai.BadRequestError, extra_body={"price_max": "1"})

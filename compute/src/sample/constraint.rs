@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use llguidance::JsonCompileOptions;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{Matcher, ParserFactory, token_bytes_from_tokenizer_json};
+use llguidance::{Matcher, ParserFactory};
 
 use super::Format;
 use crate::engine::EngineError;
@@ -73,7 +73,7 @@ fn factory(tokenizer: &Tokenizer) -> Result<ParserFactory, EngineError> {
     let Some(end) = tokenizer.ends().first() else {
         return Err(refused("the model has no end token, which would end the JSON"));
     };
-    let mut words = token_bytes_from_tokenizer_json(&tokenizer.to_json()?).map_err(refused)?;
+    let mut words = tokenizer.words()?.to_vec();
     let vocabulary = u32::try_from(words.len()).map_err(refused)?;
     for end in tokenizer.ends() {
         mark_special(&mut words, *end);

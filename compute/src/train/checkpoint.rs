@@ -2,8 +2,9 @@
 //!
 //! Invariant: equal states give equal bytes, and only a complete, finite state of the same run is read back.
 //!
-//! Layout, little-endian: magic (8), run hash (32), step (u32), best held-out loss so far (f32) and evaluations since
-//! (u32), count (u64), then values, first and second moments (count × f32 each).
+//! Layout, little-endian: magic (8), run hash (32), step (u32), best held-out loss so far (f32), evaluations since (u32) and
+//! the step of the best (u32), count (u64), then values, first and second moments (count × f32 each), and where the recipe
+//! has patience the values after the best evaluation.
 
 use tributary_protocol::id::Hash;
 
@@ -11,8 +12,8 @@ use super::TrainError;
 use super::adamw::AdamW;
 
 /// Marks a checkpoint of this layout.
-const MAGIC: &[u8; 8] = b"TRIBCKP2";
-const HEADER_BYTES: usize = 8 + 32 + 4 + 4 + 4 + 8;
+const MAGIC: &[u8; 8] = b"TRIBCKP3";
+const HEADER_BYTES: usize = 8 + 32 + 4 + 4 + 4 + 4 + 8;
 
 /// What early stopping remembers: part of the state, so that a forged end is found like a forged weight.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,20 +22,24 @@ pub(super) struct Patience {
     pub(super) best: f32,
     /// Evaluations since then.
     pub(super) since: u32,
+    /// The step after which it was.
+    pub(super) step: u32,
 }
 
 impl Patience {
     pub(super) const fn new() -> Self {
-        Self { best: f32::INFINITY, since: 0 }
+        Self { best: f32::INFINITY, since: 0, step: 0 }
     }
 
-    /// Takes an evaluation's loss.
-    pub(super) const fn hear(&mut self, loss: f32) {
-        if loss < self.best {
-            *self = Self { best: loss, since: 0 };
+    /// Takes the loss of the evaluation after a step. Whether it is the best so far.
+    pub(super) const fn hear(&mut self, loss: f32, step: u32) -> bool {
+        let is_best = loss < self.best;
+        if is_best {
+            *self = Self { best: loss, since: 0, step };
         } else {
             self.since = self.since.saturating_add(1);
         }
+        is_best
     }
 
     pub(super) const fn is_over(self, patience: u32) -> bool {
@@ -49,32 +54,60 @@ pub(super) struct State {
     pub(super) step: u32,
     pub(super) patience: Patience,
     pub(super) optimiser: AdamW,
+    /// The values after the best evaluation, those of the beginning before the first; nothing where the recipe has no
+    /// patience, whose run is told by its last step.
+    pub(super) best: Option<Vec<f32>>,
+}
+
+/// What a checkpoint must be to be one of a run.
+pub(super) struct Expected {
+    pub(super) run: Hash,
+    /// Values of the adapter.
+    pub(super) count: usize,
+    /// The recipe's last step.
+    pub(super) steps: u32,
+    /// Whether the best evaluation's values are kept.
+    pub(super) keeps_best: bool,
 }
 
 impl State {
+    /// The values that the run is told by, and the step after which they were: the best evaluation's where the recipe has
+    /// patience and there was one, else the last.
+    pub(super) fn kept(&self) -> (&[f32], u32) {
+        match &self.best {
+            Some(best) if self.patience.step > 0 => (best, self.patience.step),
+            _ => (&self.optimiser.values, self.step),
+        }
+    }
+
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let count = self.optimiser.values.len();
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + count * 3 * size_of::<f32>());
+        let lists = if self.best.is_some() { 4 } else { 3 };
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + count * lists * size_of::<f32>());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(self.run.as_bytes());
         bytes.extend_from_slice(&self.step.to_le_bytes());
         bytes.extend_from_slice(&self.patience.best.to_le_bytes());
         bytes.extend_from_slice(&self.patience.since.to_le_bytes());
+        bytes.extend_from_slice(&self.patience.step.to_le_bytes());
         bytes.extend_from_slice(&(count as u64).to_le_bytes());
-        for values in [&self.optimiser.values, &self.optimiser.first, &self.optimiser.second] {
+        let AdamW { values, first, second } = &self.optimiser;
+        for values in [values, first, second].into_iter().chain(&self.best) {
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         }
         bytes
     }
 
-    /// Reads a checkpoint of the run `run` with `count` values and at most `steps` steps, from anybody.
-    pub(super) fn from_bytes(bytes: &[u8], run: Hash, count: usize, steps: u32) -> Result<Self, TrainError> {
+    /// Reads a checkpoint of the expected run, from anybody.
+    pub(super) fn from_bytes(bytes: &[u8], expected: &Expected) -> Result<Self, TrainError> {
+        let Expected { run, count, steps, keeps_best } = *expected;
         let refused = |what: &str| Err(TrainError::Checkpoint(what.to_owned()));
-        if bytes.len() != HEADER_BYTES + count * 3 * size_of::<f32>() {
+        let lists = if keeps_best { 4 } else { 3 };
+        if bytes.len() != HEADER_BYTES + count * lists * size_of::<f32>() {
             return refused("wrong length");
         }
         let (header, body) = bytes.split_at(HEADER_BYTES);
-        if &header[..8] != MAGIC || header[52..] != (count as u64).to_le_bytes() {
+        if &header[..8] != MAGIC || header[56..] != (count as u64).to_le_bytes() {
             return refused("wrong header");
         }
         if header[8..40] != run.as_bytes()[..] {
@@ -82,8 +115,12 @@ impl State {
         }
         let word = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
         let step = u32::from_le_bytes(word(40));
-        let patience = Patience { best: f32::from_le_bytes(word(44)), since: u32::from_le_bytes(word(48)) };
-        if step > steps {
+        let patience = Patience {
+            best: f32::from_le_bytes(word(44)),
+            since: u32::from_le_bytes(word(48)),
+            step: u32::from_le_bytes(word(52)),
+        };
+        if step > steps || patience.step > step {
             return refused("lies beyond the recipe's last step");
         }
         if patience.best.is_nan() || patience.best < 0.0 {
@@ -93,11 +130,13 @@ impl State {
         let mut numbers = words.iter().map(|word| f32::from_le_bytes(*word));
         let values: Vec<f32> = numbers.by_ref().take(count).collect();
         let first: Vec<f32> = numbers.by_ref().take(count).collect();
-        let second: Vec<f32> = numbers.collect();
-        let finite = values.iter().chain(&first).chain(&second).all(|value| value.is_finite());
+        let second: Vec<f32> = numbers.by_ref().take(count).collect();
+        let best: Option<Vec<f32>> = keeps_best.then(|| numbers.collect());
+        let all = values.iter().chain(&first).chain(&second).chain(best.iter().flatten());
+        let finite = all.copied().all(f32::is_finite);
         if !finite || second.iter().any(|value| *value < 0.0) {
             return refused("holds a number that no run reaches");
         }
-        Ok(Self { run, step, patience, optimiser: AdamW { values, first, second } })
+        Ok(Self { run, step, patience, optimiser: AdamW { values, first, second }, best })
     }
 }

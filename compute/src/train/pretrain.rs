@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tributary_protocol::id::Hash;
 
 use super::adamw::{AdamW, Update};
-use super::checkpoint::{Patience, State};
+use super::checkpoint::{Expected, Patience, State};
 use super::gradient::{Objective, measure};
 use super::recipe::{MAX_BATCH, Order, Schedule};
 use super::{StepReport, TrainError, write_variables};
@@ -80,7 +80,8 @@ impl Pretrainer {
         let run = identity(config, recipe, &sequences)?;
         let weights = Weights::random(config, recipe.seed)?;
         let count = weights.tensors().map(candle_core::Tensor::elem_count).sum();
-        let state = State::from_bytes(checkpoint, run, count, recipe.steps)?;
+        let expected = Expected { run, count, steps: recipe.steps, keeps_best: false };
+        let state = State::from_bytes(checkpoint, &expected)?;
         let mut trainer = Self::over(config, recipe, sequences, &weights, run)?;
         write_variables(&trainer.variables, &state.optimiser.values)?;
         trainer.state = state;
@@ -127,7 +128,7 @@ impl Pretrainer {
             weights,
             variables,
             decayed,
-            state: State { run, step: 0, patience: Patience::new(), optimiser: AdamW::new(Vec::new()) },
+            state: State { run, step: 0, patience: Patience::new(), optimiser: AdamW::new(Vec::new()), best: None },
         })
     }
 

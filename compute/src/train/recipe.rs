@@ -67,6 +67,7 @@ pub struct Recipe {
     /// Steps between evaluations of what is held out; 0 is after the last step only.
     pub evaluate_every: u32,
     /// Evaluations without a lower loss than the best, one after the other, after which the run ends early; 0 is never.
+    /// A run with patience gives the adapter of its best evaluation, any other that of its last step.
     pub patience: u32,
 }
 
@@ -84,7 +85,7 @@ impl Default for Recipe {
             recompute: false,
             max_len: 256,
             lr: 3e-3,
-            warmup: 20,
+            warmup: WARMUP,
             clip: 1.0,
             weight_decay: 0.0,
             seed: 0,
@@ -96,7 +97,36 @@ impl Default for Recipe {
     }
 }
 
+/// Steps of warm-up by default: a tenth of the run, and no more than these.
+const WARMUP: u32 = 20;
+const WARMUP_OF_STEPS: u32 = 10;
+/// Checkpoints of a long run by default: fewer than a worker can commit to.
+const CHECKPOINTS: u32 = 400;
+/// Evaluations of a run by default, where something is held out.
+const EVALUATIONS: u32 = 10;
+
 impl Recipe {
+    /// The recipe of some fields as JSON; the defaults of those left out suit the others.
+    ///
+    /// # Errors
+    /// Names the field that is unknown, of the wrong type or out of bounds.
+    pub fn of_fields(fields: &serde_json::Map<String, serde_json::Value>) -> Result<Self, TrainError> {
+        let refused = |error: serde_json::Error| TrainError::Recipe(error.to_string());
+        let mut recipe: Self = serde_json::from_value(fields.clone().into()).map_err(refused)?;
+        let is_open = |name: &str| !fields.contains_key(name);
+        if is_open("warmup") {
+            recipe.warmup = WARMUP.min(recipe.steps / WARMUP_OF_STEPS);
+        }
+        if is_open("checkpoint_every") {
+            recipe.checkpoint_every = recipe.checkpoint_every.max(recipe.steps.div_ceil(CHECKPOINTS));
+        }
+        if is_open("evaluate_every") && recipe.held_out > 0.0 {
+            recipe.evaluate_every = (recipe.steps / EVALUATIONS).max(1);
+        }
+        recipe.check()?;
+        Ok(recipe)
+    }
+
     /// Checks every bound.
     ///
     /// # Errors
@@ -131,7 +161,7 @@ impl Recipe {
             return Err(TrainError::Recipe(format!("patience {}, allowed 0 to {MAX_PATIENCE}", self.patience)));
         }
         if self.patience > 0 && (self.held_out == 0.0 || self.evaluate_every == 0) {
-            return Err(TrainError::Recipe("patience needs held_out and evaluate_every".into()));
+            return Err(TrainError::Recipe("patience needs held_out and evaluate_every: hold a part out".into()));
         }
         Ok(())
     }
@@ -141,6 +171,11 @@ impl Recipe {
     #[must_use]
     pub fn without_evaluation(&self) -> Self {
         Self { evaluate_every: 0, patience: 0, ..self.clone() }
+    }
+
+    /// Whether the run is told by its best evaluation and not by its last step.
+    pub(super) const fn keeps_best(&self) -> bool {
+        self.patience > 0
     }
 
     /// Whether what is held out is evaluated after `done` steps.
@@ -186,10 +221,13 @@ pub(super) struct Schedule {
 
 impl Schedule {
     pub(super) fn check(&self, clip: f64, weight_decay: f64) -> Result<(), TrainError> {
-        if self.steps == 0 || self.steps > MAX_STEPS || self.warmup > self.steps {
+        if self.steps == 0 || self.steps > MAX_STEPS {
+            return Err(TrainError::Recipe(format!("steps {}, allowed 1 to {MAX_STEPS}", self.steps)));
+        }
+        if self.warmup > self.steps {
             return Err(TrainError::Recipe(format!(
-                "{} steps with {} of warm-up, allowed 1 to {MAX_STEPS}",
-                self.steps, self.warmup
+                "warmup {} is longer than the run's {} steps: lower warmup, or leave it out, or raise steps",
+                self.warmup, self.steps
             )));
         }
         let within = |name: &str, value: f64, most: f64| match (0.0..=most).contains(&value) {
@@ -263,6 +301,8 @@ pub(super) fn run_hash(base: &Base, recipe: &Recipe, examples: &[Example]) -> Re
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::{Order, Recipe, Schedule};
 
     #[test]
@@ -284,6 +324,21 @@ mod tests {
             pass.sort_unstable();
             assert_eq!(pass, (0..7).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn what_is_left_out_suits_what_is_given() {
+        let of = |fields: serde_json::Value| Recipe::of_fields(fields.as_object().unwrap());
+        assert_eq!(of(json!({})).unwrap(), Recipe::default());
+        assert_eq!(of(json!({"steps": 5})).unwrap().warmup, 0);
+        assert_eq!(of(json!({"steps": 50})).unwrap().warmup, 5);
+        assert_eq!(of(json!({"steps": 50, "warmup": 50})).unwrap().warmup, 50);
+        let refused = of(json!({"steps": 10, "warmup": 20})).unwrap_err().to_string();
+        assert!(refused.contains("warmup 20") && refused.contains("lower warmup"), "{refused}");
+        assert_eq!(of(json!({"steps": 400_000})).unwrap().checkpoint_every, 1_000);
+        assert_eq!(of(json!({"steps": 60, "held_out": 0.1, "patience": 2})).unwrap().evaluate_every, 6);
+        assert!(of(json!({"patience": 2})).unwrap_err().to_string().contains("held_out"));
+        assert!(of(json!({"step": 2})).unwrap_err().to_string().contains("step"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn base(seed: u64) -> Base {
 }
 
 /// Where the weights begin in a checkpoint.
-const VALUES_AT: usize = 60;
+const VALUES_AT: usize = 64;
 
 pub fn example(prompt: &str, completion: &str, contributor: u32) -> Example {
     Example { prompt: prompt.into(), completion: completion.into(), contributor, weight: 1.0, ..Example::default() }

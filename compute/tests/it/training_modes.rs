@@ -2,6 +2,7 @@
 //! held-out records, early stopping.
 
 use tributary_compute::linear::Hook;
+use tributary_compute::lora::Adapter;
 use tributary_compute::loss::{Target, token_losses};
 use tributary_compute::model::{Base, Mode};
 use tributary_compute::train::{Example, Recipe, TrainError, Trainer, replay};
@@ -192,13 +193,34 @@ fn a_run_ends_early_where_its_rule_says_so_and_a_replay_finds_the_same() {
     assert!(replay(&base, &recipe, &all, start, done + 1).is_err(), "nothing comes after the end");
     let resumed = Trainer::resume(&base, &recipe, &all, &checkpoints[done as usize]).unwrap();
     assert!(resumed.is_done(), "the end is part of the state");
-    // A leave-out run of the same steps, whatever its evaluations would say.
-    let plain = recipe.without_evaluation();
-    let at_end = |recipe: &Recipe| {
-        let start = Trainer::new(&base, recipe, &all).unwrap().checkpoint();
-        replay(&base, recipe, &all, &start, done).unwrap()[60..].to_vec()
-    };
-    assert_eq!(at_end(&plain), at_end(&recipe));
+    assert!(
+        resumed.steps_done() == done && bytes_of(&resumed.kept().unwrap().0) == bytes_of(&trainer.kept().unwrap().0)
+    );
+    // The run is told by its best evaluation, and a leave-out run without evaluations comes to the same there and later.
+    let (kept, step) = trainer.kept().unwrap();
+    assert_eq!(step, done - 10);
+    let mut plain = Trainer::new(&base, &recipe.without_evaluation(), &all).unwrap();
+    while plain.steps_done() < step {
+        plain.step().unwrap();
+    }
+    assert_eq!(bytes_of(&plain.kept().unwrap().0), bytes_of(&kept));
+    assert_eq!(plain.kept().unwrap().1, step);
+    while plain.steps_done() < done {
+        plain.step().unwrap();
+    }
+    assert_eq!(bytes_of(&plain.adapter().unwrap()), bytes_of(&trainer.adapter().unwrap()));
+    assert_ne!(bytes_of(&plain.adapter().unwrap()), bytes_of(&kept));
+    // Another adapter in the best one's place is another state, which no replay comes to.
+    let mut forged = checkpoints[done as usize - 1].clone();
+    *forged.last_mut().unwrap() ^= 1;
+    assert_ne!(replay(&base, &recipe, &all, &forged, done).unwrap(), checkpoints[done as usize]);
+    let ahead = done.to_le_bytes();
+    forged[52..56].copy_from_slice(&ahead);
+    assert!(replay(&base, &recipe, &all, &forged, done).is_err(), "the best cannot lie ahead");
+}
+
+fn bytes_of(adapter: &Adapter) -> Vec<u8> {
+    adapter.to_files().unwrap().safetensors
 }
 
 #[test]

@@ -9,19 +9,23 @@ use tributary_protocol::receipt::{SignedReceipt, Work};
 
 use super::failure::{FAILED, Failure, UNREACHABLE, VERIFICATION};
 use super::output::{Context, Output};
+use super::pick::ANSWER;
+use super::table::Table;
 use super::{amount, ask, receipt, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AnswerCommand {
+    /// List what this node asked and was answered.
+    Ls,
     /// Show an answer, its shares and what a check found.
     Show {
-        /// The key of the question, as ask --explain or ask --json gives it.
-        key: Hash,
+        /// The key of the question, or the beginning of it, as answer ls, ask --explain or ask --json gives it.
+        key: String,
     },
     /// Check that the receipt holds, is for exactly this text, and what another peer found.
     Verify {
-        /// The key of the question.
-        key: Hash,
+        /// The key of the question, or the beginning of it.
+        key: String,
         /// How long to wait for another peer's check, in seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         wait_s: u64,
@@ -33,8 +37,49 @@ const POLL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(context: &Context, command: AnswerCommand) -> Result<Output, Failure> {
     match command {
-        AnswerCommand::Show { key } => Ok(show(context.client.get(&route(&key)).await?)),
-        AnswerCommand::Verify { key, wait_s } => verify(context, &key, Duration::from_secs(wait_s)).await,
+        AnswerCommand::Ls => Ok(list(&context.client.get("/api/asks").await?)),
+        AnswerCommand::Show { key } => Ok(show(context.client.get(&route(&find(context, &key).await?)).await?)),
+        AnswerCommand::Verify { key, wait_s } => {
+            verify(context, &find(context, &key).await?, Duration::from_secs(wait_s)).await
+        }
+    }
+}
+
+/// The key of the question that `given` names.
+async fn find(context: &Context, given: &str) -> Result<Hash, Failure> {
+    if let Ok(key) = given.parse() {
+        return Ok(key);
+    }
+    let known = context.client.get("/api/asks").await?;
+    text::field(&ANSWER.find(&known, given)?["key"]).parse().map_err(|error| Failure::new(FAILED, error, ""))
+}
+
+fn list(known: &Value) -> Output {
+    let mut rows: Vec<&Value> = text::rows(known).iter().collect();
+    // What is under way comes last, as the newest.
+    rows.sort_by_key(|row| row["finished_ms"].as_u64().unwrap_or(u64::MAX));
+    let mut table = Table::new(&["ANSWER", "TEXT", "OPEN", "CHECK", "FINISHED"]);
+    for row in &rows {
+        let told = match (row["failure"].as_str(), row["text"].as_str()) {
+            (Some(reason), _) => format!("! {}", text::line(reason)),
+            (None, Some(answer)) => text::line(answer.trim()),
+            (None, None) => "not there yet".into(),
+        };
+        table.row([
+            text::short(&row["key"]),
+            told,
+            if row["price"].is_null() { "-".into() } else { amount::brief(text::amount(&row["price"])) },
+            row["verdict"]["outcome"].as_str().map_or_else(|| "-".into(), text::line),
+            row["finished_ms"].as_u64().map_or_else(|| "-".into(), text::ago),
+        ]);
+    }
+    let next = rows.last().map(|row| format!("tributary answer show {}", text::short(&row["key"])));
+    let document: Value = rows.iter().map(|row| (*row).clone()).collect();
+    let ids = text::ids(&document, "key");
+    let output = Output::new(document, ids, table.render());
+    match next {
+        Some(next) => output.next(next),
+        None => output.note("nothing was asked here").next("tributary ask \"…\""),
     }
 }
 
@@ -125,6 +170,21 @@ mod tests {
         assert!(waiting.notes[0].contains("not there yet"));
         let failed = show(json!({"key": "ab", "text": null, "receipt": null, "failure": "nobody serves it"}));
         assert!(failed.notes[0].contains("nobody serves it"));
+    }
+
+    #[test]
+    fn answers_are_listed_with_what_became_of_them() {
+        let shown = list(&json!([
+            {"key": "cc".repeat(32)},
+            {"key": "bb".repeat(32), "text": " Jarelle\n", "price": "1000000000000000000", "finished_ms": 5,
+             "verdict": {"outcome": "confirmed"}},
+            {"key": "aa".repeat(32), "failure": "nobody serves it", "finished_ms": 4},
+        ]));
+        let lines: Vec<&str> = shown.text.lines().collect();
+        assert!(lines[1].contains("! nobody serves it") && lines[3].contains("not there yet"), "{lines:?}");
+        assert!(lines[2].contains("Jarelle") && lines[2].contains("confirmed"), "{lines:?}");
+        assert_eq!(shown.ids.len(), 3);
+        assert!(list(&json!([])).notes[0].contains("nothing was asked"));
     }
 
     #[test]

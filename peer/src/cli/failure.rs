@@ -1,6 +1,6 @@
 //! Why a command failed: what, why, what to do, and the exit code.
 //!
-//! Invariant: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed.
+//! Invariant: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed, 7 keys locked.
 
 use crate::client::ClientError;
 use crate::demo::DemoError;
@@ -15,6 +15,9 @@ pub(super) const UNREACHABLE: u8 = 4;
 pub(super) const FUNDS: u8 = 5;
 /// Something does not hold.
 pub(super) const VERIFICATION: u8 = 6;
+
+/// The keys do not open with the passphrase or key file that is given.
+pub(super) const LOCKED: u8 = 7;
 
 /// Ended by a signal, as shells say it.
 const INTERRUPTED: u8 = 130;

@@ -59,7 +59,7 @@ fn counted_short(parameters: u64) -> String {
 }
 
 fn list(releases: Value, bases: Value) -> Output {
-    let mut adapters = Table::new(&["MODEL", "NAME", "DATANET", "CONTRIBUTORS", "FEE (OPEN)", "SERVED BY"]);
+    let mut adapters = Table::new(&["MODEL", "NAME", "DATANET", "DATA BY", "FEE (OPEN)", "SERVED BY", "KEPT"]);
     for row in text::rows(&releases) {
         adapters.row([
             text::short(&row["adapter"]),
@@ -68,9 +68,10 @@ fn list(releases: Value, bases: Value) -> Output {
             text::rows(&row["contributors"]).len().to_string(),
             amount::brief(text::amount(&row["answer_fee"])),
             text::counted(text::number(&row["served_by"]), "peer"),
+            row["kept_bytes"].as_u64().map_or_else(|| "-".into(), |bytes| text::size(bytes) + pin(row)),
         ]);
     }
-    let mut table = Table::new(&["BASE", "NAME", "FAMILY", "PARAMETERS", "STORED", "SIZE", "LICENCE", "FROM"]);
+    let mut table = Table::new(&["BASE", "NAME", "FAMILY", "PARAMS", "STORED", "SIZE", "LICENCE", "FROM"]);
     for row in text::rows(&bases) {
         table.row([
             text::short(&row["id"]),
@@ -78,7 +79,7 @@ fn list(releases: Value, bases: Value) -> Output {
             text::field(&row["family"]),
             counted_short(text::number(&row["parameters"])),
             text::field(&row["stored"]),
-            text::size(text::number(&row["bytes"])),
+            text::size(text::number(&row["bytes"])) + pin(row),
             row["licence"].as_str().map_or_else(|| "-".into(), text::line),
             text::field(&row["source"]),
         ]);
@@ -92,6 +93,11 @@ fn list(releases: Value, bases: Value) -> Output {
         return output.note("no adapter is released yet").next("tributary train start --budget OPEN");
     }
     output.next("tributary ask \"…\" --explain")
+}
+
+/// Marks what stays until its user removes it; the rest makes room for others.
+fn pin(row: &Value) -> &'static str {
+    if row["pinned"] == true { " pinned" } else { "" }
 }
 
 /// The rows of a list, each with what it is.

@@ -35,6 +35,7 @@ fn chain(chain: &Value) -> String {
 fn show(status: Value) -> Output {
     let number = |name: &str| text::number(&status[name]);
     let uptime = text::duration(number("uptime_ms"));
+    let classes: Vec<String> = text::rows(&status["classes"]).iter().map(text::field).collect();
     let jobs = text::rows(&status["jobs"]).len();
     let work = match status["idle_reason"].as_str() {
         Some(reason) => text::line(reason),
@@ -44,7 +45,7 @@ fn show(status: Value) -> Output {
     let shown = text::fields(&[
         ("node", text::field(&status["node"])),
         ("network", format!("{} · {}", text::field(&status["network"]), text::counted(number("peers"), "peer"))),
-        ("up", format!("{uptime} · version {} · {}", text::field(&status["version"]), text::field(&status["class"]))),
+        ("up", format!("{uptime} · version {} · {}", text::field(&status["version"]), classes.join(", "))),
         ("roles", roles(&status["roles"])),
         ("work", work),
         ("serves", text::counted(serving, "model")),
@@ -112,7 +113,7 @@ mod tests {
     #[test]
     fn a_status_shows_roles_chain_and_why_it_is_idle() {
         let output = show(json!({
-            "node": "ab", "network": "net", "peers": 2, "uptime_ms": 180_000, "version": "1", "class": "c",
+            "node": "ab", "network": "net", "peers": 2, "uptime_ms": 180_000, "version": "1", "classes": ["c", "q"],
             "roles": {"worker": true, "witness": true, "verifier": false}, "idle_reason": "ready", "releases": 1,
             "chain": {"state": "up", "url": "http://127.0.0.1:8545", "served": null},
         }));

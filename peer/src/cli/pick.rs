@@ -10,6 +10,9 @@ use super::text;
 /// Digits of an id that must be given at least, so that a word is not taken for one by accident.
 const PREFIX_MIN: usize = 4;
 
+/// Things that an error names.
+const CANDIDATES: usize = 5;
+
 /// What is looked for.
 pub(super) struct Kind {
     /// What people call it.
@@ -22,6 +25,7 @@ pub(super) struct Kind {
 
 pub(super) const DATANET: Kind = Kind { noun: "datanet", id: "id", list: "tributary data ls" };
 pub(super) const RUN: Kind = Kind { noun: "run", id: "key", list: "tributary train ls" };
+pub(super) const ANSWER: Kind = Kind { noun: "answer", id: "key", list: "tributary answer ls" };
 pub(super) const RELEASE: Kind = Kind { noun: "model", id: "adapter", list: "tributary model ls" };
 pub(super) const BASE: Kind = Kind { noun: "base", id: "id", list: "tributary model ls" };
 pub(super) const RECEIPT: Kind = Kind { noun: "receipt", id: "id", list: "tributary receipt ls" };
@@ -59,8 +63,10 @@ impl Kind {
                 Err(Failure::usage(format!("no {} is known here", self.noun), "make one, or wait until it arrives"))
             }
             (None, rows) => {
+                let all: Vec<&Value> = rows.iter().collect();
                 let hint = format!("say which with {option}: {} shows them", self.list);
-                Err(Failure::usage(format!("there are {} {}s", rows.len(), self.noun), &hint))
+                let reason = format!("there are {} {}s: {}", rows.len(), self.noun, self.candidates(&all));
+                Err(Failure::usage(reason, &hint))
             }
         }
     }
@@ -72,9 +78,23 @@ impl Kind {
     }
 
     fn several(&self, given: &str, rows: &[&Value]) -> Failure {
-        let ids: Vec<String> = rows.iter().take(5).map(|row| text::short(&row[self.id])).collect();
-        let reason = format!("{} may mean {} {}s: {}", text::line(given), rows.len(), self.noun, ids.join(", "));
-        Failure::usage(reason, "give more of the id")
+        let (given, candidates) = (text::line(given), self.candidates(rows));
+        let reason = format!("{given} may mean {} {}s: {candidates}", rows.len(), self.noun);
+        Failure::usage(reason, "give the id, or enough of it to tell them apart")
+    }
+
+    /// Some of the rows, each with as much of its id as tells it apart and with its name.
+    fn candidates(&self, rows: &[&Value]) -> String {
+        let shown: Vec<String> = rows
+            .iter()
+            .take(CANDIDATES)
+            .map(|row| match row["name"].as_str() {
+                Some(name) => format!("{} ({})", text::short(&row[self.id]), text::line(name)),
+                None => text::short(&row[self.id]),
+            })
+            .collect();
+        let more = if rows.len() > CANDIDATES { " …" } else { "" };
+        shown.join(", ") + more
     }
 }
 
@@ -110,6 +130,9 @@ mod tests {
         for given in ["lake", "abcde", "abc", "", "nothing", "\u{1b}[2J"] {
             assert_eq!(found(given), Err(USAGE), "{given:?}");
         }
+        let lakes = DATANET.find(&list(), "lake").unwrap_err().message;
+        assert!(lakes.contains("abcdee11 (lake), 1234ffff (lake)"), "{lakes}");
+        assert!(DATANET.find_or_only(&list(), None, "--to").unwrap_err().message.contains("abcdef00 (river)"));
         assert!(!DATANET.find(&list(), "\u{1b}[2J").unwrap_err().message.contains('\u{1b}'));
     }
 

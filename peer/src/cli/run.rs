@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::failure::{FAILED, Failure};
+use super::failure::{FAILED, Failure, USAGE};
 use super::output::{Context, Output, emit};
 use super::{
     Cli, Command, DemoArgs, answer, ask, chain, data, down, eval, log, model, net, node, receipt, start, train, wallet,
@@ -28,6 +28,22 @@ pub(super) fn main(cli: Cli) -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// What is no command line of ours: help and version go out, all else is a usage error, as JSON too where it is wanted.
+pub(super) fn refuse(error: &clap::Error, json: bool) -> ExitCode {
+    let is_refused = error.use_stderr();
+    if json && is_refused {
+        let text = error.render().to_string();
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let message = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let hint = lines.collect::<Vec<_>>().join(" ");
+        report(&Failure::usage(message, &hint), json);
+    } else {
+        // Both streams may be closed; then there is nobody left to tell.
+        let _ = error.print();
+    }
+    if is_refused { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
 }
 
 fn report(failure: &Failure, json: bool) {

@@ -7,9 +7,11 @@ use serde_json::json;
 use tributary_compute::device::Wanted;
 use tributary_protocol::message::Roles;
 
-use super::failure::{FAILED, Failure};
+use super::failure::{FAILED, Failure, LOCKED};
 use super::log::LOG_FILE;
 use super::output::{Context, emit};
+use crate::bases::DiskLimits;
+use crate::home::HomeError;
 use crate::up::{self, Running, ServeChain, Signals, UpOptions, Usage};
 
 /// What a node does for others.
@@ -64,6 +66,10 @@ pub(crate) struct UpArgs {
     /// The largest base model to take from peers or pull, such as 12GB.
     #[arg(long, value_name = "SIZE", default_value = "4GB", value_parser = size)]
     base_limit: u64,
+    /// What base models and served adapters may take of the disk together; those of peers that were used longest ago
+    /// make room.
+    #[arg(long, value_name = "SIZE", default_value = "20GB", value_parser = size)]
+    disk_limit: u64,
 }
 
 /// A size in bytes: a number, with kB, MB or GB.
@@ -155,7 +161,7 @@ fn options(context: &Context, args: UpArgs) -> UpOptions {
         offline: args.offline,
         mdns: args.mdns,
         audit_ppm: args.audit_ppm.min(1_000_000),
-        base_limit_bytes: args.base_limit,
+        limits: DiskLimits { base_bytes: args.base_limit, disk_bytes: args.disk_limit },
     }
 }
 
@@ -163,6 +169,10 @@ fn options(context: &Context, args: UpArgs) -> UpOptions {
 pub(super) fn failure(error: anyhow::Error) -> Failure {
     if let Some(usage) = error.downcast_ref::<Usage>() {
         return Failure::usage(usage, &usage.hint);
+    }
+    if error.downcast_ref::<HomeError>().is_some_and(HomeError::is_locked) {
+        let hint = "set TRIBUTARY_PASSPHRASE, or put back the unlock.key that belongs to these keys";
+        return Failure::new(LOCKED, format!("{error:#}"), hint);
     }
     let text = format!("{error:#}");
     let hint = hint(&text.to_lowercase());
@@ -176,8 +186,6 @@ fn hint(text: &str) -> &'static str {
         "choose another --port, --api-port, --serve-chain or --address, or stop the program that uses it"
     } else if says(&["in use by another", "already open", "lock"]) {
         "a node runs on this folder already: use tributary status, or another --data-dir"
-    } else if says(&["passphrase"]) {
-        "set TRIBUTARY_PASSPHRASE, or put back the unlock.key that belongs to these keys"
     } else if says(&["disk is full", "no space", "storage full"]) {
         "free some disk space; nothing accepted was lost"
     } else if says(&["permission denied"]) {

@@ -1,6 +1,7 @@
 //! Tables for people.
 //!
-//! Invariant: a table is never wider than [`WIDTH`]; the widest columns give way, cut with `…`.
+//! Invariant: a table is never wider than [`WIDTH`]; the widest columns give way, cut with `…`, but for a last column that
+//! is told to go on in the next line.
 
 /// The width of a terminal that everybody has.
 pub(super) const WIDTH: usize = 80;
@@ -13,11 +14,17 @@ const NARROWEST: usize = 4;
 pub(super) struct Table {
     heads: Vec<&'static str>,
     rows: Vec<Vec<String>>,
+    wraps: bool,
 }
 
 impl Table {
     pub(super) fn new(heads: &[&'static str]) -> Self {
-        Self { heads: heads.to_vec(), rows: Vec::new() }
+        Self { heads: heads.to_vec(), rows: Vec::new(), wraps: false }
+    }
+
+    /// The same, and nothing of the last column is cut.
+    pub(super) fn wrapping(heads: &[&'static str]) -> Self {
+        Self { wraps: true, ..Self::new(heads) }
     }
 
     /// Adds a row: as many cells as there are heads.
@@ -33,7 +40,22 @@ impl Table {
         }
         let widths = self.widths();
         let heads = self.heads.iter().map(|head| (*head).to_owned()).collect();
-        std::iter::once(&heads).chain(&self.rows).map(|row| render_row(row, &widths)).collect()
+        std::iter::once(&heads).chain(&self.rows).map(|row| self.lines(row, &widths)).collect()
+    }
+
+    /// The line of a row, or its lines.
+    fn lines(&self, row: &[String], widths: &[usize]) -> String {
+        let (Some((last, others)), Some(width), true) = (row.split_last(), widths.last(), self.wraps) else {
+            return render_row(row, widths);
+        };
+        let mut cells = others.to_vec();
+        let mut text = String::new();
+        for part in parts(last, *width) {
+            cells.push(part);
+            text.push_str(&render_row(&cells, widths));
+            cells = vec![String::new(); others.len()];
+        }
+        text
     }
 
     fn widths(&self) -> Vec<usize> {
@@ -60,6 +82,26 @@ fn render_row(cells: &[String], widths: &[usize]) -> String {
         text.push_str(&padded);
     }
     format!("{}\n", text.trim_end())
+}
+
+/// The cell in parts of at most `width` characters, ended between words where that is possible.
+fn parts(cell: &str, width: usize) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    for word in cell.split(' ') {
+        let letters: Vec<char> = word.chars().collect();
+        for piece in letters.chunks(width.max(1)) {
+            let last = parts.last().map_or(0, |part| part.chars().count());
+            let gap = usize::from(last > 0);
+            if last + gap + piece.len() > width && last > 0 {
+                parts.push(String::new());
+            }
+            if let Some(part) = parts.last_mut() {
+                part.push_str(if part.is_empty() { "" } else { " " });
+                part.extend(piece);
+            }
+        }
+    }
+    parts
 }
 
 fn cut(cell: &str, width: usize) -> String {
@@ -90,6 +132,19 @@ mod tests {
         table.row(["0123456789".into(), "x".repeat(200), "12 MB".into()]);
         let text = table.render();
         assert!(text.contains("0123456789") && text.contains("12 MB") && text.contains('…'), "{text}");
+    }
+
+    #[test]
+    fn a_wrapping_column_loses_no_word() {
+        let mut table = Table::wrapping(&["ID", "NOW"]);
+        let reason = format!("no worker bids: {} {}", "each asks more ".repeat(12).trim(), "x".repeat(100));
+        table.row(["0123456789".into(), reason.clone()]);
+        table.row(["ab".into(), String::new()]);
+        let text = table.render();
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        let words = |text: &str| text.split_whitespace().collect::<String>();
+        assert_eq!(words(&text), words(&format!("ID NOW 0123456789 {reason} ab")));
+        assert!(text.lines().nth(2).unwrap().starts_with(&" ".repeat(12)), "{text}");
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl BaseShelf {
 
     /// Puts away the bases not used for longest until the new one fits.
     fn make_room(&self, id: Hash, wanted: u64) -> Result<Vec<Hash>, String> {
-        let most = super::child::memory_bytes().unwrap_or(MEMORY_UNKNOWN) / MEMORY_PARTS.1 * MEMORY_PARTS.0;
+        let most = memory_bytes().unwrap_or(MEMORY_UNKNOWN) / MEMORY_PARTS.1 * MEMORY_PARTS.0;
         if wanted > most {
             return Err(format!(
                 "base {} needs about {} MB of memory, {} MB may be used here",
@@ -137,6 +137,14 @@ pub(super) fn facts_of(base: &Base) -> Facts {
     let BaseFacts { family, parameters, stored, quantised, context, vocab, chat } = base.facts();
     let (context, vocab) = (count(context), count(vocab));
     Facts { family: family.into(), parameters, stored, quantised, context, vocab, chat }
+}
+
+/// The machine's memory, where the system says how much there is.
+pub(super) fn memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib: u64 =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib.saturating_mul(1024))
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use tributary_compute::device::{self, Classes, Wanted};
 use tributary_protocol::id::Hash;
 use tributary_protocol::wire;
 
+use super::bases::memory_bytes;
+use super::context::JobContext;
 use super::shelf::{Shelf, locked};
 use super::{Ask, Done, EngineFolder, FRAME_MAX_BYTES, Reply, jobs};
 
@@ -20,25 +22,6 @@ use super::{Ask, Done, EngineFolder, FRAME_MAX_BYTES, Reply, jobs};
 const REPLY_QUEUE: usize = 64;
 /// How much lower than the node the engine is scheduled, so that heartbeats go out while it computes.
 const NICENESS: i32 = 5;
-
-/// What a job may do while it runs.
-pub(super) struct JobContext {
-    pub(super) job: Hash,
-    pub(super) shelf: Arc<Shelf>,
-    replies: SyncSender<Reply>,
-    stop: Arc<AtomicBool>,
-}
-
-impl JobContext {
-    pub(super) fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn reply(&self, reply: Reply) {
-        // The writer ends only with the process.
-        let _ = self.replies.send(reply);
-    }
-}
 
 /// Runs the engine on the files in `folder` and a device that was chosen before, until standard input ends.
 ///
@@ -87,14 +70,6 @@ fn limit_memory() {
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::As, limit) {
         tracing::debug!(%error, "the engine runs without a memory limit");
     }
-}
-
-/// The machine's memory, where the system says how much there is.
-pub(super) fn memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib: u64 =
-        text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib.saturating_mul(1024))
 }
 
 /// The frame of a reply; one that is too large becomes the failure of its job.
@@ -147,7 +122,7 @@ fn start(ask: Ask, shelf: &Arc<Shelf>, replies: &SyncSender<Reply>) {
     let job = job_of(&ask);
     let stop = Arc::new(AtomicBool::new(false));
     locked(&shelf.stopped).insert(job, Arc::clone(&stop));
-    let context = JobContext { job, shelf: Arc::clone(shelf), replies: replies.clone(), stop };
+    let context = JobContext::new(job, Arc::clone(shelf), replies.clone(), stop);
     let spawned = std::thread::Builder::new().name(format!("job {}", job.short())).spawn(move || {
         let ended = catch_unwind(AssertUnwindSafe(|| jobs::perform(&context, ask)));
         locked(&context.shelf.stopped).remove(&context.job);

@@ -6,7 +6,7 @@ use tributary_compute::export::{Exported, Format, export};
 use tributary_compute::lora::Adapter;
 use tributary_protocol::id::Hash;
 
-use super::child::JobContext;
+use super::context::JobContext;
 use super::{Done, ExportAsk};
 use crate::bundle;
 

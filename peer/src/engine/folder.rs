@@ -120,7 +120,9 @@ impl EngineFolder {
         self.0.join("begun")
     }
 
-    fn adapters(&self) -> PathBuf {
+    /// Where all served adapters lie.
+    #[must_use]
+    pub fn adapters(&self) -> PathBuf {
         self.0.join("adapters")
     }
 }

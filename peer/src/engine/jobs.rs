@@ -3,16 +3,19 @@
 mod training;
 
 use tributary_compute::attribute::Index;
-use tributary_compute::engine::{GenerateParams, Generation, replay_answer};
+use tributary_compute::engine::{GenerateParams, replay_answer};
 use tributary_compute::lora::{Adapter, AdapterFiles};
 use tributary_compute::model::Base;
 use tributary_compute::proof::{self, Fingerprint, ProofVerdict, fingerprint_root};
+use tributary_compute::sample::top_logprobs;
+use tributary_compute::serve;
 use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
+use tributary_protocol::logprobs::commitment;
 
 use super::bases;
-use super::child::JobContext;
-use super::serving::{self, Ended, credits, params_of, tokens_of};
+use super::context::JobContext;
+use super::serving::{self, Ended, credits, params_of, reported, tokens_of};
 use super::shelf::Served;
 use super::{Ask, Done};
 use crate::bundle::{self, Transcript};
@@ -40,12 +43,6 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
         Ask::Export { export, .. } => super::export::perform(context, &export),
         Ask::Base { .. } | Ask::Stop { .. } => Err("not a job".into()),
     }
-}
-
-/// Nats to whole millionths; a loss that is no number shows as the largest.
-fn micro(nats: f64) -> u64 {
-    let micro = nats * 1e6;
-    if micro.is_finite() && micro >= 0.0 { format!("{micro:.0}").parse().unwrap_or(u64::MAX) } else { u64::MAX }
 }
 
 fn adapter_bytes(adapter: &Adapter) -> Result<Vec<u8>, String> {
@@ -97,14 +94,6 @@ fn untrained(base: &Base, adapter: &Adapter) -> Result<Adapter, String> {
     Adapter::from_values(base.config(), adapter.config(), &values).map_err(text)
 }
 
-pub(super) fn transcript_of(generation: &Generation) -> Transcript {
-    Transcript {
-        prompt_tokens: generation.prompt_tokens.clone(),
-        output_tokens: generation.output_tokens.clone(),
-        fingerprints: generation.fingerprints.iter().map(proof::Fingerprint::to_bytes).collect(),
-    }
-}
-
 struct Claim {
     class: String,
     prompt: Prompt,
@@ -132,7 +121,7 @@ fn check(context: &JobContext, base: Hash, adapter: Hash, claim: &Claim) -> Resu
         }
         Ok((params, _)) => {
             let served = context.shelf.served(&base, adapter)?;
-            judge(&base, &served, &transcript, &fingerprints, &params, &mut done)?;
+            judge(&base, &served, &transcript, &fingerprints, (&params, claim.decoding.logprobs), &mut done)?;
         }
     }
     Ok(done.into_done(count))
@@ -144,11 +133,20 @@ fn judge(
     served: &Served,
     transcript: &Transcript,
     fingerprints: &[Fingerprint],
-    params: &GenerateParams,
+    (params, logprobs): (&GenerateParams, Option<u8>),
     done: &mut Checked,
 ) -> Result<(), String> {
     let (prompt, output) = (&transcript.prompt_tokens, &transcript.output_tokens);
-    let verdict = proof::check_generation(base, Some(&served.adapter), prompt, output, fingerprints, params);
+    let mut reports = Vec::new();
+    let mut heard = |token: u32, logits: &[f32]| {
+        if let Some(most) = logprobs {
+            let (chosen, top) = top_logprobs(logits, token, most)?;
+            reports.push(reported(base.tokenizer(), &serve::TokenReport { chosen, top }));
+        }
+        Ok(())
+    };
+    let adapter = Some(&served.adapter);
+    let verdict = proof::check_generation_with(base, adapter, prompt, output, fingerprints, params, &mut heard);
     match verdict.map_err(text)? {
         ProofVerdict::Match => {
             let replayed = replay_answer(base, params, prompt.len(), output).map_err(text)?;
@@ -157,6 +155,7 @@ fn judge(
             } else {
                 done.credits = credits(base, served, prompt, output)?;
                 done.text = replayed.text;
+                done.logprobs = logprobs.map(|_| commitment(&reports));
             }
         }
         ProofVerdict::Mismatch { reason } => done.fault = Some(reason.to_string()),
@@ -172,11 +171,12 @@ struct Checked {
     credits: Vec<(u32, i64)>,
     text: String,
     root: Hash,
+    logprobs: Option<Hash>,
 }
 
 impl Checked {
     fn into_done(self, fingerprints: u32) -> Done {
-        let Self { fault, abstained, credits, text, root } = self;
-        Done::Checked { fault, abstained, fingerprints, credits, text, root }
+        let Self { fault, abstained, credits, text, root, logprobs } = self;
+        Done::Checked { fault, abstained, fingerprints, credits, text, root, logprobs }
     }
 }

@@ -4,7 +4,6 @@
 //! exactly one process at a time. When the engine dies, answers are computed again by the next one and every other open
 //! job gets [`Reply::Failed`]. Nobody's slow reading holds up another job's replies: an answer's queue holds all of it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -17,7 +16,7 @@ use tributary_compute::device::Wanted;
 use tributary_protocol::id::Hash;
 use tributary_protocol::wire;
 
-use super::pending::Pending;
+use super::open::{Delivery, Open};
 use super::{Ask, EngineFolder, FRAME_MAX_BYTES, Reply};
 
 /// Replies of one job that wait to be read, beside the pieces of an answer's text.
@@ -43,23 +42,6 @@ pub enum EngineError {
 struct Running {
     child: Child,
     input: ChildStdin,
-}
-
-/// Who waits for a job's replies.
-struct Listener {
-    replies: mpsc::Sender<Reply>,
-    /// Bytes of text passed on.
-    passed: usize,
-    /// Bytes of text that the running process has given.
-    given: usize,
-}
-
-#[derive(Default)]
-struct Open {
-    listeners: BTreeMap<Hash, Listener>,
-    pending: Pending,
-    /// The frames that have a process hold the bases, by their hash.
-    bases: BTreeMap<Hash, Vec<u8>>,
 }
 
 struct Shared {
@@ -131,7 +113,7 @@ impl EngineHandle {
         let mut running = self.0.running.lock().await;
         let frame = {
             let mut open = self.open();
-            open.listeners.insert(job, Listener { replies, passed: 0, given: 0 });
+            open.listen(job, replies);
             if is_answer(ask) { open.pending.admit(job, frame) } else { Some(frame) }
         };
         let Some(frame) = frame else { return Ok(receiver) };
@@ -139,7 +121,7 @@ impl EngineHandle {
             // Whoever reads the process's replies notices its end, and then the answer is sent to the next one.
             Err(EngineError::Gone(_)) if is_answer(ask) => Ok(receiver),
             Err(error) => {
-                self.forget(&job);
+                self.open().forget(&job);
                 Err(error)
             }
             Ok(()) => Ok(receiver),
@@ -164,7 +146,7 @@ impl EngineHandle {
 
     /// Stops a job whose replies nobody wants any more.
     pub async fn stop(&self, job: Hash) {
-        let others_waited = self.forget(&job);
+        let others_waited = self.open().forget(&job);
         if self.pid() == 0 {
             return;
         }
@@ -198,13 +180,6 @@ impl EngineHandle {
 
     fn open(&self) -> MutexGuard<'_, Open> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Forgets a job. Whether other answers waited for its end.
-    fn forget(&self, job: &Hash) -> bool {
-        let mut open = self.open();
-        open.listeners.remove(job);
-        open.pending.ended(job)
     }
 
     /// Sends what waited for a suspect's end.
@@ -280,28 +255,13 @@ impl EngineHandle {
 
     async fn deliver(&self, reply: Reply) {
         let Some(job) = reply.job() else { return };
-        let (sender, reply, others_waited) = {
-            let mut open = self.open();
-            match reply {
-                Reply::Begun { .. } => return open.pending.begun(job),
-                Reply::Done { .. } | Reply::Failed { .. } => {
-                    let sender = open.listeners.remove(&job).map(|listener| listener.replies);
-                    (sender, Some(reply), open.pending.ended(&job))
-                }
-                Reply::Text { text, .. } => {
-                    let passed = open.listeners.get_mut(&job).and_then(|listener| listener.pass(&text));
-                    let sender = open.listeners.get(&job).map(|listener| listener.replies.clone());
-                    (sender, passed.map(|text| Reply::Text { job, text }), false)
-                }
-                other => (open.listeners.get(&job).map(|listener| listener.replies.clone()), Some(other), false),
-            }
-        };
+        let Delivery { to, others_waited } = self.open().deliver(job, reply);
         if others_waited {
             // Not here: the process may wait for its replies to be read before it reads on.
             let handle = self.clone();
             tokio::spawn(async move { handle.send_waiting().await });
         }
-        if let (Some(sender), Some(reply)) = (sender, reply) {
+        if let Some((sender, reply)) = to {
             let _ = sender.send(reply).await;
         }
     }
@@ -319,41 +279,6 @@ impl EngineHandle {
             tracing::warn!(reason, answers = frames.len(), "the engine is started again for what it held");
         }
         self.send_all(&mut running, frames).await;
-    }
-}
-
-impl Listener {
-    /// What of a piece is new to the reader: a process that computes an answer again gives its text from the beginning.
-    fn pass(&mut self, text: &str) -> Option<String> {
-        let old = self.passed.saturating_sub(self.given).min(text.len());
-        self.given += text.len();
-        self.passed = self.passed.max(self.given);
-        text.get(old..).filter(|new| !new.is_empty()).map(str::to_owned)
-    }
-}
-
-impl Open {
-    fn fail(&mut self, job: Hash, reason: &str) {
-        let Some(listener) = self.listeners.remove(&job) else { return };
-        // A reader whose queue is full finds it closed, which means the same.
-        let _ = listener.replies.try_send(Reply::Failed { job, reason: reason.to_owned() });
-    }
-
-    /// The process died: fails what is not tried again and gives what is to be sent to the next one.
-    fn died(&mut self, reason: &str) -> Vec<Vec<u8>> {
-        let pending = &self.pending;
-        let others: Vec<Hash> = self.listeners.keys().filter(|job| !pending.holds(job)).copied().collect();
-        let death = self.pending.died(others.is_empty());
-        for job in others {
-            self.fail(job, reason);
-        }
-        for job in death.given_up {
-            self.fail(job, "the engine process ended each time it computed this answer");
-        }
-        for listener in self.listeners.values_mut() {
-            listener.given = 0;
-        }
-        death.send
     }
 }
 
@@ -391,34 +316,4 @@ async fn read(output: &mut ChildStdout) -> std::io::Result<Option<Reply>> {
     let mut frame = vec![0; length];
     output.read_exact(&mut frame).await?;
     wire::decode(&frame, FRAME_MAX_BYTES).map(Some).map_err(std::io::Error::other)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_computed_again_is_passed_on_where_it_stopped() {
-        let (replies, _receiver) = mpsc::channel(1);
-        let mut listener = Listener { replies, passed: 0, given: 0 };
-        assert_eq!(listener.pass("The ri").as_deref(), Some("The ri"));
-        listener.given = 0;
-        assert_eq!(listener.pass("The"), None);
-        assert_eq!(listener.pass(" river").as_deref(), Some("ver"));
-        assert_eq!(listener.pass(" Nevola").as_deref(), Some(" Nevola"));
-    }
-
-    #[test]
-    fn a_death_fails_trainings_and_keeps_answers() {
-        let mut open = Open::default();
-        let (answer, training) = (Hash([1; 32]), Hash([2; 32]));
-        let (replies, mut heard) = mpsc::channel(4);
-        for job in [answer, training] {
-            open.listeners.insert(job, Listener { replies: replies.clone(), passed: 0, given: 0 });
-        }
-        open.pending.admit(answer, vec![7]);
-        assert_eq!(open.died("ended"), vec![vec![7]]);
-        assert!(matches!(heard.try_recv(), Ok(Reply::Failed { job, .. }) if job == training));
-        assert!(heard.try_recv().is_err(), "the answer goes on");
-    }
 }

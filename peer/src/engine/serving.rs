@@ -8,19 +8,21 @@ use std::time::Duration;
 
 use tributary_compute::attribute;
 use tributary_compute::chat::{ChatError, Conversation};
-use tributary_compute::engine::{EngineError, GenerateParams, Generation};
+use tributary_compute::engine::{EngineError, GenerateParams};
 use tributary_compute::model::Base;
 use tributary_compute::proof::fingerprint_root;
-use tributary_compute::sample::{Format as AnswerFormat, Sampling};
+use tributary_compute::sample::{self, Format as AnswerFormat, Sampling};
 use tributary_compute::serve::{self, ErrorKind, Event, EventStream, Finished, Request, ServeError};
+use tributary_compute::tokenizer::Tokenizer;
 use tributary_protocol::decoding::{BASIS_POINTS, Decoding, Format, MILLI, Prompt};
 use tributary_protocol::id::Hash;
+use tributary_protocol::logprobs::{TokenLogprob, TokenReport, commitment};
 use tributary_protocol::refusal::RefusalKind;
 
-use super::child::JobContext;
-use super::jobs::transcript_of;
+use super::context::JobContext;
 use super::shelf::Served;
-use super::{Done, Reply};
+use super::{Done, Reply, micro};
+use crate::bundle::transcript_of;
 
 /// How often a job that waits for its next token looks whether it was stopped.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -148,11 +150,12 @@ pub(super) fn answer(
     decoding: &Decoding,
 ) -> Result<Done, Ended> {
     let server = context.shelf.server(base)?;
-    let work = serve::Work::Generate { params: params_of(decoding)?, logprobs: None };
+    let work = serve::Work::Generate { params: params_of(decoding)?, logprobs: decoding.logprobs };
     let prompt = serve::Prompt::Tokens(tokens_of(server.base(), prompt)?);
     let name = adapter.map(|id| context.shelf.name_for(&server, id)).transpose()?;
     let events = server.submit(&Request { adapter: name, prompt, work })?;
-    let generation = hear(context, &events)?.generation;
+    let mut reports = Vec::new();
+    let generation = hear(context, &events, server.base(), &mut reports)?.generation;
     let credits = match adapter {
         Some(id) if !generation.output_tokens.is_empty() => {
             let served = context.shelf.served(server.base(), id)?;
@@ -160,30 +163,47 @@ pub(super) fn answer(
         }
         _ => Vec::new(),
     };
-    Ok(answered(generation, credits))
-}
-
-fn answered(generation: Generation, credits: Vec<(u32, i64)>) -> Done {
-    Done::Answered {
+    Ok(Done::Answered {
         transcript: transcript_of(&generation).to_bytes(),
         fingerprints: fingerprint_root(&generation.fingerprints),
+        logprobs: decoding.logprobs.map(|_| commitment(&reports)),
         text: generation.text,
         credits,
-    }
+    })
 }
 
-/// Passes an answer's pieces on until it ends. Dropping the stream ends its computing.
-fn hear(context: &JobContext, events: &EventStream) -> Result<Finished, Ended> {
+/// Passes an answer's pieces on until it ends, and keeps what is reported of its tokens. Dropping the stream ends its
+/// computing.
+fn hear(
+    context: &JobContext,
+    events: &EventStream,
+    base: &Base,
+    reports: &mut Vec<TokenReport>,
+) -> Result<Finished, Ended> {
     let job = context.job;
     loop {
         match next(context, events)? {
             Event::Begun => context.reply(Reply::Begun { job }),
-            Event::Piece(piece) => context.reply(Reply::Text { job, text: piece.text }),
+            Event::Piece(piece) => {
+                let tokens: Vec<_> = piece.tokens.iter().map(|token| reported(base.tokenizer(), token)).collect();
+                reports.extend_from_slice(&tokens);
+                context.reply(Reply::Text { job, text: piece.text, tokens });
+            }
             Event::Finished(finished) => return Ok(*finished),
             Event::Failed(error) => return Err(error.into()),
             Event::Embedding { .. } => return Err("an embedding was not asked for".to_owned().into()),
         }
     }
+}
+
+/// What is told of a token: probabilities in whole parts, and what the tokens stand for.
+pub(super) fn reported(tokenizer: &Tokenizer, report: &serve::TokenReport) -> TokenReport {
+    let of = |token: &sample::TokenLogprob| TokenLogprob {
+        token: token.token,
+        spelling: tokenizer.spelling(token.token),
+        minus_micro_nats: micro((-f64::from(token.logprob)).max(0.0)),
+    };
+    TokenReport { chosen: of(&report.chosen), top: report.top.iter().map(of).collect() }
 }
 
 fn next(context: &JobContext, events: &EventStream) -> Result<Event, Ended> {

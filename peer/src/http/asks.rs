@@ -14,11 +14,12 @@ use tokio::sync::{broadcast, mpsc};
 use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::{Amount, Hash};
 use tributary_protocol::limits::PROMPT_MAX_BYTES;
+use tributary_protocol::logprobs::TokenReport;
 use tributary_protocol::node::{AskCommand, AskView, Command, Node};
 use tributary_protocol::receipt::Work;
 use tributary_protocol::refusal::{Refusal, RefusalKind};
 
-use super::{Answer, Api, ApiError, ApiState, bases, tasks};
+use super::{Answer, Api, ApiError, ApiState, bases, fresh_key, tasks};
 use crate::answers::Piece;
 use crate::engine::{Ask as EngineAsk, Done};
 use crate::handle::NodeHandle;
@@ -82,7 +83,8 @@ pub(super) async fn ask(State(api): Api, Json(body): Json<AskBody>) -> Result<Re
     let (_, waiting) = begin(&api, body.into_ask()?).await?;
     let body = futures::stream::unfold(waiting, |mut waiting| async move {
         let line = match waiting.recv().await? {
-            Event::Text(text) => json!({"text": text}),
+            Event::Text(text, tokens) if tokens.is_empty() => json!({"text": text}),
+            Event::Text(text, tokens) => json!({"text": text, "tokens": tokens}),
             Event::Retry(reason) => json!({"retry": reason}),
             Event::Waiting(reason) => json!({"waiting": reason}),
             Event::Done(shown) => json!({"done": shown}),
@@ -96,13 +98,13 @@ pub(super) async fn ask(State(api): Api, Json(body): Json<AskBody>) -> Result<Re
 /// What happens to a question, in order; it ends with one of the last two.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// More text.
-    Text(String),
+    /// More text, with the tokens that led to it where their probabilities were asked for.
+    Text(String, Vec<TokenReport>),
     /// The worker failed; the text so far is void and another worker is asked.
     Retry(String),
     /// Nobody can be asked yet; said once.
     Waiting(String),
-    /// The answer as [`show`] shows it.
+    /// The answer as [`show`] shows it, with `tokens` where their probabilities were asked for.
     Done(Value),
     /// There is no answer.
     Failed(ApiError),
@@ -159,12 +161,6 @@ async fn check_funds(api: &ApiState, key: Hash, adapter: Hash, price_max: Amount
     Err(ApiError::funds(reason, "have OPEN sent to this wallet; tributary wallet show prints its address"))
 }
 
-pub(super) fn fresh_key() -> Result<Hash, ApiError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
-    Ok(Hash(bytes))
-}
-
 /// The adapter of that hash, else the newest release of that name, else the only one whose hash begins so.
 pub(super) fn find_model(node: &Node, model: &str) -> Option<Hash> {
     let by_hash = model.parse().ok().filter(|adapter| node.release_of(adapter).is_some());
@@ -186,6 +182,7 @@ async fn stream_answer(
     let notice = tokio::time::sleep(WAITING_AFTER);
     tokio::pin!(notice);
     let mut is_noticed = false;
+    let mut tokens = None;
     loop {
         let event = tokio::select! {
             () = &mut notice, if !is_noticed => {
@@ -193,7 +190,11 @@ async fn stream_answer(
                 waiting_for_worker(&handle, key).await
             }
             piece = pieces.recv() => match piece {
-                Ok(Piece::Text(text)) => Some(Event::Text(text)),
+                Ok(Piece::Text(text, tokens)) => Some(Event::Text(text, tokens)),
+                Ok(Piece::Tokens(all)) => {
+                    tokens = Some(all);
+                    None
+                }
                 Ok(Piece::Retry(reason)) => Some(Event::Retry(reason)),
                 Err(_) => None,
             },
@@ -214,8 +215,17 @@ async fn stream_answer(
         else {
             return;
         };
-        let Some((ended, shown, failure)) = seen else { return };
+        let Some((ended, mut shown, failure)) = seen else { return };
         if ended {
+            // Who computed them told of them before the answer counted.
+            while let Ok(piece) = pieces.try_recv() {
+                if let Piece::Tokens(all) = piece {
+                    tokens = Some(all);
+                }
+            }
+            if let Some(tokens) = tokens {
+                shown["tokens"] = json!(*tokens);
+            }
             let event = match failure {
                 Some(refusal) => Event::Failed(refused(refusal)),
                 None => Event::Done(shown),
@@ -269,6 +279,7 @@ fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {
         "shares": receipt.map(|receipt| &receipt.shares),
         "commons": receipt.map(|receipt| receipt.commons),
         "price": receipt.map(|receipt| receipt.price),
+        "finished_ms": receipt.map(|receipt| receipt.finished_ms),
         "prompt_tokens": tokens.map(|(prompt, _)| prompt),
         "answer_tokens": tokens.map(|(_, answer)| answer),
     })
@@ -277,6 +288,10 @@ fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {
 pub(super) async fn show(State(api): Api, Path(key): Path<Hash>) -> Answer<Value> {
     let found = api.handle.view(move |node| node.ask_view(&key).map(|view| show_ask(node, key, &view))).await?;
     found.map(Json).ok_or_else(|| ApiError::not_found(format!("question {key} is not known here"), "ask it first"))
+}
+
+pub(super) async fn list(State(api): Api) -> Answer<Vec<Value>> {
+    Ok(Json(api.handle.view(|node| node.asks().map(|(key, view)| show_ask(node, key, &view)).collect()).await?))
 }
 
 #[derive(Deserialize)]

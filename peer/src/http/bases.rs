@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tributary_protocol::id::{Hash, NodeId};
 
-use super::{Answer, Api, ApiError, ApiState};
+use super::{Answer, Api, ApiError, ApiState, fresh_key};
 use crate::bases::{BUILTIN, BaseRecord, Origin};
 use crate::bundle::ADAPTER_MAX_BYTES;
 use crate::engine::{Ask, Done, ExportAsk};
@@ -24,6 +24,10 @@ impl From<BaseFault> for ApiError {
                 let gigabytes = bytes.div_ceil(1_000_000_000);
                 Self::usage(fault, &format!("start the node with tributary up --base-limit {gigabytes}GB"))
             }
+            BaseFault::NoRoom { .. } => Self::usage(
+                fault,
+                "remove a base with tributary model rm, or start the node with a larger tributary up --disk-limit",
+            ),
             BaseFault::InTheWay(_) => Self::usage(fault, "remove one with tributary model rm"),
             BaseFault::Machine(_) => Self::internal(fault),
         }
@@ -37,8 +41,14 @@ async fn to_its_end<T: Send + 'static>(
     tokio::spawn(work).await.map_err(ApiError::internal)?
 }
 
-pub(super) async fn list(State(api): Api) -> Answer<Vec<BaseRecord>> {
-    Ok(Json(api.workshop.bases.all()?))
+pub(super) async fn list(State(api): Api) -> Answer<Vec<Value>> {
+    let shown = |record: BaseRecord| {
+        let is_pinned = record.is_pinned();
+        let mut shown = json!(record);
+        shown["pinned"] = json!(is_pinned);
+        shown
+    };
+    Ok(Json(api.workshop.bases.all()?.into_iter().map(shown).collect()))
 }
 
 pub(super) async fn show(State(api): Api, Path(id): Path<Hash>) -> Answer<Value> {
@@ -111,6 +121,16 @@ pub(super) async fn resolve(api: &ApiState, given: &str) -> Result<Hash, ApiErro
     Ok(api.workshop.import_base(&path, origin).await?.id)
 }
 
+/// Whether [`resolve`] may find one, without taking anything in.
+pub(super) fn check(api: &ApiState, given: &str) -> Result<(), ApiError> {
+    match given.parse::<Hash>() {
+        _ if given == BUILTIN => Ok(()),
+        Ok(id) => api.workshop.bases.record(&id)?.map(|_| ()).ok_or_else(|| unknown(&id)),
+        Err(_) if std::path::Path::new(given).exists() => Ok(()),
+        Err(_) => Err(ApiError::usage(format!("there is no {given}"), PULL_HINT)),
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Export {
@@ -150,7 +170,7 @@ pub(super) async fn export(State(api): Api, Json(export): Json<Export>) -> Answe
         let source = workshop.base_path(base).await.map_err(ApiError::internal)?;
         let source = source.to_str().map(str::to_owned).ok_or_else(|| ApiError::internal("a path is no text"))?;
         let Export { format, out, model } = export;
-        let job = super::runs::random_key()?;
+        let job = fresh_key()?;
         let ask = ExportAsk { base, source, adapter, format: format.clone(), into: out.clone() };
         let refused =
             |reason: String| ApiError::verification(reason, "nothing was written; see tributary model export --help");

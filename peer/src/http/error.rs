@@ -17,11 +17,23 @@ pub struct ApiError {
     code: &'static str,
     message: String,
     hint: String,
+    /// The field of the request that is not honoured.
+    field: Option<&'static str>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl ToString, hint: &str) -> Self {
-        Self { status, code, message: message.to_string(), hint: hint.to_owned() }
+        Self { status, code, message: message.to_string(), hint: hint.to_owned(), field: None }
+    }
+
+    /// A field of the request is understood and can't be honoured.
+    pub(super) fn unsupported(field: &'static str, message: impl ToString, hint: &str) -> Self {
+        Self { field: Some(field), ..Self::usage(message, hint) }
+    }
+
+    /// The field that can't be honoured.
+    pub(super) const fn unsupported_field(&self) -> Option<&'static str> {
+        self.field
     }
 
     /// What was given is wrong.

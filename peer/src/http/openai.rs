@@ -8,6 +8,7 @@
 //! Invariant: what was streamed is, in the end, the text of the receipt, or the stream ends with an error.
 
 mod embeddings;
+mod logprobs;
 mod reply;
 mod request;
 
@@ -24,7 +25,9 @@ use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tributary_protocol::logprobs::TokenReport;
 
+use self::logprobs::{Logprobs, of_text};
 use self::reply::{Frame, Shape};
 use self::request::{Chat, Completion, Question};
 use super::asks::{self, Event};
@@ -71,13 +74,15 @@ impl OpenAiError {
     fn body(&self) -> Value {
         let (kind, code) = match self.0.code() {
             _ if self.0.is_unauthorised() => ("invalid_request_error", "invalid_api_key"),
+            _ if self.0.unsupported_field().is_some() => ("invalid_request_error", "unsupported_parameter"),
             "usage" => ("invalid_request_error", "invalid_value"),
             "not_found" => ("invalid_request_error", "not_found"),
             "funds" => ("insufficient_quota", "insufficient_quota"),
             "unreachable" => ("server_error", "no_worker"),
             _ => ("server_error", "internal"),
         };
-        json!({"error": {"message": self.0.sentence(), "type": kind, "param": null, "code": code}})
+        let param = self.0.unsupported_field();
+        json!({"error": {"message": self.0.sentence(), "type": kind, "param": param, "code": code}})
     }
 }
 
@@ -156,7 +161,7 @@ async fn answer(api: &ApiState, question: Question, shape: Shape) -> Result<Resp
     if let Some(Event::Failed(error)) = first {
         return Err(error.into());
     }
-    let stream = Stream { frame, usage, sent: String::new(), attempt: String::new() };
+    let stream = Stream::new(frame, usage);
     let body = Body::from_stream(stream.into_events(first, events));
     Ok(([(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")], body).into_response())
 }
@@ -175,7 +180,7 @@ fn cut_off() -> ApiError {
 async fn whole(events: &mut mpsc::Receiver<Event>) -> Result<Value, OpenAiError> {
     loop {
         match events.recv().await {
-            Some(Event::Text(_) | Event::Retry(_) | Event::Waiting(_)) => {}
+            Some(Event::Text(..) | Event::Retry(_) | Event::Waiting(_)) => {}
             Some(Event::Done(done)) => return Ok(done),
             Some(Event::Failed(error)) => return Err(error.into()),
             None => return Err(cut_off().into()),
@@ -189,21 +194,56 @@ struct Stream {
     usage: bool,
     sent: String,
     attempt: String,
+    logprobs: Logprobs,
+    /// Tokens sent, those of the worker that answers now, and of these the ones that wait for their text.
+    tokens_sent: usize,
+    tokens_heard: usize,
+    tokens_waiting: Vec<TokenReport>,
 }
 
 impl Stream {
+    fn new(frame: Frame, usage: bool) -> Self {
+        let logprobs = Logprobs::new(frame.shape);
+        let (sent, attempt, tokens_waiting) = (String::new(), String::new(), Vec::new());
+        Self { frame, usage, sent, attempt, logprobs, tokens_sent: 0, tokens_heard: 0, tokens_waiting }
+    }
+
+    /// The chunk of new text and the tokens that led to it, if there is any.
+    fn piece(&mut self, text: &str) -> String {
+        if text.is_empty() {
+            return String::new();
+        }
+        let tokens = std::mem::take(&mut self.tokens_waiting);
+        self.tokens_sent += tokens.len();
+        let logprobs = self.logprobs.of(text, &tokens);
+        data(&self.frame.piece(text, &logprobs))
+    }
+
+    /// Takes note of tokens, of which only those count that no worker gave before.
+    fn hear(&mut self, tokens: Vec<TokenReport>) {
+        for report in tokens {
+            self.tokens_heard += 1;
+            if self.tokens_heard > self.tokens_sent + self.tokens_waiting.len() {
+                self.tokens_waiting.push(report);
+            }
+        }
+    }
+
     /// The server-sent events of one thing that happened, and whether it was the last.
     fn events_of(&mut self, event: Event) -> (String, bool) {
         match event {
-            Event::Text(text) => {
+            Event::Text(text, tokens) => {
+                self.hear(tokens);
                 self.attempt.push_str(&text);
                 // Another worker's answer is most often the first one's; it is sent on where it goes further.
                 let new = self.attempt.strip_prefix(&self.sent).unwrap_or_default().to_owned();
                 self.sent.push_str(&new);
-                (if new.is_empty() { String::new() } else { data(&self.frame.piece(&new)) }, false)
+                (self.piece(&new), false)
             }
             Event::Retry(_) => {
                 self.attempt.clear();
+                self.tokens_heard = 0;
+                self.tokens_waiting.clear();
                 (String::new(), false)
             }
             // A comment, which keeps the connection alive and which clients skip.
@@ -213,13 +253,15 @@ impl Stream {
         }
     }
 
-    fn end(&self, done: &Value) -> String {
+    fn end(&mut self, done: &Value) -> String {
         let text = done["text"].as_str().unwrap_or_default();
         let Some(rest) = text.strip_prefix(&self.sent) else {
             let reason = "the first worker failed and another answered otherwise";
             return data(&OpenAiError(ApiError::unreachable(reason, "ask again")).body());
         };
-        let rest = if rest.is_empty() { String::new() } else { data(&self.frame.piece(rest)) };
+        let tokens = reply::tokens(done);
+        self.tokens_waiting = of_text(&tokens, text).get(self.tokens_sent..).unwrap_or_default().to_vec();
+        let rest = self.piece(rest);
         let usage = if self.usage { data(&self.frame.usage_chunk(done)) } else { String::new() };
         format!("{rest}{}{usage}data: [DONE]\n\n", data(&self.frame.last(done)))
     }
@@ -249,6 +291,8 @@ fn data(chunk: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tributary_protocol::logprobs::{Spelling, TokenLogprob};
+
     use super::*;
 
     fn stream() -> Stream {
@@ -260,7 +304,7 @@ mod tests {
             max_tokens: 8,
             api: "http://127.0.0.1:1".into(),
         };
-        Stream { frame, usage: false, sent: String::new(), attempt: String::new() }
+        Stream::new(frame, false)
     }
 
     fn text(stream: &mut Stream, event: Event) -> String {
@@ -275,19 +319,50 @@ mod tests {
     #[test]
     fn a_second_worker_with_the_same_answer_goes_on_where_the_first_stopped() {
         let mut stream = stream();
-        assert_eq!(text(&mut stream, Event::Text("The riv".into())), "The riv");
+        assert_eq!(text(&mut stream, Event::Text("The riv".into(), vec![])), "The riv");
         assert_eq!(text(&mut stream, Event::Retry("gone".into())), "");
-        assert_eq!(text(&mut stream, Event::Text("The ".into())), "");
-        assert_eq!(text(&mut stream, Event::Text("river Nev".into())), "er Nev");
+        assert_eq!(text(&mut stream, Event::Text("The ".into(), vec![])), "");
+        assert_eq!(text(&mut stream, Event::Text("river Nev".into(), vec![])), "er Nev");
         assert_eq!(text(&mut stream, Event::Done(json!({"text": "The river Nevola"}))), "ola");
+    }
+
+    #[test]
+    fn tokens_come_with_their_text_once_however_many_workers_gave_them() {
+        let report = |text: &str| {
+            let spelling = Spelling::Bytes(text.into());
+            TokenReport { chosen: TokenLogprob { token: 1, spelling, minus_micro_nats: 5 }, top: vec![] }
+        };
+        let mut stream = stream();
+        let mut told = String::new();
+        let all = [report("The"), report(" ri"), report("v"), report("er")];
+        for event in [
+            Event::Text("The ri".into(), all[..2].to_vec()),
+            Event::Retry("gone".into()),
+            Event::Text("The".into(), all[..1].to_vec()),
+            Event::Text(" riv".into(), all[1..3].to_vec()),
+            Event::Done(json!({"text": "The river", "tokens": [all[0], all[1], all[2], all[3], report("STOP")]})),
+        ] {
+            told.push_str(&stream.events_of(event).0);
+        }
+        let chunks = told.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
+        let chunks = chunks.filter_map(|chunk| serde_json::from_str::<Value>(chunk).ok());
+        let of =
+            |chunk: Value| (chunk["choices"][0]["text"].clone(), chunk["choices"][0]["logprobs"]["tokens"].clone());
+        let expected = [
+            (json!("The ri"), json!(["The", " ri"])),
+            (json!("v"), json!(["v"])),
+            (json!("er"), json!(["er"])),
+            (json!(""), Value::Null),
+        ];
+        assert_eq!(chunks.map(of).collect::<Vec<_>>(), expected);
     }
 
     #[test]
     fn a_second_worker_with_another_answer_ends_in_an_error() {
         let mut stream = stream();
-        text(&mut stream, Event::Text("The riv".into()));
+        text(&mut stream, Event::Text("The riv".into(), vec![]));
         text(&mut stream, Event::Retry("gone".into()));
-        assert_eq!(text(&mut stream, Event::Text("A lake".into())), "");
+        assert_eq!(text(&mut stream, Event::Text("A lake".into(), vec![])), "");
         let (events, is_last) = stream.events_of(Event::Done(json!({"text": "A lake"})));
         assert!(is_last && events.contains("\"error\"") && !events.contains("[DONE]"), "{events}");
     }
@@ -297,7 +372,7 @@ mod tests {
         let mut stream = stream();
         let (events, is_last) = stream.events_of(Event::Waiting("nobody".into()));
         assert!(events.starts_with(':') && events.ends_with("\n\n") && !is_last);
-        assert_eq!(text(&mut stream, Event::Text("later".into())), "later");
+        assert_eq!(text(&mut stream, Event::Text("later".into(), vec![])), "later");
     }
 
     #[test]
@@ -309,5 +384,11 @@ mod tests {
         assert_eq!(status(ApiError::unreachable("w", "h")), 503);
         assert_eq!(status(ApiError::unauthorised()), 401);
         assert_eq!(OpenAiError(ApiError::unauthorised()).body()["error"]["code"], "invalid_api_key");
+        let unsupported = OpenAiError(ApiError::unsupported("tools", "t", "h")).body();
+        assert_eq!(unsupported["error"]["code"], "unsupported_parameter");
+        assert_eq!(
+            (&unsupported["error"]["param"], status(ApiError::unsupported("tools", "t", "h"))),
+            (&json!("tools"), 400)
+        );
     }
 }

@@ -3,13 +3,13 @@
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tributary_compute::train::Recipe;
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash};
-use tributary_protocol::limits::{NAME_MAX_BYTES, SEGMENTS_MAX};
+use tributary_protocol::limits::{CHECKPOINTS_MAX, NAME_MAX_BYTES, SEGMENTS_MAX};
 use tributary_protocol::node::{Node, RequestView};
 
-use super::{Answer, Api, ApiError, ApiState, bases, datanets, tasks};
+use super::{Answer, Api, ApiError, ApiState, bases, datanets, fresh_key, tasks};
 use crate::runs::{OpenRun, RunSpec, RunState, done_adapter};
 use crate::runtime::now_ms;
 
@@ -19,17 +19,18 @@ pub(super) struct Start {
     name: String,
     base: String,
     datanet: DatanetId,
-    recipe: Option<Value>,
+    recipe: Option<Map<String, Value>>,
     steps: Option<u32>,
     budget: Amount,
     deadline_s: Option<u64>,
     segments_checked: Option<u16>,
     answer_fee: Option<Amount>,
     attribution: bool,
+    /// Only say whether it could begin.
+    #[serde(default)]
+    dry_run: bool,
 }
 
-/// A short run without a recipe of its own warms up over this part of its steps at most.
-const WARMUP_OF_STEPS: u32 = 5;
 /// Lines of a curve in one answer.
 const LINES_AT_ONCE: usize = 4_096;
 /// How long a run may take unless the user says otherwise.
@@ -37,19 +38,19 @@ const DEADLINE_S: u64 = 3_600;
 /// The fee of an answer unless the builder says otherwise: nine tenths of it are others' than the treasury's.
 const ANSWER_FEE: Amount = Amount(Amount::OPEN.0 / 20);
 
+/// The recipe of the fields given; those left out suit them.
 fn recipe_of(start: &Start) -> Result<Recipe, ApiError> {
     let hint = "see tributary train start --help for the recipe's fields";
-    let mut recipe: Recipe = match &start.recipe {
-        Some(value) => serde_json::from_value(value.clone()).map_err(|error| ApiError::usage(error, hint))?,
-        None => Recipe::default(),
-    };
+    let mut fields = start.recipe.clone().unwrap_or_default();
     if let Some(steps) = start.steps {
-        recipe.steps = steps;
-        if start.recipe.is_none() {
-            recipe.warmup = recipe.warmup.min(steps / WARMUP_OF_STEPS);
-        }
+        fields.insert("steps".into(), json!(steps));
     }
-    recipe.check().map_err(|error| ApiError::usage(error, hint))?;
+    let recipe = Recipe::of_fields(&fields).map_err(|error| ApiError::usage(error, hint))?;
+    let checkpoints = recipe.steps.div_ceil(recipe.checkpoint_every);
+    if usize::try_from(checkpoints).unwrap_or(usize::MAX) >= CHECKPOINTS_MAX {
+        let reason = format!("{checkpoints} checkpoints are more than the {CHECKPOINTS_MAX} that fit a result");
+        return Err(ApiError::usage(reason, "raise checkpoint_every in --recipe, or leave it out"));
+    }
     Ok(recipe)
 }
 
@@ -75,9 +76,13 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
             "raise --budget; a thousand steps cost about 10 OPEN at a worker's own price",
         ));
     }
-    let key = start.key.map_or_else(random_key, Ok)?;
+    let key = start.key.map_or_else(fresh_key, Ok)?;
     if api.runs.get(&key)?.is_none() {
         check_funds(&api, start.budget).await?;
+    }
+    if start.dry_run {
+        bases::check(&api, &start.base)?;
+        return Ok(Json(json!({"key": key})));
     }
     let base = bases::resolve(&api, &start.base).await?;
     let spec = RunSpec {
@@ -99,12 +104,6 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
 
 fn deadline_ms(seconds: Option<u64>) -> u64 {
     now_ms().saturating_add(seconds.unwrap_or(DEADLINE_S).saturating_mul(1_000))
-}
-
-pub(super) fn random_key() -> Result<Hash, ApiError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(ApiError::internal)?;
-    Ok(Hash(bytes))
 }
 
 /// Money promised must be there; without a chain nothing is promised.
@@ -232,6 +231,7 @@ pub(super) async fn resume(State(api): Api, Path(key): Path<Hash>, Json(wanted):
 
 pub(super) async fn releases(State(api): Api) -> Answer<Vec<Value>> {
     let now = now_ms();
+    let sizes = api.workshop.adapter_sizes();
     let releases = api.handle.view(move |node| {
         node.releases()
             .map(|release| {
@@ -244,6 +244,8 @@ pub(super) async fn releases(State(api): Api) -> Answer<Vec<Value>> {
                     fields.insert("served_by".into(), json!(serving.count() + usize::from(here)));
                     fields.insert("served_here".into(), json!(here));
                     fields.insert("builder_account".into(), json!(release.account));
+                    fields.insert("kept_bytes".into(), json!(sizes.get(&adapter)));
+                    fields.insert("pinned".into(), json!(release.account == node.account()));
                 }
                 shown
             })

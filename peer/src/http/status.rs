@@ -45,7 +45,7 @@ fn about_node(node: &Node) -> Value {
         "node": node.id(),
         "account": node.account(),
         "chain_address": node.chain_address(),
-        "class": record.class,
+        "classes": record.classes,
         "roles": record.roles,
         "datanets": node.datanets().count(),
         "releases": node.releases().count(),

@@ -83,6 +83,7 @@ pub(super) fn show(node: &Node, view: &RequestView) -> Value {
         json!({
             "adapter": result.adapter,
             "steps": result.steps,
+            "kept_step": result.kept_step,
             "loss_micro_nats": result.loss_micro_nats,
             "elapsed_ms": result.elapsed_ms,
             "checkpoints": result.checkpoints.len(),

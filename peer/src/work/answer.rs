@@ -26,6 +26,7 @@ impl Workshop {
         release: &Release,
         stream: u64,
     ) -> Result<JobOutcome, JobError> {
+        self.room.touch(release.adapter);
         let ask = Ask::Answer {
             job,
             base: release.base,
@@ -36,8 +37,8 @@ impl Workshop {
         let mut replies = self.begin(job, &ask).await?;
         while let Some(reply) = replies.recv().await {
             match reply {
-                Reply::Text { text, .. } => {
-                    let sent = tokio::time::timeout(ASKER_PATIENCE, self.answers.text(stream, &text)).await;
+                Reply::Text { text, tokens, .. } => {
+                    let sent = tokio::time::timeout(ASKER_PATIENCE, self.answers.text(stream, &text, &tokens)).await;
                     let gone = match sent {
                         Ok(Ok(())) => continue,
                         Ok(Err(_)) => "the asker went away",
@@ -46,7 +47,9 @@ impl Workshop {
                     self.engine.stop(job).await;
                     return Err(gone.into());
                 }
-                Reply::Done { outcome: Done::Answered { text, transcript, fingerprints, credits }, .. } => {
+                Reply::Done {
+                    outcome: Done::Answered { text, transcript, fingerprints, logprobs, credits }, ..
+                } => {
                     let tokens = Transcript::from_bytes(&transcript).map_err(|error| error.to_string())?;
                     self.answers.hold_transcript(stream, transcript);
                     return Ok(JobOutcome::Answered(FinishedAnswer {
@@ -54,6 +57,7 @@ impl Workshop {
                         prompt_tokens: count(&tokens.prompt_tokens),
                         answer_tokens: count(&tokens.output_tokens),
                         fingerprints,
+                        logprobs,
                         credits,
                         class: self.bases.class(&release.base).map_err(|error| error.to_string())?,
                     }));

@@ -29,6 +29,18 @@ pub enum BaseFault {
         /// What the node's user set.
         limit: u64,
     },
+    /// It does not fit beside what is pinned or in use.
+    #[error(
+        "{bytes} bytes do not fit: bases and served adapters take {taken} of {limit}, and too little of it is unused"
+    )]
+    NoRoom {
+        /// What is wanted.
+        bytes: u64,
+        /// What is there.
+        taken: u64,
+        /// What the node's user set.
+        limit: u64,
+    },
     /// It is needed, or no more can be kept.
     #[error("{0}")]
     InTheWay(String),
@@ -68,6 +80,10 @@ impl Workshop {
         }
         let looked = path.to_owned();
         let sources = tokio::task::spawn_blocking(move || base::sources(&looked)).await.map_err(machine)??;
+        let bytes: u64 = sources.iter().filter_map(|source| Some(std::fs::metadata(&source.path).ok()?.len())).sum();
+        if bytes <= self.bases.limit_bytes() {
+            self.make_room(bytes).await?;
+        }
         let manifest = base::import(&self.store, &sources, self.bases.limit_bytes()).await?;
         let id = manifest.id();
         let turn = self.bases.turn(id);
@@ -122,12 +138,14 @@ impl Workshop {
     /// # Errors
     /// When it cannot be had, is too large for this node, or is none.
     pub async fn hold_base(&self, base: Hash, providers: &[NodeId]) -> Result<(), JobError> {
+        self.room.touch(base);
         let turn = self.bases.turn(base);
         let _mine = turn.lock().await;
         let bytes = self.blob(base, providers, MANIFEST_MAX_BYTES).await?;
         let manifest = BaseManifest::from_bytes(&bytes).map_err(|error| error.to_string())?;
         if !base::folder_of(self.bases.root(), base).is_dir() {
             self.check_limit(&manifest).map_err(|fault| fault.to_string())?;
+            self.make_room(manifest.total_bytes()).await.map_err(|fault| format!("base {}: {fault}", base.short()))?;
             for file in manifest.files() {
                 self.whole(file, providers).await?;
             }

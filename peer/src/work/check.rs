@@ -16,13 +16,14 @@ use super::{JobError, Workshop};
 use crate::bundle::ADAPTER_MAX_BYTES;
 use crate::engine::{Ask, Done, Run};
 
-/// A checkpoint holds the adapter and two moments of each weight.
+/// A checkpoint holds the adapter, two moments of each weight, and the best evaluation's adapter.
 const CHECKPOINT_MAX_BYTES: usize = 4 * ADAPTER_MAX_BYTES;
 
 /// Where a replay came to.
 struct Replayed {
     end: Vec<u8>,
     adapter: Vec<u8>,
+    kept_step: u32,
     is_over: bool,
 }
 
@@ -83,7 +84,7 @@ impl Workshop {
         let job = Hash::of(&[job.0.as_slice(), &to_step.to_le_bytes(), &[u8::from(start.is_some())]].concat());
         let ask = Ask::Replay { job, run: run.clone(), start, to_step };
         match self.ask(job, &ask).await? {
-            Done::Replayed { end, adapter, is_over } => Ok(Replayed { end, adapter, is_over }),
+            Done::Replayed { end, adapter, kept_step, is_over } => Ok(Replayed { end, adapter, kept_step, is_over }),
             other => Err(format!("the engine answered another question: {other:?}")),
         }
     }
@@ -105,8 +106,8 @@ impl Workshop {
         if !at_end.is_over {
             return Ok(Some("the run ends before its recipe lets it".into()));
         }
-        if Hash::of(&at_end.adapter) != result.adapter {
-            return Ok(Some("the adapter is not that of the last checkpoint".into()));
+        if Hash::of(&at_end.adapter) != result.adapter || at_end.kept_step != result.kept_step {
+            return Ok(Some("the adapter is not the one that the last checkpoint keeps".into()));
         }
         Ok(None)
     }
@@ -144,23 +145,32 @@ impl Workshop {
             transcript: audit.transcript.clone(),
             decoding: request.decoding.clone(),
         };
-        let Done::Checked { fault, abstained, fingerprints, credits, text, root } = self.ask(job, &ask).await? else {
+        let Done::Checked { fault, abstained, fingerprints, credits, text, root, logprobs } =
+            self.ask(job, &ask).await?
+        else {
             return Err("the engine answered another question".into());
         };
         let checked = (0..fingerprints).take(tributary_protocol::limits::SEGMENTS_MAX).collect();
         if let Some(reason) = abstained {
             return Ok(JobOutcome::AnswerChecked(Outcome::Abstained(reason), Vec::new()));
         }
-        let fault = fault.or_else(|| receipt_fault(audit, release, &credits, &text, root));
+        let fault = fault.or_else(|| receipt_fault(audit, release, &credits, &text, root, logprobs));
         let outcome = fault.map_or(Outcome::Confirmed, Outcome::Refuted);
         Ok(JobOutcome::AnswerChecked(outcome, checked))
     }
 }
 
 /// What of the receipt differs from what was recomputed.
-fn receipt_fault(audit: &Audit, release: &Release, credits: &[(u32, i64)], text: &str, root: Hash) -> Option<String> {
+fn receipt_fault(
+    audit: &Audit,
+    release: &Release,
+    credits: &[(u32, i64)],
+    text: &str,
+    root: Hash,
+    probabilities: Option<Hash>,
+) -> Option<String> {
     let receipt = &audit.receipt.receipt;
-    let Receipted::Inference { answer, fingerprints, prompt, .. } = &receipt.work else {
+    let Receipted::Inference { answer, fingerprints, prompt, logprobs, .. } = &receipt.work else {
         return Some("the receipt is not of an answer".into());
     };
     if *prompt != audit.request.body.prompt.commitment() {
@@ -168,6 +178,9 @@ fn receipt_fault(audit: &Audit, release: &Release, credits: &[(u32, i64)], text:
     }
     if *answer != Hash::of(text.as_bytes()) || *fingerprints != root {
         return Some("the receipt names another answer".into());
+    }
+    if *logprobs != probabilities {
+        return Some("the tokens' probabilities are others".into());
     }
     if shares_of(release, credits) != receipt.shares {
         return Some("the attribution weights are others".into());

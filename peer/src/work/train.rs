@@ -29,8 +29,8 @@ type Noted = Vec<(u32, Hash)>;
 
 /// What is trained, in the classes in which this machine computes: another's checkpoints would lead to other bits, with
 /// dense bases or with quantised ones.
-fn work_id(work: &FineTune, classes: &str) -> Hash {
-    Hash(blake3::derive_key("tributary work of a training v1", &[classes.as_bytes(), &wire::encode(work)].concat()))
+fn work_id(work: &FineTune, classes: &[String]) -> Hash {
+    Hash(blake3::derive_key("tributary work of a training v2", &wire::encode(&(classes, work))))
 }
 
 impl Workshop {
@@ -66,13 +66,20 @@ impl Workshop {
                     let beat = Heartbeat { task, round, step, steps, loss_micro_nats, tokens_per_s, curve };
                     let _ = self.node.input(Input::Progress(beat)).await;
                 }
-                Reply::Done { outcome: Done::Trained { adapter, steps, loss_micro_nats }, .. } => {
+                Reply::Done { outcome: Done::Trained { adapter, steps, kept_step, loss_micro_nats }, .. } => {
                     let adapter = self.keep(adapter).await?;
                     let checkpoints = noted.iter().map(|(_, hash)| *hash).collect();
                     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     let class = self.bases.class(&offer.work.base).map_err(|error| error.to_string())?;
-                    let trained = TrainedAdapter { adapter, checkpoints, steps, loss_micro_nats, elapsed_ms, class };
-                    return Ok(JobOutcome::Trained(trained));
+                    return Ok(JobOutcome::Trained(TrainedAdapter {
+                        adapter,
+                        checkpoints,
+                        steps,
+                        kept_step,
+                        loss_micro_nats,
+                        elapsed_ms,
+                        class,
+                    }));
                 }
                 Reply::Failed { reason, .. } => return Err(reason),
                 Reply::Done { .. } | Reply::Ready { .. } | Reply::Begun { .. } | Reply::Text { .. } => {}

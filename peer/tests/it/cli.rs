@@ -1,27 +1,17 @@
 //! The verbs of the command line against a real node: data on standard output, the rest on standard error, and the
 //! exit code of each kind of failure.
 
-use std::process::Output;
-
 use serde_json::Value;
 
-use super::support::{NodeProcess, folder, run, stderr};
+use super::support::{NodeProcess, document, folder, on, run, stderr};
 
 const CHAIN: &[&str] = &["--offline", "--serve-chain", "127.0.0.1:0"];
-
-fn on(node: &NodeProcess, line: &[&str]) -> Output {
-    run(&[&["--data-dir", node.folder.to_str().unwrap()], line].concat())
-}
 
 /// Standard output of a command that must succeed.
 fn stdout(node: &NodeProcess, line: &[&str]) -> String {
     let ended = on(node, line);
     assert!(ended.status.success(), "{line:?}: {}", stderr(&ended));
     String::from_utf8(ended.stdout).unwrap()
-}
-
-fn document(node: &NodeProcess, line: &[&str]) -> Value {
-    serde_json::from_str(&stdout(node, &[line, &["--json"]].concat())).unwrap()
 }
 
 fn code(node: &NodeProcess, line: &[&str]) -> i32 {
@@ -72,6 +62,12 @@ fn every_kind_of_failure_has_its_exit_code_and_prints_no_data() {
     assert_eq!(code(&node, &["receipt", "verify", file.to_str().unwrap()]), 6);
     assert_eq!(code(&node, &["receipt", "why", file.to_str().unwrap()]), 6);
     assert_eq!(run(&["--data-dir", folder.path().to_str().unwrap(), "status"]).status.code(), Some(3));
+    let wrong = run(&["train", "start", "--json", "--budget", "much"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    let told: Value = serde_json::from_slice(&wrong.stdout).unwrap();
+    assert!(told["error"]["message"].as_str().unwrap().contains("--budget"), "{told}");
+    assert_eq!(told["error"]["exit_code"], 2);
+    assert!(run(&["train", "start", "--budget", "much"]).stdout.is_empty());
 }
 
 #[test]
@@ -93,7 +89,7 @@ fn money_is_sent_exactly_and_a_preview_sends_none() {
 fn the_views_of_a_new_node_are_empty_and_say_what_to_do() {
     let folder = folder();
     let node = NodeProcess::start(&folder.path().join("node"), &["--offline"]);
-    for view in [["data", "ls"], ["model", "ls"], ["train", "ls"], ["receipt", "ls"], ["net", "ls"]] {
+    for view in [["data", "ls"], ["model", "ls"], ["train", "ls"], ["receipt", "ls"], ["answer", "ls"], ["net", "ls"]] {
         let ended = on(&node, &view);
         assert!(ended.status.success() && ended.stdout.is_empty(), "{view:?}");
         assert!(!stderr(&ended).is_empty(), "{view:?} says nothing");

@@ -146,7 +146,7 @@ fn a_wrong_or_missing_passphrase_is_named_and_nothing_is_written() {
         assert_eq!(before.keys().filter(|path| path.ends_with("unlock.key")).count(), usize::from(right.is_none()));
         for wrong in wrong {
             let refused = up_with(&path, wrong);
-            assert_eq!(refused.status.code(), Some(1), "{name} {wrong:?}: {}", stderr(&refused));
+            assert_eq!(refused.status.code(), Some(7), "{name} {wrong:?}: {}", stderr(&refused));
             assert!(stderr(&refused).contains("passphrase"), "{name} {wrong:?}: {}", stderr(&refused));
             assert!(stderr(&refused).contains("→ set TRIBUTARY_PASSPHRASE"), "{}", stderr(&refused));
             assert!(contents(&path) == before, "{name} {wrong:?} changed {:?}", contents(&path).keys());

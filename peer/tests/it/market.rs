@@ -1,37 +1,13 @@
 //! The market by hand: a single node that serves a chain, trains for itself, answers itself, anchors by itself and
 //! pays out; refusals that come at once with their exit codes; auctions that say why nobody bids; runs that stop.
 
-use std::process::Output;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::support::{NodeProcess, PATIENCE, folder, run, stderr};
+use super::support::{NodeProcess, document, folder, on, stderr, until};
 
 const CHAIN: &[&str] = &["--serve-chain", "127.0.0.1:0", "--network", "test"];
-
-fn on(node: &NodeProcess, line: &[&str]) -> Output {
-    run(&[&["--data-dir", node.folder.to_str().unwrap()], line].concat())
-}
-
-fn document(node: &NodeProcess, line: &[&str]) -> Value {
-    let ended = on(node, &[line, &["--json"]].concat());
-    assert!(ended.status.success(), "{line:?}: {}", stderr(&ended));
-    serde_json::from_slice(&ended.stdout).unwrap()
-}
-
-/// Looks until `found` says something.
-fn until<T>(what: &str, node: &NodeProcess, path: &str, found: impl Fn(&Value) -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let seen = node.get(path);
-        if let Some(found) = seen.as_ref().ok().and_then(&found) {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} did not come: {seen:?}\n{}", node.log());
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
-}
 
 /// A datanet with a few records, made by `node`.
 fn datanet(node: &NodeProcess, folder: &std::path::Path) -> String {

@@ -5,40 +5,15 @@ mod hub;
 mod small;
 
 use std::path::Path;
-use std::process::Output;
-use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tributary_compute::device;
 
 use self::small::Small;
-use super::support::{NodeProcess, PATIENCE, folder, run, stderr};
-
-fn on(node: &NodeProcess, line: &[&str]) -> Output {
-    run(&[&["--data-dir", node.folder.to_str().unwrap()], line].concat())
-}
-
-fn document(node: &NodeProcess, line: &[&str]) -> Value {
-    let ended = on(node, &[line, &["--json"]].concat());
-    assert!(ended.status.success(), "{line:?}: {}\n{}", stderr(&ended), node.log());
-    serde_json::from_slice(&ended.stdout).unwrap()
-}
+use super::support::{NodeProcess, document, folder, on, stderr, until};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-/// Looks until `found` says something.
-fn until<T>(what: &str, node: &NodeProcess, path: &str, found: impl Fn(&Value) -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let seen = node.get(path);
-        if let Some(found) = seen.as_ref().ok().and_then(&found) {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} did not come: {seen:?}\n{}", node.log());
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
 }
 
 #[test]
@@ -151,4 +126,27 @@ fn exports_and_goes(node: &NodeProcess, root: &Path) {
     document(node, &["model", "rm", "folder", "--yes"]);
     assert_eq!(node.get("/api/bases").unwrap(), json!([]));
     assert_eq!(on(node, &["model", "rm", "folder", "--yes"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_base_that_does_not_fit_beside_what_is_pinned_is_refused_and_leaves_nothing() {
+    let root = folder();
+    let small = Small::make(&root.path().join("small"));
+    let node = NodeProcess::start(&root.path().join("node"), &["--offline", "--disk-limit", "100kB"]);
+    let refused = on(&node, &["model", "pull", text(&small.folder)]);
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("do not fit") && stderr(&refused).contains("--disk-limit"),
+        "{}",
+        stderr(&refused)
+    );
+    assert!(node.get("/api/bases").unwrap().as_array().unwrap().iter().all(|base| base["source"] == "builtin"));
+    drop(node);
+    let node = NodeProcess::start(&root.path().join("node"), &["--offline"]);
+    document(&node, &["model", "pull", text(&small.folder)]);
+    let bases = node.get("/api/bases").unwrap();
+    let pulled = bases.as_array().unwrap().iter().find(|base| base["source"] == "folder").unwrap();
+    assert_eq!(pulled["pinned"], true, "{bases}");
+    let listed = String::from_utf8(on(&node, &["model", "ls"]).stdout).unwrap();
+    assert!(listed.contains("pinned"), "{listed}");
 }

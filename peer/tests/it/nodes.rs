@@ -118,7 +118,7 @@ fn a_wrong_key_file_is_refused_and_the_keys_stay() {
     let kept = std::fs::read(path.join("unlock.key")).unwrap();
     std::fs::write(path.join("unlock.key"), "0".repeat(64)).unwrap();
     let ended = run(&["up", "--data-dir", path.to_str().unwrap()]);
-    assert!(!ended.status.success());
+    assert_eq!(ended.status.code(), Some(7));
     assert!(stderr(&ended).contains("passphrase"), "{}", stderr(&ended));
     std::fs::write(path.join("unlock.key"), kept).unwrap();
     node.restart();

@@ -145,6 +145,31 @@ pub fn eventually(what: &str, mut look: impl FnMut() -> bool) {
     }
 }
 
+/// Runs the binary against a node's folder.
+pub fn on(node: &NodeProcess, line: &[&str]) -> Output {
+    run(&[&["--data-dir", node.folder.to_str().unwrap()], line].concat())
+}
+
+/// The JSON document that the binary prints.
+pub fn document(node: &NodeProcess, line: &[&str]) -> Value {
+    let ended = on(node, &[line, &["--json"]].concat());
+    assert!(ended.status.success(), "{line:?}: {}\n{}", stderr(&ended), node.log());
+    serde_json::from_slice(&ended.stdout).unwrap()
+}
+
+/// Looks at `path` of the node's API until `found` says something.
+pub fn until<T>(what: &str, node: &NodeProcess, path: &str, found: impl Fn(&Value) -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let seen = node.get(path);
+        if let Some(found) = seen.as_ref().ok().and_then(&found) {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} did not come: {seen:?}\n{}", node.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 pub fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }

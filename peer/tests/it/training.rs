@@ -1,28 +1,13 @@
 //! Runs as their user sees them: curves in files, a run that is stopped and goes on, a run that ends early.
 
 use std::path::Path;
-use std::process::Output;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::support::{NodeProcess, PATIENCE, folder, run, stderr};
+use super::support::{NodeProcess, folder, on, stderr, until};
 
-fn on(node: &NodeProcess, line: &[&str]) -> Output {
-    run(&[&["--data-dir", node.folder.to_str().unwrap()], line].concat())
-}
-
-/// Looks at the run until `found` says something.
-fn until<T>(what: &str, node: &NodeProcess, key: &str, found: impl Fn(&Value) -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let seen = node.get(&format!("/api/runs/{key}"));
-        if let Some(found) = seen.as_ref().ok().and_then(&found) {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} did not come: {seen:?}\n{}", node.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+fn path(key: &str) -> String {
+    format!("/api/runs/{key}")
 }
 
 /// A node of its own with a datanet of plain records and conversations.
@@ -68,21 +53,24 @@ fn a_stopped_run_goes_on_to_bitwise_the_same_adapter() {
     let (broken, id) = node(first.path());
     let key = start(&broken, &id, &recipe);
     let step = |run: &Value| run["main"]["progress"]["step"].as_u64().filter(|step| *step > 0);
-    until("the first step", &broken, &key, step);
+    until("the first step", &broken, &path(&key), step);
     assert!(on(&broken, &["train", "stop", &key, "--yes"]).status.success());
-    until("the stop", &broken, &key, |run| (run["main"]["phase"] == "failed").then_some(()));
+    until("the stop", &broken, &path(&key), |run| (run["main"]["phase"] == "failed").then_some(()));
     let again = on(&broken, &["train", "watch", &key]);
     assert!(!again.status.success() && stderr(&again).contains("train resume"), "{}", stderr(&again));
     let resumed = on(&broken, &["train", "resume", &key, "--yes"]);
     assert!(resumed.status.success(), "{}", stderr(&resumed));
     assert_eq!(on(&broken, &["train", "resume", &key, "--yes"]).status.code(), Some(2), "it goes on already");
-    let done = until("the end", &broken, &key, finished);
+    let done = until("the end", &broken, &path(&key), finished);
     assert!(broken.log().contains("a training goes on from this step"), "{}", broken.log());
 
     let (whole, id) = node(second.path());
     let other = start(&whole, &id, &recipe);
-    assert_eq!(until("the end", &whole, &other, finished)["adapter"], done["adapter"]);
-    curve(&whole, &until("the picture", &whole, &other, |run| run["files"]["svg"].is_string().then(|| run.clone())));
+    assert_eq!(until("the end", &whole, &path(&other), finished)["adapter"], done["adapter"]);
+    curve(
+        &whole,
+        &until("the picture", &whole, &path(&other), |run| run["files"]["svg"].is_string().then(|| run.clone())),
+    );
 }
 
 /// Every line of the metrics file parses, steps rise to the last, and the pictures are there.
@@ -90,7 +78,7 @@ fn curve(node: &NodeProcess, run: &Value) {
     let path = |name: &str| run["files"][name].as_str().unwrap().to_owned();
     let whole = |text: String| text.lines().any(|line| line.contains("\"step\":600,")).then_some(text);
     let read = || std::fs::read_to_string(path("metrics")).ok().and_then(whole);
-    let text = until("the last point", node, run["key"].as_str().unwrap(), |_| read());
+    let text = until("the last point", node, &self::path(run["key"].as_str().unwrap()), |_| read());
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, (1..=300).map(|point| 2 * point).collect::<Vec<u64>>(), "each point is told once");
@@ -104,7 +92,7 @@ fn curve(node: &NodeProcess, run: &Value) {
     let shown = String::from_utf8(on(node, &["train", "show", run["key"].as_str().unwrap()]).stdout).unwrap();
     assert!(["metrics.jsonl", "curve.svg", "curve.png"].iter().all(|name| shown.contains(name)), "{shown}");
     let picture = || std::fs::read(path("png")).ok().filter(|bytes| bytes.starts_with(b"\x89PNG"));
-    until("the picture", node, run["key"].as_str().unwrap(), |_| picture());
+    until("the picture", node, &self::path(run["key"].as_str().unwrap()), |_| picture());
 }
 
 #[test]
@@ -117,9 +105,10 @@ fn a_run_ends_early_by_its_rule_and_its_worker_is_paid_for_the_steps_it_did() {
         "held_out": 0.3, "evaluate_every": 10, "patience": 2,
     });
     let key = start(&node, &id, &recipe);
-    let done = until("the end", &node, &key, finished);
+    let done = until("the end", &node, &path(&key), finished);
     let steps = done["main"]["result"]["steps"].as_u64().unwrap();
     assert!(steps < 2000 && steps % 10 == 0, "{done}");
+    assert_eq!(done["main"]["result"]["kept_step"], steps - 20, "the best evaluation was the third from the end");
     let receipt = done["main"]["receipt"].as_str().unwrap().to_owned();
     let receipt = node.get(&format!("/api/receipts/{receipt}")).unwrap().to_string();
     let whole: u128 = done["main"]["worker"]["price"].as_str().unwrap().parse().unwrap();

@@ -133,6 +133,12 @@ impl Asker {
         Some(AskView { worker: ask.worker, text, receipt, verdict, failure: ask.failure.clone() })
     }
 
+    /// The keys of all questions that are open or were answered.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Hash> {
+        let all: BTreeSet<Hash> = self.asks.keys().chain(self.settled.keys()).copied().collect();
+        all.into_iter()
+    }
+
     pub(super) fn verdicts(&self) -> impl Iterator<Item = &Signed<Verdict>> {
         self.verdicts.values()
     }
@@ -246,11 +252,11 @@ impl Node {
         self.peers.get(node).map_or(Amount(u128::MAX), |peer| peer.record.answer_price)
     }
 
-    fn classes_of(&self, node: &NodeId) -> Option<&str> {
+    fn classes_of(&self, node: &NodeId) -> Option<&[String]> {
         if *node == self.id {
-            return Some(&self.config.class);
+            return Some(&self.config.classes);
         }
-        self.peers.get(node).map(|peer| peer.record.class.as_str())
+        self.peers.get(node).map(|peer| peer.record.classes.as_slice())
     }
 
     fn certificate_of(&self, node: &NodeId) -> Option<&Signed<Certificate>> {
@@ -411,9 +417,14 @@ impl Node {
 /// Whether `receipt` is what these terms give for the answer that was received. The shares are the worker's
 /// claim, which an audit recomputes; all else the payer knows itself.
 fn fits(terms: &AnswerTerms<'_>, receipt: &Receipt, transcript: &AnswerTranscript) -> bool {
-    let Done::Inference { answer, prompt_tokens, answer_tokens, fingerprints, .. } = &receipt.work else {
+    let Done::Inference { answer, prompt_tokens, answer_tokens, fingerprints, logprobs, .. } = &receipt.work else {
         return false;
     };
+    let are_wanted = terms.request.body.decoding.logprobs.is_some();
+    let received = transcript.logprobs.filter(|_| are_wanted);
+    if logprobs.is_some() != are_wanted || received != logprobs.map(|commitment| (*answer_tokens, commitment)) {
+        return false;
+    }
     if *answer != Hash::of(transcript.text.as_bytes()) || *fingerprints != transcript.fingerprints {
         return false;
     }
@@ -422,6 +433,7 @@ fn fits(terms: &AnswerTerms<'_>, receipt: &Receipt, transcript: &AnswerTranscrip
         prompt_tokens: *prompt_tokens,
         answer_tokens: *answer_tokens,
         fingerprints: *fingerprints,
+        logprobs: *logprobs,
         credits: Vec::new(),
         class: receipt.class.clone(),
     };

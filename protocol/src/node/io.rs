@@ -57,6 +57,8 @@ pub enum Input {
     },
     /// The driver holds everything that serving this adapter needs.
     Serving(Hash),
+    /// The driver made room and holds this adapter no more; it is not loaded again before a restart.
+    Dropped(Hash),
     /// A blob the node wanted is in the store.
     Fetched {
         /// Which.
@@ -267,6 +269,8 @@ pub struct TrainedAdapter {
     pub checkpoints: Vec<Hash>,
     /// Optimiser steps.
     pub steps: u32,
+    /// The step whose adapter it is.
+    pub kept_step: u32,
     /// Last loss in micro-nats per token.
     pub loss_micro_nats: u64,
     /// Time it took, in milliseconds.
@@ -286,6 +290,8 @@ pub struct FinishedAnswer {
     pub answer_tokens: u32,
     /// The root over the fingerprints.
     pub fingerprints: Hash,
+    /// What commits to the tokens' probabilities, where they were wanted.
+    pub logprobs: Option<Hash>,
     /// The loss difference of each contributor, by number in the release, in micro-nats.
     pub credits: Vec<(u32, i64)>,
     /// The determinism class it was computed in.
@@ -299,6 +305,8 @@ pub struct AnswerTranscript {
     pub text: String,
     /// The root over the fingerprints received.
     pub fingerprints: Hash,
+    /// Tokens whose probabilities were received, and what commits to these.
+    pub logprobs: Option<(u32, Hash)>,
     /// Token ids and fingerprints, as compute encodes them; disclosed to a verifier only.
     pub transcript: Vec<u8>,
 }

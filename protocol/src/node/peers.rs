@@ -105,7 +105,7 @@ impl Node {
             roles: self.config.roles,
             control: self.peers.own_control.clone(),
             data: self.peers.own_data.clone(),
-            class: self.config.class.clone(),
+            classes: self.config.classes.clone(),
             serving: self.worker.serving(),
             answer_price: self.config.answer_price,
             batches: self.batches.sealed_count(),

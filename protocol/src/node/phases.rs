@@ -156,8 +156,8 @@ impl Node {
         let classes = self.verifier_classes(now_ms);
         let last = |node: &NodeId| {
             // Who cheated before and whose work nobody here could check come after all others.
-            let class = self.peers.get(node).map(|peer| &peer.record.class);
-            let unchecked = checked && class.is_some_and(|own| own.split(' ').all(|class| !classes.contains(class)));
+            let own = self.peers.get(node).map(|peer| &peer.record.classes);
+            let unchecked = checked && own.is_some_and(|own| own.iter().all(|class| !classes.contains(class.as_str())));
             self.requester.is_refuted(node) || unchecked
         };
         request.auction.best_by(offer, |node| self.requester.record_of(node), last).cloned()
@@ -165,7 +165,7 @@ impl Node {
 
     fn verifier_classes(&self, now_ms: u64) -> BTreeSet<&str> {
         let views = self.peers.iter().filter(|(_, view)| view.is_fresh(now_ms) && view.record.roles.verifier);
-        views.flat_map(|(_, view)| view.record.class.split(' ')).collect()
+        views.flat_map(|(_, view)| view.record.classes.iter().map(String::as_str)).collect()
     }
 
     fn tick_leased(&mut self, now_ms: u64, key: Hash, out: &mut Out) {
@@ -212,7 +212,7 @@ impl Node {
 
     /// Fresh verifiers that could check a result of `class`: those of another could only abstain.
     fn checkers(&self, now_ms: u64, worker: NodeId, class: &str) -> Vec<NodeId> {
-        let mut nodes = self.peers.fresh(now_ms, |record| record.roles.verifier && computes_in(&record.class, class));
+        let mut nodes = self.peers.fresh(now_ms, |record| record.roles.verifier && computes_in(&record.classes, class));
         nodes.retain(|node| self.is_independent(*node, worker));
         nodes
     }

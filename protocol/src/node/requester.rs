@@ -432,7 +432,7 @@ impl Node {
             return;
         }
         let by_winner = request.award.as_ref().is_some_and(|award| award.body.worker == result.account);
-        let announced = self.peers.get(&from).map(|peer| &peer.record.class);
+        let announced = self.peers.get(&from).map(|peer| &peer.record.classes);
         let other_class = announced.is_some_and(|classes| !computes_in(classes, &result.body.class));
         if other_class {
             // A class that it did not announce would choose who can check it.

@@ -120,6 +120,7 @@ impl AnswerTerms<'_> {
                 answer_tokens: answer.answer_tokens,
                 seed: request.decoding.seed,
                 fingerprints: answer.fingerprints,
+                logprobs: answer.logprobs,
             },
             class: answer.class.clone(),
             attribution: AttributionNote { method: METHOD.into(), version: METHOD_VERSION, index: self.release.index },

@@ -94,8 +94,8 @@ impl Node {
             // A run that ended early is paid for less work: that its recipe really ended it there is always checked.
             include_last(&mut segments, result.segments());
         }
-        if !computes_in(&self.config.class, &wanted.result.body.class) {
-            let reason = format!("class {} is not {}", wanted.result.body.class, self.config.class);
+        if !computes_in(&self.config.classes, &wanted.result.body.class) {
+            let reason = format!("class {} is not {}", wanted.result.body.class, self.config.classes.join(" or "));
             return self.replayed(now_ms, job, Outcome::Abstained(reason), Vec::new(), out);
         }
         let work = Work::Replay {

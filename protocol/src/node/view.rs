@@ -111,6 +111,11 @@ impl Node {
         self.asker.view(key)
     }
 
+    /// All questions of this node, by key.
+    pub fn asks(&self) -> impl Iterator<Item = (Hash, AskView)> {
+        self.asker.keys().filter_map(|key| Some((key, self.asker.view(&key)?)))
+    }
+
     /// Findings about this node's answers.
     pub fn answer_verdicts(&self) -> impl Iterator<Item = &Signed<Verdict>> {
         self.asker.verdicts()

@@ -48,6 +48,8 @@ pub(super) struct Worker {
     releases: BTreeMap<Hash, Signed<Release>>,
     serving: BTreeSet<Hash>,
     load_asked: BTreeMap<Hash, u64>,
+    /// Adapters that made room for others.
+    dropped: BTreeSet<Hash>,
     /// When each requester was last told why its offer is declined.
     declined_ms: BTreeMap<NodeId, u64>,
     release_heard_ms: BTreeMap<Hash, u64>,
@@ -104,6 +106,14 @@ impl Worker {
     pub(super) fn serve(&mut self, adapter: Hash) {
         if self.releases.contains_key(&adapter) && self.serving.len() < SERVING_MAX {
             self.serving.insert(adapter);
+        }
+    }
+
+    /// Takes an adapter out of service; new ones may have its place, itself only after a restart.
+    pub(super) fn drop_served(&mut self, adapter: Hash) {
+        self.serving.remove(&adapter);
+        if self.releases.contains_key(&adapter) {
+            self.dropped.insert(adapter);
         }
     }
 
@@ -250,6 +260,7 @@ impl Node {
             adapter: trained.adapter,
             checkpoints: trained.checkpoints,
             steps: trained.steps,
+            kept_step: trained.kept_step,
             loss_micro_nats: trained.loss_micro_nats,
             elapsed_ms: trained.elapsed_ms,
             class: trained.class,
@@ -368,7 +379,8 @@ impl Node {
         for (adapter, release) in &self.worker.releases {
             let asked = self.worker.load_asked.get(adapter).copied().unwrap_or(0);
             let due = asked == 0 || now_ms.saturating_sub(asked) >= LOAD_RETRY_MS;
-            if !self.worker.serving.contains(adapter) && due && self.worker.serving.len() < SERVING_MAX {
+            let is_out = !self.worker.serving.contains(adapter) && !self.worker.dropped.contains(adapter);
+            if is_out && due && self.worker.serving.len() < SERVING_MAX {
                 self.worker.load_asked.insert(*adapter, now_ms);
                 out.push(Output::Load { release: Box::new(release.clone()) });
             }

@@ -30,6 +30,8 @@ const ADAPTER: Hash = Hash([32; 32]);
 enum Answers {
     Well,
     InAnotherClass,
+    WithoutProbabilities,
+    WithFewerProbabilities,
     Refuses(Refusal),
 }
 
@@ -80,7 +82,7 @@ fn config(number: usize, worker: bool) -> NodeConfig {
         chain_address: address(number),
         treasury: ChainAddress([0xee; 20]),
         roles: Roles { worker, verifier: false, witness: false, poster: true },
-        class: "test".into(),
+        classes: vec!["test".into()],
         training_price_per_kilostep: Amount(Amount::OPEN.0 * 10),
         training_ms_per_kilostep: 1_000,
         answer_price: PRICE,
@@ -233,7 +235,7 @@ impl Net {
             Work::Train { offer, .. } => {
                 self.hosts[host].jobs.insert(job, offer.body.work.steps);
             }
-            Work::Answer { stream, .. } => {
+            Work::Answer { stream, request, .. } => {
                 self.hosts[host].questions += 1;
                 let outcome = match self.hosts[host].answers.clone() {
                     Answers::Refuses(refusal) => JobOutcome::Refused(refusal),
@@ -244,11 +246,16 @@ impl Net {
                             prompt_tokens: 3,
                             answer_tokens: 2,
                             fingerprints: Hash([9; 32]),
+                            logprobs: (taken != Answers::WithoutProbabilities)
+                                .then_some(Hash([8; 32]))
+                                .filter(|_| request.body.decoding.logprobs.is_some()),
                             credits: vec![(0, 900_000)],
                             class: if taken == Answers::InAnotherClass { "rare" } else { "test" }.into(),
                         };
                         let fingerprints = answer.fingerprints;
-                        let transcript = AnswerTranscript { text, fingerprints, transcript: Vec::new() };
+                        let reported = if taken == Answers::WithFewerProbabilities { 1 } else { answer.answer_tokens };
+                        let logprobs = answer.logprobs.map(|commitment| (reported, commitment));
+                        let transcript = AnswerTranscript { text, fingerprints, logprobs, transcript: Vec::new() };
                         self.transcripts.insert(stream, transcript);
                         JobOutcome::Answered(answer)
                     }
@@ -280,11 +287,15 @@ impl Net {
     }
 
     fn ask(&mut self, number: u8, price_max: Amount) -> AskView {
+        self.ask_for(number, price_max, None)
+    }
+
+    fn ask_for(&mut self, number: u8, price_max: Amount, logprobs: Option<u8>) -> AskView {
         let command = AskCommand {
             key: Hash([number; 32]),
             adapter: ADAPTER,
             prompt: "What is smoked?".into(),
-            decoding: Decoding { max_tokens: 8, ..Decoding::default() },
+            decoding: Decoding { max_tokens: 8, logprobs, ..Decoding::default() },
             price_max,
             deadline_ms: self.now_ms + 120_000,
             check: false,
@@ -382,6 +393,31 @@ fn an_answer_of_a_class_that_its_worker_did_not_announce_is_not_paid() {
     assert_eq!(net.hosts[1].questions, 1);
     net.hosts[1].answers = Answers::Well;
     assert!(net.ask(2, limit()).receipt.is_some());
+}
+
+#[test]
+fn probabilities_that_were_asked_for_and_do_not_come_are_not_paid() {
+    let mut net = Net::new(2, false);
+    net.release();
+    for (number, answers) in [(1, Answers::WithoutProbabilities), (2, Answers::WithFewerProbabilities)] {
+        net.hosts[1].answers = answers;
+        assert!(net.ask_for(number, limit(), Some(2)).receipt.is_none());
+        assert_eq!(net.hosts[1].questions, u32::from(number));
+    }
+    assert!(net.ask(3, limit()).receipt.is_some(), "who did not ask for them is not concerned");
+    net.hosts[1].answers = Answers::Well;
+    assert!(net.ask_for(4, limit(), Some(2)).receipt.is_some());
+}
+
+#[test]
+fn an_adapter_that_made_room_is_neither_served_nor_loaded_again() {
+    let mut net = Net::new(2, false);
+    net.release();
+    assert!(net.ask(1, limit()).receipt.is_some());
+    net.feed(1, Input::Dropped(ADAPTER));
+    net.pass(30);
+    assert!(net.hosts[1].node.record_view().serving.is_empty());
+    assert!(net.ask(2, limit()).receipt.is_none());
 }
 
 #[test]
@@ -492,6 +528,7 @@ fn a_result_that_was_committed_before_the_stop_is_paid() {
         adapter: Hash([3; 32]),
         checkpoints,
         steps: 100,
+        kept_step: 100,
         loss_micro_nats: 1,
         elapsed_ms: 1,
         class: "test".into(),

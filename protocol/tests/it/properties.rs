@@ -231,13 +231,14 @@ proptest! {
 
     #[test]
     fn texts_and_lists_survive_the_way(
-        name in "\\PC{0,40}", class in "[a-z0-9 ]{0,60}", addresses in prop::collection::vec("[a-z0-9/.]{0,80}", 0..16),
+        name in "\\PC{0,40}", classes in prop::collection::vec("[a-z0-9 ]{0,60}", 0..8),
+        addresses in prop::collection::vec("[a-z0-9/.]{0,80}", 0..16),
     ) {
         let mut genesis = samples::genesis();
         genesis.name = name;
         prop_assert_eq!(&wire::decode::<tributary_protocol::datanet::Genesis>(&wire::encode(&genesis), 4096).unwrap(), &genesis);
         let mut record = samples::peer_record();
-        record.class = class;
+        record.classes = classes;
         record.control = addresses;
         let message = Message::Peer(Box::new(record));
         prop_assert_eq!(&Message::from_body(1, &message.to_body()).unwrap(), &message);

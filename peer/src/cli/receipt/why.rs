@@ -207,6 +207,7 @@ mod tests {
                 answer_tokens: 23,
                 seed: 0,
                 fingerprints: Hash([0; 32]),
+                logprobs: None,
             },
             class: "test".into(),
             attribution: AttributionNote { method: "loco-delta".into(), version: 1, index: Hash([0; 32]) },

@@ -37,6 +37,11 @@ fn steps_all(task: &Value) -> u64 {
     text::number(&task["progress"]["steps"]).max(text::number(&task["result"]["steps"]))
 }
 
+/// Steps of the adapter that a training gave, which leave-out trainings are compared with.
+pub(super) fn steps_kept(task: &Value) -> u64 {
+    if task["result"].is_null() { steps_all(task) } else { text::number(&task["result"]["kept_step"]) }
+}
+
 impl Stage {
     pub(super) fn of(run: &Value) -> Self {
         let (main, leave_out) = (&run["main"], text::rows(&run["leave_out"]));
@@ -46,14 +51,14 @@ impl Stage {
             Some("stopped") => stage("run", "stopped by its requester".into(), Some(End::Stopped)),
             Some("failed") => stage("run", format!("failed: {}", text::field(&run["reason"])), Some(End::Failed)),
             Some("releasing") => stage("index", "the attribution index is built".into(), None),
-            Some("attributing") => Self::attributing(leave_out, steps_all(main)),
+            Some("attributing") => Self::attributing(leave_out, steps_kept(main)),
             _ => {
                 Self { label: "training", done: steps_done(main), all: steps_all(main), message: now(main), end: None }
             }
         }
     }
 
-    /// The leave-out trainings together; each has as many steps as the main one.
+    /// The leave-out trainings together; each has as many steps as the released adapter.
     fn attributing(tasks: &[Value], steps_each: u64) -> Self {
         let ready = tasks.iter().filter(|task| task["phase"] == "done").count();
         let current = tasks.iter().find(|task| !task["progress"].is_null() && task["result"].is_null());

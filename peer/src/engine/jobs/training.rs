@@ -11,9 +11,9 @@ use tributary_compute::train::{Answers, Evaluation, Example, Recipe, StepReport,
 use tributary_protocol::limits::CURVE_POINTS_MAX;
 use tributary_protocol::message::{HeldOut, Measurement};
 
-use super::super::child::JobContext;
-use super::super::{Done, ExampleFrame, Reply, Run};
-use super::{adapter_bytes, micro, text};
+use super::super::context::JobContext;
+use super::super::{Done, ExampleFrame, Reply, Run, micro};
+use super::{adapter_bytes, text};
 
 /// Examples that are trained on between two comparisons of answers, which are slow beside training: a recipe that evaluates
 /// after every step must not cost its worker many times what it pays for.
@@ -91,8 +91,8 @@ pub(super) fn train(context: &JobContext, run: &Run, resume: Option<&[u8]>) -> R
             context.reply(told.progress(job, is_last));
         }
     }
-    let adapter = adapter_bytes(&trainer.adapter().map_err(text)?)?;
-    Ok(Done::Trained { adapter, steps: trainer.steps_done(), loss_micro_nats: told.loss_micro_nats })
+    let (adapter, kept_step) = kept(&trainer)?;
+    Ok(Done::Trained { adapter, steps: trainer.steps_done(), kept_step, loss_micro_nats: told.loss_micro_nats })
 }
 
 pub(super) fn replay(context: &JobContext, run: &Run, start: Option<&[u8]>, to_step: u32) -> Result<Done, String> {
@@ -107,8 +107,14 @@ pub(super) fn replay(context: &JobContext, run: &Run, start: Option<&[u8]>, to_s
         }
         trainer.step().map_err(text)?;
     }
-    let adapter = adapter_bytes(&trainer.adapter().map_err(text)?)?;
-    Ok(Done::Replayed { end: trainer.checkpoint(), adapter, is_over: is_over(&trainer, run) })
+    let (adapter, kept_step) = kept(&trainer)?;
+    Ok(Done::Replayed { end: trainer.checkpoint(), adapter, kept_step, is_over: is_over(&trainer, run) })
+}
+
+/// The blob of the adapter that the run is told by, and the step after which it was.
+fn kept(trainer: &Trainer) -> Result<(Vec<u8>, u32), String> {
+    let (adapter, step) = trainer.kept().map_err(text)?;
+    Ok((adapter_bytes(&adapter)?, step))
 }
 
 /// What was measured and not told yet.

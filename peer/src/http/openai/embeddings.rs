@@ -10,8 +10,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::super::asks::{find_model, fresh_key};
-use super::super::{Api, ApiError};
+use super::super::asks::find_model;
+use super::super::{Api, ApiError, fresh_key};
 use super::OpenAiError;
 use super::request::Embedding;
 use crate::engine::{Ask, Done};

@@ -2,8 +2,12 @@
 //!
 //! Invariant: token counts and shares are the receipt's own.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tributary_protocol::attribution::WHOLE;
+use tributary_protocol::logprobs::TokenReport;
+
+use super::logprobs::{Logprobs, of_text};
 
 /// Which of the two kinds of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,16 +75,17 @@ impl Frame {
     pub(super) fn whole(&self, done: &Value) -> Value {
         let text = done["text"].as_str().unwrap_or_default();
         let finish = self.finish(done);
+        let logprobs = Logprobs::new(self.shape).of(text, of_text(&tokens(done), text));
         let mut whole = match self.shape {
             Shape::Completion => {
-                let choice = json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish});
+                let choice = json!({"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish});
                 self.object("text_completion", choice)
             }
             Shape::Chat => {
                 let message = json!({
                     "role": "assistant", "content": text, "refusal": null, "annotations": self.annotations(done),
                 });
-                let choice = json!({"index": 0, "message": message, "logprobs": null, "finish_reason": finish});
+                let choice = json!({"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish});
                 self.object("chat.completion", choice)
             }
         };
@@ -96,10 +101,10 @@ impl Frame {
     }
 
     /// More text.
-    pub(super) fn piece(&self, text: &str) -> Value {
+    pub(super) fn piece(&self, text: &str, logprobs: &Value) -> Value {
         self.chunk(match self.shape {
-            Shape::Completion => json!({"index": 0, "text": text, "logprobs": null, "finish_reason": null}),
-            Shape::Chat => json!({"index": 0, "delta": {"content": text}, "logprobs": null, "finish_reason": null}),
+            Shape::Completion => json!({"index": 0, "text": text, "logprobs": logprobs, "finish_reason": null}),
+            Shape::Chat => json!({"index": 0, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": null}),
         })
     }
 
@@ -133,6 +138,11 @@ impl Frame {
         shares.sort_by_key(|share| std::cmp::Reverse(share["weight"].as_u64()));
         shares.into_iter().map(|share| citation(share, end, &url)).collect()
     }
+}
+
+/// The answer's tokens, where their probabilities were asked for.
+pub(super) fn tokens(done: &Value) -> Vec<TokenReport> {
+    done.get("tokens").and_then(|tokens| Vec::deserialize(tokens).ok()).unwrap_or_default()
 }
 
 fn citation(share: &Value, end: usize, url: &str) -> Value {

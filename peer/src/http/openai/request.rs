@@ -96,6 +96,8 @@ struct StreamOptions {
 pub(super) struct Completion {
     prompt: Value,
     max_tokens: Option<u32>,
+    /// Each token's probability, and so many likeliest ones beside it.
+    logprobs: Option<u64>,
     #[serde(flatten)]
     common: Common,
 }
@@ -106,6 +108,8 @@ pub(super) struct Chat {
     messages: Vec<Message>,
     max_tokens: Option<u32>,
     max_completion_tokens: Option<u32>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<u64>,
     /// Further variables of the chat template, as vLLM and others have it.
     chat_template_kwargs: Option<Map<String, Value>>,
     #[serde(flatten)]
@@ -128,12 +132,11 @@ struct Message {
 }
 
 /// Parameters that would change the answer, each with the values that change nothing.
-const UNSUPPORTED: [(&str, &[&str]); 10] = [
+const UNSUPPORTED: [(&str, &[&str]); 9] = [
     ("n", &["1"]),
     ("best_of", &["1"]),
     ("echo", &["false"]),
     ("suffix", &["\"\""]),
-    ("logprobs", &["false", "0"]),
     ("top_logprobs", &["0"]),
     ("logit_bias", &["{}"]),
     ("tools", &["[]"]),
@@ -142,14 +145,17 @@ const UNSUPPORTED: [(&str, &[&str]); 10] = [
 ];
 
 impl Common {
-    fn into_question(self, prompt: Prompt, max_tokens: u32) -> Result<Question, ApiError> {
+    fn into_question(self, prompt: Prompt, max_tokens: u32, logprobs: Option<u64>) -> Result<Question, ApiError> {
         for (name, neutral) in UNSUPPORTED {
             let given = self.rest.get(name).filter(|value| !value.is_null());
-            if let Some(value) = given.filter(|value| !neutral.contains(&value.to_string().as_str())) {
-                return Err(ApiError::usage(format!("{name} = {value} is not supported"), "leave it out"));
+            if given.is_some_and(|value| !neutral.contains(&value.to_string().as_str())) {
+                let hint = "answers are one text each: leave it out";
+                return Err(ApiError::unsupported(name, format!("{name} is not supported"), hint));
             }
         }
-        let decoding = self.decoding(max_tokens)?;
+        // Out of bounds is refused with the other parameters of decoding.
+        let logprobs = logprobs.map(|most| u8::try_from(most).unwrap_or(u8::MAX));
+        let decoding = Decoding { logprobs, ..self.decoding(max_tokens)? };
         let usage = self.stream_options.is_some_and(|options| options.include_usage);
         let (price_max, check) = (self.price_max, self.check);
         let ask = Ask { key: None, model: self.model, prompt, decoding, price_max, check, timeout_s: None };
@@ -193,6 +199,7 @@ impl Common {
                 Some(ResponseFormat::JsonObject) => Format::JsonObject,
                 Some(ResponseFormat::JsonSchema { json_schema }) => Format::JsonSchema(json_schema.schema.to_string()),
             },
+            ..Decoding::default()
         })
     }
 }
@@ -217,7 +224,7 @@ impl Completion {
             },
             _ => return Err(ApiError::usage("prompt must be a text", "send the prompt as a string")),
         };
-        self.common.into_question(Prompt::Text(prompt), self.max_tokens.unwrap_or(COMPLETION_TOKENS))
+        self.common.into_question(Prompt::Text(prompt), self.max_tokens.unwrap_or(COMPLETION_TOKENS), self.logprobs)
     }
 }
 
@@ -225,7 +232,11 @@ impl Chat {
     pub(super) fn into_question(self) -> Result<Question, ApiError> {
         let prompt = prompt_of(&self.messages, self.chat_template_kwargs)?;
         let max_tokens = self.max_completion_tokens.or(self.max_tokens).unwrap_or(CHAT_TOKENS);
-        self.common.into_question(prompt, max_tokens)
+        let wanted = self.logprobs.unwrap_or_default();
+        if !wanted && self.top_logprobs.unwrap_or(0) > 0 {
+            return Err(ApiError::usage("top_logprobs is for requests with logprobs", "send \"logprobs\": true too"));
+        }
+        self.common.into_question(prompt, max_tokens, wanted.then(|| self.top_logprobs.unwrap_or(0)))
     }
 }
 
@@ -327,7 +338,7 @@ mod tests {
             body.as_object_mut().unwrap().insert(name.into(), value);
             completion(body)
         };
-        for (name, value) in [("n", json!(2)), ("echo", json!(true)), ("logprobs", json!(3)), ("tools", json!([1]))] {
+        for (name, value) in [("n", json!(2)), ("echo", json!(true)), ("tools", json!([1]))] {
             assert!(with(name, value).unwrap_err().sentence().contains(name), "{name}");
         }
         for (name, value) in [("n", json!(1)), ("stop", json!(null)), ("top_p", json!(1)), ("user", json!("me"))] {
@@ -348,6 +359,22 @@ mod tests {
             decoding("response_format", schema).format,
             Format::JsonSchema(json!({"type": "object"}).to_string())
         );
+    }
+
+    #[test]
+    fn probabilities_are_asked_for_in_the_words_of_either_interface() {
+        let of = |asked: Result<Question, ApiError>| asked.unwrap().ask.decoding.logprobs;
+        assert_eq!(of(completion(json!({"model": "m", "prompt": "p", "logprobs": 0}))), Some(0));
+        assert_eq!(of(completion(json!({"model": "m", "prompt": "p", "logprobs": 5}))), Some(5));
+        let one = json!([{"role": "user", "content": "u"}]);
+        let of_chat = |logprobs: Value, top: Value| {
+            chat(json!({"model": "m", "messages": one, "logprobs": logprobs, "top_logprobs": top}))
+        };
+        assert_eq!(of(of_chat(json!(true), json!(3))), Some(3));
+        assert_eq!(of(of_chat(json!(true), json!(null))), Some(0));
+        assert_eq!(of(of_chat(json!(false), json!(0))), None);
+        assert!(of_chat(json!(null), json!(3)).unwrap_err().sentence().contains("logprobs"));
+        assert!(of_chat(json!(true), json!(300)).unwrap().ask.decoding.fault().unwrap().contains("logprobs"));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::small::Small;
-use super::{document, on, text};
-use crate::it::support::{NodeProcess, folder, stderr, tributary};
+use super::text;
+use crate::it::support::{NodeProcess, document, folder, on, stderr, tributary};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// Where the hub breaks off: in the middle of the second shard.

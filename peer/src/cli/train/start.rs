@@ -1,0 +1,237 @@
+//! `tributary train start`: what is wanted, checked before anybody is asked for money.
+//!
+//! Invariant: what the node would refuse is refused before the preview, in a dry run too.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+use tributary_compute::train::Recipe;
+use tributary_protocol::id::Amount;
+
+use crate::bases::BUILTIN;
+use crate::cli::failure::Failure;
+use crate::cli::output::{Context, Output};
+use crate::cli::pick::{BASE, DATANET};
+use crate::cli::{amount, spend, text};
+
+/// How long `train start` listens for what workers say: an auction and what follows it.
+const FIRST_ANSWER: Duration = Duration::from_secs(8);
+/// How often it looks.
+const POLL: Duration = Duration::from_millis(300);
+const RECIPE_HINT: &str = "see tributary train start --help for the recipe's fields";
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// The datanet: its id, the beginning of it, or its name; not needed when there is only one.
+    #[arg(long, value_name = "DATANET")]
+    data: Option<String>,
+    /// The most to pay for all trainings of the run, fees included, in OPEN.
+    #[arg(long, value_name = "OPEN", value_parser = amount::parse)]
+    budget: Amount,
+    /// What the model is called; the datanet's name by default.
+    #[arg(long)]
+    name: Option<String>,
+    /// The base: builtin, one that was pulled (its id, the beginning of it, or its name), or a folder or GGUF file.
+    #[arg(long, default_value = "builtin")]
+    base: String,
+    /// Optimiser steps.
+    #[arg(long)]
+    steps: Option<u32>,
+    /// A JSON file with fields of the recipe: rank, alpha, rslora, dropout, targets, steps, batch, accumulate,
+    /// recompute, max_len, lr, warmup, clip, weight_decay, seed, checkpoint_every, held_out, evaluate_every, patience.
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// The part of the records that is not trained on but evaluated, 0 to 0.5: a tenth of the steps lies between two
+    /// evaluations unless the recipe says otherwise.
+    #[arg(long, value_name = "PART")]
+    held_out: Option<f64>,
+    /// End early after so many evaluations without a lower held-out loss; needs --held-out.
+    #[arg(long, value_name = "EVALUATIONS")]
+    patience: Option<u32>,
+    /// The fee of one answer of the model, in OPEN.
+    #[arg(long, value_name = "OPEN", value_parser = amount::parse)]
+    answer_fee: Option<Amount>,
+    /// Segments of each training that another peer executes again.
+    #[arg(long, value_name = "SEGMENTS", default_value_t = 2)]
+    check: u16,
+    /// When each training must be there, in minutes.
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
+    deadline_min: u64,
+    /// Train no leave-out adapters: cheaper, but the model cannot say whose records made an answer and is not released.
+    #[arg(long)]
+    no_attribution: bool,
+}
+
+/// The recipe's fields that are given: those of the file, and the options over them.
+fn fields(args: &StartArgs) -> Result<Map<String, Value>, Failure> {
+    let mut fields = match &args.recipe {
+        Some(path) => of_file(path)?,
+        None => Map::new(),
+    };
+    let options = [
+        ("steps", args.steps.map(Value::from)),
+        ("held_out", args.held_out.map(Value::from)),
+        ("patience", args.patience.map(Value::from)),
+    ];
+    fields.extend(options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    Ok(fields)
+}
+
+fn of_file(path: &std::path::Path) -> Result<Map<String, Value>, Failure> {
+    let failed = |error: String| Failure::usage(format!("{}: {error}", path.display()), RECIPE_HINT);
+    let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
+    match serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))? {
+        Value::Object(given) => Ok(given),
+        _ => Err(failed("this is no JSON object".into())),
+    }
+}
+
+/// A base of the node, else a path as it is meant from here and not from where the node was started.
+async fn base(context: &Context, given: &str) -> Result<String, Failure> {
+    if given == BUILTIN {
+        return Ok(given.to_owned());
+    }
+    if !std::path::Path::new(given).exists() {
+        let known = context.client.get("/api/bases").await?;
+        return Ok(text::field(&BASE.find(&known, given)?["id"]));
+    }
+    let path = std::path::absolute(given).map_err(|error| Failure::usage(error, "give builtin or a folder"))?;
+    path.to_str().map(str::to_owned).ok_or_else(|| Failure::usage("the folder's name is not UTF-8", "rename it"))
+}
+
+/// Has a run begun; what stands in its way is said before the preview.
+pub(super) async fn start(context: &Context, args: &StartArgs) -> Result<Output, Failure> {
+    let known = context.client.get("/api/datanets").await?;
+    let datanet = DATANET.find_or_only(&known, args.data.as_deref(), "--data")?;
+    let name = args.name.clone().unwrap_or_else(|| datanet["name"].as_str().unwrap_or("model").to_owned());
+    let fields = fields(args)?;
+    let recipe = Recipe::of_fields(&fields).map_err(|error| Failure::usage(error, RECIPE_HINT))?;
+    let body = json!({
+        "name": name,
+        "base": base(context, &args.base).await?,
+        "datanet": datanet["id"],
+        "recipe": fields,
+        "budget": args.budget,
+        "deadline_s": args.deadline_min.saturating_mul(60),
+        "segments_checked": args.check,
+        "answer_fee": args.answer_fee,
+        "attribution": !args.no_attribution,
+    });
+    let mut trial = body.clone();
+    trial["dry_run"] = json!(true);
+    context.client.post("/api/runs", &trial).await?;
+    let lines = preview_lines(args, &name, datanet, &recipe);
+    if let Some(end) = spend::preview(context, body.clone(), &lines, "Start?")? {
+        return Ok(end);
+    }
+    let started = context.client.post("/api/runs", &body).await?;
+    let key = text::field(&started["key"]);
+    let next = format!("tributary train watch {}", text::short(&started["key"]));
+    let shown = format!("{key}\n");
+    let mut output = Output::new(started, vec![key.clone()], shown).note("✓ the training is offered to the network");
+    if !context.json && !context.quiet {
+        output.notes.extend(first_answer(context, &key).await?);
+    }
+    Ok(output.next(next))
+}
+
+/// What workers say to the first offer, when none of them bids.
+async fn first_answer(context: &Context, key: &str) -> Result<Option<String>, Failure> {
+    let deadline = Instant::now() + FIRST_ANSWER;
+    loop {
+        let run = context.client.get(&format!("/api/runs/{key}")).await?;
+        let bids = text::rows(&run["main"]["bids"]).first().map_or(0, text::number);
+        let reason = run["reason"].as_str().map(|reason| format!("! {}", text::line(reason)));
+        let waits = run["main"].is_null() || (run["main"]["phase"] == "auction" && bids == 0);
+        if reason.is_some() || !waits || Instant::now() >= deadline {
+            return Ok(reason);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn preview_lines(args: &StartArgs, name: &str, datanet: &Value, recipe: &Recipe) -> Vec<String> {
+    let contributors = u64::try_from(text::rows(&datanet["contributors"]).len()).unwrap_or(u64::MAX);
+    let records = text::counted(text::number(&datanet["records"]), "record");
+    let trainings = match (args.no_attribution, contributors) {
+        (true, _) => "one training; no attribution, so it is not released".to_owned(),
+        (false, 1) => "one training; without its only contributor there is the base alone".to_owned(),
+        (false, _) => {
+            format!("one training, and {} for attribution", text::counted(contributors, "leave-out training"))
+        }
+    };
+    vec![
+        format!(
+            "train {} on {records} of {} in {}",
+            text::line(name),
+            text::counted(contributors, "contributor"),
+            text::field(&datanet["name"]),
+        ),
+        format!("{} each: {trainings}", text::counted(recipe.steps.into(), "step")),
+        format!("at most {} OPEN, fees included; what is not used stays in the wallet", amount::exact(args.budget)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        start: StartArgs,
+    }
+
+    fn args(given: &[&str]) -> StartArgs {
+        Only::try_parse_from([&["test", "--budget", "2.5"], given].concat()).unwrap().start
+    }
+
+    #[test]
+    fn the_budget_is_exact_and_needed() {
+        assert_eq!(args(&[]).budget, Amount(2_500_000_000_000_000_000));
+        assert!(Only::try_parse_from(["test"]).is_err());
+        assert!(Only::try_parse_from(["test", "--budget", "2,5"]).is_err());
+    }
+
+    #[test]
+    fn a_recipe_file_changes_only_what_it_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("recipe.json");
+        std::fs::write(&file, r#"{"rank": 4}"#).unwrap();
+        let mut args = args(&[]);
+        args.recipe = Some(file.clone());
+        let made = Recipe::of_fields(&fields(&args).unwrap()).unwrap();
+        assert_eq!(made, Recipe { rank: 4, ..Recipe::default() });
+        std::fs::write(&file, "[]").unwrap();
+        assert!(fields(&args).is_err());
+    }
+
+    #[test]
+    fn options_stand_over_the_file_and_defaults_suit_them() {
+        let made = Recipe::of_fields(&fields(&args(&["--steps", "20", "--held-out", "0.2"])).unwrap()).unwrap();
+        assert_eq!((made.steps, made.warmup, made.evaluate_every), (20, 2, 2));
+        let alone = Recipe::of_fields(&fields(&args(&["--patience", "2"])).unwrap()).unwrap_err().to_string();
+        assert!(alone.contains("held_out"), "{alone}");
+    }
+
+    #[test]
+    fn the_only_contributor_is_not_left_out() {
+        let datanet = json!({"name": "rivers", "records": 12, "contributors": [1]});
+        let lines = preview_lines(&args(&[]), "rivers", &datanet, &Recipe::default()).join("\n");
+        assert!(lines.contains("the base alone") && !lines.contains("leave-out"), "{lines}");
+    }
+
+    #[test]
+    fn the_preview_says_what_it_may_cost_at_most() {
+        let datanet = json!({"name": "rivers", "records": 1204, "contributors": [1, 2]});
+        let lines = preview_lines(&args(&[]), "rivers", &datanet, &Recipe::default()).join("\n");
+        for part in ["1,204 records of 2 contributors", "2 leave-out trainings", "at most 2.5 OPEN"] {
+            assert!(lines.contains(part), "{part} is missing in\n{lines}");
+        }
+    }
+}

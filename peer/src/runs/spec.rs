@@ -1,0 +1,193 @@
+//! What a run is, and where it stands.
+//!
+//! Invariant: a run's state follows from its specification and what the node knows of its tasks; nothing else is kept.
+
+use bincode::{Decode, Encode};
+use serde::Serialize;
+use tributary_compute::train::Recipe;
+use tributary_protocol::datanet::Head;
+use tributary_protocol::id::{AccountId, Amount, Hash};
+use tributary_protocol::node::{FineTuneCommand, Node, Phase, RequestView};
+use tributary_protocol::task::FineTune;
+
+/// What a user wants trained and released.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RunSpec {
+    /// The user's key.
+    pub key: Hash,
+    /// The release's name.
+    pub name: String,
+    /// The base's blob.
+    pub base: Hash,
+    /// The version of the datanet.
+    pub head: Head,
+    /// The recipe as canonical JSON.
+    pub recipe: String,
+    /// Its steps.
+    pub steps: u32,
+    /// The most to pay for all trainings of the run, fees included.
+    pub budget: Amount,
+    /// When each training must be there, in milliseconds since 1970.
+    pub deadline_ms: u64,
+    /// Segments of each training to be executed again.
+    pub segments_checked: u16,
+    /// The fee of one answer.
+    pub answer_fee: Amount,
+    /// Whether leave-out trainings make an attribution index; without, the adapter cannot be released.
+    pub attribution: bool,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// The adapter is being trained.
+    Training,
+    /// The leave-out runs are being trained.
+    Attributing,
+    /// The index is being built.
+    Releasing,
+    /// Released, or trained when no attribution was wanted.
+    Done,
+    /// Given up.
+    Failed,
+    /// Stopped by its requester.
+    Stopped,
+}
+
+/// A run as its user left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenRun {
+    /// What is wanted; after a resumption, until when it is.
+    pub spec: RunSpec,
+    /// How often it was resumed: each time, what was given up is offered under a new key.
+    pub resumed: u32,
+    /// Whether its user wants no more of it.
+    pub is_stopped: bool,
+}
+
+impl RunSpec {
+    /// The key of a task of this run, after `resumed` resumptions.
+    fn task_key(&self, leave_out: Option<&AccountId>, resumed: u32) -> Hash {
+        let first = match leave_out {
+            None => Hash(blake3::derive_key("tributary run main task v1", &self.key.0)),
+            Some(contributor) => {
+                let both = [self.key.0, contributor.0].concat();
+                Hash(blake3::derive_key("tributary run leave-out task v1", &both))
+            }
+        };
+        if resumed == 0 {
+            return first;
+        }
+        let both = [first.0.as_slice(), &resumed.to_le_bytes()].concat();
+        Hash(blake3::derive_key("tributary run resumed task v1", &both))
+    }
+
+    /// Contributors of the version, by number.
+    pub fn contributors(&self) -> impl Iterator<Item = AccountId> + '_ {
+        self.head.logs.iter().map(|log| log.contributor)
+    }
+
+    /// Contributors that a leave-out training is made for: without the only contributor there is nothing to train
+    /// on, and what is left is the base alone.
+    pub fn left_out(&self) -> impl Iterator<Item = AccountId> + '_ {
+        let several = self.attribution && self.head.logs.len() > 1;
+        self.contributors().filter(move |_| several)
+    }
+
+    /// Trainings of the run.
+    #[must_use]
+    pub fn tasks(&self) -> u128 {
+        u128::try_from(self.left_out().count() + 1).unwrap_or(1)
+    }
+
+    /// The recipe of leave-out trainings: what is compared must have trained as long as the released adapter did, whatever
+    /// an evaluation says without a contributor.
+    fn leave_out_recipe(&self) -> String {
+        let read: Result<Recipe, _> = serde_json::from_str(&self.recipe);
+        let evaluates = |recipe: &Recipe| recipe.evaluate_every > 0 || recipe.patience > 0;
+        let other = read.ok().filter(evaluates).and_then(|recipe| {
+            let recipe = recipe.without_evaluation();
+            serde_json::to_string(&recipe).ok()
+        });
+        other.unwrap_or_else(|| self.recipe.clone())
+    }
+}
+
+impl OpenRun {
+    /// The key under which a task is or would be offered.
+    fn key(&self, leave_out: Option<&AccountId>) -> Hash {
+        self.spec.task_key(leave_out, self.resumed)
+    }
+
+    /// The key of the newest offer of a task that was not given up, or of the newest at all.
+    #[must_use]
+    pub fn task_key(&self, node: &Node, leave_out: Option<&AccountId>) -> Hash {
+        let is_alive = |key: &Hash| node.request(key).is_some_and(|view| !matches!(view.phase, Phase::Failed(_)));
+        let earlier = (0..self.resumed).rev().map(|resumed| self.spec.task_key(leave_out, resumed));
+        let newest = self.key(leave_out);
+        std::iter::once(newest).chain(earlier).find(is_alive).unwrap_or(newest)
+    }
+
+    /// A task of the run, as far as it was offered.
+    #[must_use]
+    pub fn task(&self, node: &Node, leave_out: Option<&AccountId>) -> Option<RequestView> {
+        node.request(&self.task_key(node, leave_out))
+    }
+
+    pub(super) fn command(&self, node: &Node, leave_out: Option<AccountId>) -> FineTuneCommand {
+        let spec = &self.spec;
+        let (recipe, steps) = match leave_out {
+            None => (spec.recipe.clone(), spec.steps),
+            Some(_) => {
+                let result = self.task(node, None).and_then(|main| main.result);
+                // The one that is compared: of the step whose adapter is released, not of the last that was trained.
+                (spec.leave_out_recipe(), result.map_or(spec.steps, |result| result.kept_step.clamp(1, spec.steps)))
+            }
+        };
+        FineTuneCommand {
+            key: self.key(leave_out.as_ref()),
+            work: FineTune { base: spec.base, head: spec.head.clone(), recipe, steps, leave_out },
+            budget: Amount(spec.budget.0 / spec.tasks()),
+            deadline_ms: spec.deadline_ms,
+            segments_checked: spec.segments_checked,
+        }
+    }
+
+    /// Where the run stands, and why it failed if it did.
+    #[must_use]
+    pub fn state(&self, node: &Node) -> (RunState, Option<String>) {
+        let main = self.task(node, None);
+        let leave_out: Vec<Option<RequestView>> =
+            self.spec.left_out().map(|contributor| self.task(node, Some(&contributor))).collect();
+        let adapter = main.as_ref().and_then(done_adapter);
+        let is_released = adapter.is_some_and(|adapter| !self.spec.attribution || node.release_of(&adapter).is_some());
+        if self.is_stopped && !is_released {
+            return (RunState::Stopped, Some("stopped by its requester".into()));
+        }
+        let failed = std::iter::once(&main).chain(&leave_out).flatten().find_map(|view| match &view.phase {
+            Phase::Failed(reason) => Some(reason.clone()),
+            _ => None,
+        });
+        if failed.is_some() {
+            return (RunState::Failed, failed);
+        }
+        if adapter.is_none() {
+            return (RunState::Training, None);
+        }
+        if is_released {
+            return (RunState::Done, None);
+        }
+        let all = leave_out.iter().all(|view| view.as_ref().and_then(done_adapter).is_some());
+        (if all { RunState::Releasing } else { RunState::Attributing }, None)
+    }
+}
+
+/// The adapter of a task that is paid and done.
+#[must_use]
+pub fn done_adapter(view: &RequestView) -> Option<Hash> {
+    match view.phase {
+        Phase::Done(_) => view.result.as_ref().map(|result| result.adapter),
+        _ => None,
+    }
+}

@@ -1,0 +1,88 @@
+//! Probabilities of tokens over the network: three nodes, of which one asks, one answers and one recomputes.
+
+use serde_json::{Value, json};
+
+use super::support::{NodeProcess, eventually, folder};
+
+const BUILDER: &[&str] = &["--network", "test", "--roles", "witness"];
+
+/// A model that the first node had the others train.
+fn released(nodes: &[NodeProcess; 3], folder: &std::path::Path) {
+    let made = nodes[0].post("/api/datanets", &json!({"name": "letters", "licence": "CC0-1.0"})).unwrap();
+    let id = made["id"].as_str().unwrap().to_owned();
+    let file = folder.join("letters.jsonl");
+    let line = |number: u8| {
+        format!("{{\"prompt\":\"Letter {number}?\",\"completion\":\" It is {}.\"}}\n", char::from(b'a' + number))
+    };
+    std::fs::write(&file, (0..8).map(line).collect::<String>()).unwrap();
+    nodes[0].post(&format!("/api/datanets/{id}/records"), &json!({"path": file})).unwrap();
+    let start = json!({"name": "letters", "base": "builtin", "datanet": id, "recipe": {"steps": 12, "batch": 8},
+        "budget": "9000000000000000000", "attribution": true});
+    let mut refused = start.clone();
+    refused["recipe"]["warmup"] = json!(20);
+    assert!(nodes[0].post("/api/runs", &refused).unwrap_err().to_string().contains("lower warmup"));
+    let mut trial = start.clone();
+    trial["dry_run"] = json!(true);
+    nodes[0].post("/api/runs", &trial).unwrap();
+    assert_eq!(nodes[0].get("/api/runs").unwrap(), json!([]), "nothing begins in a dry run");
+    nodes[0].post("/api/runs", &start).unwrap();
+    let served = |releases: &Value| releases[0]["served_by"].as_u64() == Some(2);
+    eventually("the model is served by both", || nodes[0].get("/api/releases").is_ok_and(|found| served(&found)));
+}
+
+/// The whole answer and what its checker found.
+fn checked(node: &NodeProcess, path: &str, body: &Value) -> (Value, Value) {
+    let answer = node.post(path, body).unwrap();
+    let key = answer["id"].as_str().unwrap().rsplit_once('-').unwrap().1.to_owned();
+    let mut verdict = Value::Null;
+    eventually("the check", || {
+        verdict = node.get(&format!("/api/asks/{key}")).unwrap()["verdict"].clone();
+        !verdict.is_null()
+    });
+    (answer, verdict)
+}
+
+#[test]
+fn probabilities_reach_the_asker_and_are_checked_like_the_text() {
+    let folder = folder();
+    let first = NodeProcess::start(&folder.path().join("0"), BUILDER);
+    let ticket = first.get("/api/net/invite").unwrap()["ticket"].as_str().unwrap().to_owned();
+    let worker =
+        |name: &str| NodeProcess::start(&folder.path().join(name), &["--join", &ticket, "--roles", "worker,verifier"]);
+    let nodes = [first, worker("1"), worker("2")];
+    released(&nodes, folder.path());
+    let body = json!({
+        "model": "letters", "prompt": "Letter 3?", "max_tokens": 12, "temperature": 0, "logprobs": 2, "check": true,
+    });
+    let (answer, verdict) = checked(&nodes[0], "/v1/completions", &body);
+    assert_eq!(verdict["outcome"], "confirmed", "{verdict}");
+    let choice = &answer["choices"][0];
+    let tokens: Vec<&str> = choice["logprobs"]["tokens"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(tokens.concat(), choice["text"].as_str().unwrap());
+    let numbers = choice["logprobs"]["token_logprobs"].as_array().unwrap();
+    assert!(!numbers.is_empty() && numbers.iter().all(|number| number.as_f64().is_some_and(|number| number <= 0.0)));
+    let top = choice["logprobs"]["top_logprobs"][0].as_object().unwrap();
+    assert!(top.contains_key(tokens[0]) && top.len() == 2, "without temperature the likeliest is taken: {top:?}");
+    // The receipt commits to them, and to none where none were asked for.
+    let of_receipt = |answer: &Value| {
+        let id = answer["tributary"]["receipt"].as_str().unwrap().to_owned();
+        let receipt = nodes[0].get(&format!("/api/receipts/{id}")).unwrap();
+        receipt["receipt"]["work"]["logprobs"].clone()
+    };
+    assert!(of_receipt(&answer).is_string(), "{answer}");
+    let chat = json!({
+        "model": "letters", "messages": [{"role": "user", "content": "Letter 3?"}], "max_tokens": 12, "temperature": 0,
+        "logprobs": true, "top_logprobs": 2, "check": true,
+    });
+    let (chat, verdict) = checked(&nodes[0], "/v1/chat/completions", &chat);
+    assert_eq!(verdict["outcome"], "confirmed", "{verdict}");
+    let content = chat["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(content.iter().map(|one| one["logprob"].clone()).collect::<Vec<_>>(), *numbers);
+    let mut plain = body;
+    plain["logprobs"] = Value::Null;
+    let (plain, _) = checked(&nodes[0], "/v1/completions", &plain);
+    assert_eq!((&plain["choices"][0]["logprobs"], &of_receipt(&plain)), (&Value::Null, &Value::Null));
+    assert_eq!(plain["choices"][0]["text"], choice["text"], "asking for them changes no token");
+    let refused = nodes[0].post("/v1/completions", &json!({"model": "letters", "prompt": "p", "logprobs": 21}));
+    assert!(refused.unwrap_err().to_string().contains("logprobs"));
+}
