@@ -199,6 +199,14 @@ impl Adapter {
     /// # Errors
     /// When they are malformed, too large, of another shape, not finite, or use something we would compute wrongly.
     pub fn from_files(model: &Config, files: &AdapterFiles) -> Result<Self, LoraError> {
+        let stored = Self::as_stored(model, files)?;
+        let turn = |pair: &Pair| Ok(Pair { down: pair.down.contiguous()?, up: pair.up.contiguous()? });
+        let pairs = stored.pairs.iter().map(turn).collect::<Result<_, LoraError>>()?;
+        Ok(Self { pairs, ..stored })
+    }
+
+    /// The same with tensors that lie as they are stored, column by column.
+    pub(super) fn as_stored(model: &Config, files: &AdapterFiles) -> Result<Self, LoraError> {
         let length = files.config_json.len();
         if length > MAX_ADAPTER_CONFIG_BYTES {
             return Err(LoraError::Config(format!("{length} bytes, at most {MAX_ADAPTER_CONFIG_BYTES}")));
@@ -220,7 +228,7 @@ impl Adapter {
         }
         let read = |name: String, shape: [usize; 2]| -> Result<Tensor, LoraError> {
             let tensor = weights::read(&file, &name, &shape).map_err(|error| LoraError::Weights(error.to_string()))?;
-            Ok(tensor.t()?.contiguous()?)
+            Ok(tensor.t()?)
         };
         let mut pairs = Vec::new();
         for (layer, module) in sites(model.layers, &config) {

@@ -4,7 +4,7 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{Adapter, LoraConfig, Pair, place, sites};
+use super::{Adapter, AdapterFiles, LoraConfig, LoraError, Pair, place, sites};
 use crate::model::{Config, Module};
 use crate::ops::{Factors, Strips};
 
@@ -28,6 +28,14 @@ impl FrozenAdapter {
         let freeze = |pair: &Pair| Ok(Factors::new(strips(&pair.down)?, strips(&pair.up)?));
         let pairs = adapter.pairs.iter().map(freeze).collect::<Result<_>>()?;
         Ok(Self { config: adapter.config.clone(), layers: adapter.layers, pairs })
+    }
+
+    /// Reads files from anybody for a model of shape `model`, as [`Adapter::from_files`] does.
+    ///
+    /// # Errors
+    /// As [`Adapter::from_files`].
+    pub fn from_files(model: &Config, files: &AdapterFiles) -> std::result::Result<Self, LoraError> {
+        Ok(Self::new(&Adapter::as_stored(model, files)?)?)
     }
 
     /// Bytes of the numbers of such an adapter.

@@ -15,7 +15,7 @@ use tributary_protocol::id::Hash;
 pub(super) use loader::{Loader, Loading};
 
 use super::schedule::AdapterSize;
-use crate::lora::{Adapter, AdapterFiles, FrozenAdapter, LoraError, MAX_ADAPTER_CONFIG_BYTES, measure};
+use crate::lora::{AdapterFiles, FrozenAdapter, LoraError, MAX_ADAPTER_CONFIG_BYTES, measure};
 use crate::model::Config;
 
 /// Most adapters known at once: at about 200 bytes each, some 200 MB.
@@ -136,7 +136,7 @@ impl Registry {
         if found != hash {
             return Err(RegistryError::Hash { found, registered: hash });
         }
-        Ok(FrozenAdapter::new(&Adapter::from_files(&self.model, &files)?).map_err(LoraError::from)?)
+        Ok(FrozenAdapter::from_files(&self.model, &files)?)
     }
 
     /// Both files, once their sizes are known to be right.

@@ -31,7 +31,7 @@ use self::logprobs::{Logprobs, of_text};
 use self::reply::{Frame, Shape};
 use self::request::{Chat, Completion, Question};
 use super::asks::{self, Event};
-use super::{Api, ApiError, ApiState};
+use super::{Api, ApiError, ApiState, BODY_MAX_BYTES};
 use crate::runtime::now_ms;
 
 /// The routes.
@@ -47,49 +47,61 @@ pub(super) fn routes() -> Router<Arc<ApiState>> {
 
 /// An error in the words of that API.
 #[derive(Debug)]
-struct OpenAiError(ApiError);
+struct OpenAiError {
+    error: ApiError,
+    /// Where the error alone would say another.
+    status: Option<StatusCode>,
+}
 
 impl From<ApiError> for OpenAiError {
     fn from(error: ApiError) -> Self {
-        Self(error)
+        Self { error, status: None }
     }
 }
 
 impl From<JsonRejection> for OpenAiError {
     fn from(rejection: JsonRejection) -> Self {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let sentence = format!("a request has at most {BODY_MAX_BYTES} bytes");
+            let error = ApiError::usage(sentence, "shorten the prompt or the conversation");
+            return Self { error, status: Some(rejection.status()) };
+        }
+        let text = rejection.body_text();
+        // What went wrong stands behind what was tried.
+        let fault = text.split_once("target type: ").map_or(text.as_str(), |(_, fault)| fault);
         let hint = match rejection {
             JsonRejection::MissingJsonContentType(_) => "send the request as application/json",
-            _ => "see the API's reference for the fields of this request",
+            _ => "fields are those of OpenAI's API",
         };
-        Self(ApiError::usage(rejection.body_text(), hint))
+        ApiError::usage(fault.to_owned(), hint).into()
     }
 }
 
 /// The answer to a request without the key.
 pub(super) fn unauthorised() -> Response {
-    OpenAiError(ApiError::unauthorised()).into_response()
+    OpenAiError::from(ApiError::unauthorised()).into_response()
 }
 
 impl OpenAiError {
     fn body(&self) -> Value {
-        let (kind, code) = match self.0.code() {
-            _ if self.0.is_unauthorised() => ("invalid_request_error", "invalid_api_key"),
-            _ if self.0.unsupported_field().is_some() => ("invalid_request_error", "unsupported_parameter"),
+        let (kind, code) = match self.error.code() {
+            _ if self.error.is_unauthorised() => ("invalid_request_error", "invalid_api_key"),
+            _ if self.error.unsupported_field().is_some() => ("invalid_request_error", "unsupported_parameter"),
             "usage" => ("invalid_request_error", "invalid_value"),
             "not_found" => ("invalid_request_error", "not_found"),
             "funds" => ("insufficient_quota", "insufficient_quota"),
             "unreachable" => ("server_error", "no_worker"),
             _ => ("server_error", "internal"),
         };
-        let param = self.0.unsupported_field();
-        json!({"error": {"message": self.0.sentence(), "type": kind, "param": param, "code": code}})
+        let param = self.error.unsupported_field();
+        json!({"error": {"message": self.error.sentence(), "type": kind, "param": param, "code": code}})
     }
 }
 
 impl IntoResponse for OpenAiError {
     fn into_response(self) -> Response {
-        let status = match self.0.code() {
-            _ if self.0.is_unauthorised() => StatusCode::UNAUTHORIZED,
+        let status = match self.error.code() {
+            _ if self.error.is_unauthorised() => StatusCode::UNAUTHORIZED,
             "usage" => StatusCode::BAD_REQUEST,
             "not_found" => StatusCode::NOT_FOUND,
             "funds" => StatusCode::PAYMENT_REQUIRED,
@@ -97,7 +109,7 @@ impl IntoResponse for OpenAiError {
             "unreachable" => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        (status, Json(self.body())).into_response()
+        (self.status.unwrap_or(status), Json(self.body())).into_response()
     }
 }
 
@@ -248,7 +260,7 @@ impl Stream {
             }
             // A comment, which keeps the connection alive and which clients skip.
             Event::Waiting(_) => (": waiting for a worker\n\n".into(), false),
-            Event::Failed(error) => (data(&OpenAiError(error).body()), true),
+            Event::Failed(error) => (data(&OpenAiError::from(error).body()), true),
             Event::Done(done) => (self.end(&done), true),
         }
     }
@@ -257,7 +269,7 @@ impl Stream {
         let text = done["text"].as_str().unwrap_or_default();
         let Some(rest) = text.strip_prefix(&self.sent) else {
             let reason = "the first worker failed and another answered otherwise";
-            return data(&OpenAiError(ApiError::unreachable(reason, "ask again")).body());
+            return data(&OpenAiError::from(ApiError::unreachable(reason, "ask again")).body());
         };
         let tokens = reply::tokens(done);
         self.tokens_waiting = of_text(&tokens, text).get(self.tokens_sent..).unwrap_or_default().to_vec();
@@ -377,14 +389,14 @@ mod tests {
 
     #[test]
     fn each_kind_of_error_has_the_status_its_clients_expect() {
-        let status = |error: ApiError| OpenAiError(error).into_response().status().as_u16();
+        let status = |error: ApiError| OpenAiError::from(error).into_response().status().as_u16();
         assert_eq!(status(ApiError::usage("u", "h")), 400);
         assert_eq!(status(ApiError::not_found("n", "h")), 404);
         assert_eq!(status(ApiError::funds("f", "h")), 402);
         assert_eq!(status(ApiError::unreachable("w", "h")), 503);
         assert_eq!(status(ApiError::unauthorised()), 401);
-        assert_eq!(OpenAiError(ApiError::unauthorised()).body()["error"]["code"], "invalid_api_key");
-        let unsupported = OpenAiError(ApiError::unsupported("tools", "t", "h")).body();
+        assert_eq!(OpenAiError::from(ApiError::unauthorised()).body()["error"]["code"], "invalid_api_key");
+        let unsupported = OpenAiError::from(ApiError::unsupported("tools", "t", "h")).body();
         assert_eq!(unsupported["error"]["code"], "unsupported_parameter");
         assert_eq!(
             (&unsupported["error"]["param"], status(ApiError::unsupported("tools", "t", "h"))),

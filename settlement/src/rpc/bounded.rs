@@ -1,12 +1,13 @@
 //! HTTP/1 for a bounded number of callers who keep to their time.
 //!
 //! Invariant: no caller holds more connections than its bound, nor all callers more than theirs; a connection that
-//! waits for a request ends by its deadline, and before that when a newer one needs its place. So who is silent, or
-//! sends half a request, keeps nobody else out.
+//! waits for a request, or for the rest of one, ends by its deadline, and before that when a newer one needs its place.
+//! So who is silent, or sends half a request, keeps nobody else out.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -22,11 +23,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
 use tower::Service;
 
 /// Seconds to receive a request's head, counted from the connection's begin or from the answer before: ten round
 /// trips of a bad line, and no more for a caller who says nothing.
 pub const HEAD_TIMEOUT_S: u64 = 10;
+/// Seconds in which something more of a request's body has to arrive.
+pub const BODY_TIMEOUT_S: u64 = 10;
+/// What is told to whom there is no place for.
+const NO_PLACE: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 /// Bytes of a request's head, and of a body's piece: what a connection may hold in memory before it is understood.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Leading bits of an IPv6 address that tell callers apart: one subscriber has at least a /64.
@@ -81,8 +88,11 @@ pub async fn serve_bounded(
             () = &mut stop => break,
             Some(_) = connections.join_next() => {}
             (stream, address) = Listener::accept(&mut listener) => {
-                if let Some((seat, cut)) = seats.take(address.ip().into()) {
-                    connections.spawn(converse(stream, router.clone(), seat, cut, stopping.subscribe()));
+                match seats.take(address.ip().into()) {
+                    Some((seat, cut)) => {
+                        connections.spawn(converse(stream, router.clone(), seat, cut, stopping.subscribe()));
+                    }
+                    None => refuse(&stream),
                 }
             }
         }
@@ -93,6 +103,13 @@ pub async fn serve_bounded(
     while connections.join_next().await.is_some() {}
 }
 
+/// Says so as far as that takes no time.
+fn refuse(stream: &TcpStream) {
+    // What has arrived is read first: a connection closed before would be reset, and the answer lost.
+    let _ = stream.try_read(&mut [0; 4096]);
+    let _ = stream.try_write(NO_PLACE);
+}
+
 async fn converse(
     stream: TcpStream,
     router: Router,
@@ -100,7 +117,7 @@ async fn converse(
     cut: Arc<Notify>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let service = service_fn(move |request| respond(router.clone(), Busy::begin(Arc::clone(&seat)), request));
+    let service = service_fn(move |request| respond(router.clone(), Turn::of(Arc::clone(&seat)), request));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(HEAD_TIMEOUT_S));
     builder.max_buf_size(MAX_HEAD_BYTES);
@@ -126,11 +143,16 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
     drop(stopping.wait_for(|stopping| *stopping).await);
 }
 
-async fn respond(mut router: Router, busy: Busy, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(busy.0.caller);
+async fn respond(
+    mut router: Router,
+    turn: Arc<Turn>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let mut request = request.map(|body| Body::new(Arriving::of(body, Arc::clone(&turn))));
+    request.extensions_mut().insert(turn.seat.caller);
     let response = router.call(request).await?;
-    Ok(response.map(|body| Body::new(BusyBody { body, _busy: busy })))
+    turn.begin();
+    Ok(response.map(|body| Body::new(Answer { body, _turn: turn })))
 }
 
 /// The connections held, shared with each.
@@ -223,29 +245,89 @@ impl Drop for Seat {
     }
 }
 
-/// A request being answered: its connection keeps its seat until the answer is written.
-struct Busy(Arc<Seat>);
+/// A request: from its whole arrival its connection keeps its seat until the answer is written.
+struct Turn {
+    seat: Arc<Seat>,
+    begun: AtomicBool,
+}
 
-impl Busy {
-    fn begin(seat: Arc<Seat>) -> Self {
-        lock(&seat.table).set_busy(seat.number, true);
-        Self(seat)
+impl Turn {
+    fn of(seat: Arc<Seat>) -> Arc<Self> {
+        Arc::new(Self { seat, begun: AtomicBool::new(false) })
+    }
+
+    fn begin(&self) {
+        if !self.begun.swap(true, Ordering::Relaxed) {
+            lock(&self.seat.table).set_busy(self.seat.number, true);
+        }
     }
 }
 
-impl Drop for Busy {
+impl Drop for Turn {
     fn drop(&mut self) {
-        lock(&self.0.table).set_busy(self.0.number, false);
+        lock(&self.seat.table).set_busy(self.seat.number, false);
+    }
+}
+
+/// A request's body, pieces of which have to come in time.
+struct Arriving {
+    body: Incoming,
+    turn: Arc<Turn>,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Arriving {
+    fn of(body: Incoming, turn: Arc<Turn>) -> Self {
+        if body.is_end_stream() {
+            turn.begin();
+        }
+        Self { body, turn, deadline: Box::pin(tokio::time::sleep(Self::patience())) }
+    }
+
+    const fn patience() -> Duration {
+        Duration::from_secs(BODY_TIMEOUT_S)
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = axum::BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            return self
+                .deadline
+                .as_mut()
+                .poll(context)
+                .map(|()| Some(Err("the request's body did not arrive in time".into())));
+        };
+        if frame.is_none() || self.body.is_end_stream() {
+            self.turn.begin();
+        }
+        let deadline = tokio::time::Instant::now() + Self::patience();
+        self.deadline.as_mut().reset(deadline);
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
 /// An answer's body, which may be a long stream.
-struct BusyBody {
+struct Answer {
     body: Body,
-    _busy: Busy,
+    _turn: Arc<Turn>,
 }
 
-impl HttpBody for BusyBody {
+impl HttpBody for Answer {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -295,7 +377,8 @@ mod tests {
         let seats = seats();
         let (first, _) = seats.take(stranger(1)).unwrap();
         let (second, _) = seats.take(stranger(1)).unwrap();
-        let answering = [Busy::begin(Arc::clone(&first)), Busy::begin(Arc::clone(&second))];
+        let answering = [Turn::of(Arc::clone(&first)), Turn::of(Arc::clone(&second))];
+        answering.iter().for_each(|turn| turn.begin());
         assert!(seats.take(stranger(1)).is_none());
         drop(answering);
         assert!(seats.take(stranger(1)).is_some());

@@ -160,16 +160,17 @@ async fn handle(State(service): State<Service>, Extension(caller): Extension<Cal
     if service.loopback_only && !names_loopback(request.headers()) {
         return refuse(StatusCode::FORBIDDEN, "the host must be this machine");
     }
-    let Some(permit) = service.permit(caller) else {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once: try again");
-    };
     let reading = axum::body::to_bytes(request.into_body(), MAX_BODY_BYTES);
     let body = match tokio::time::timeout(Duration::from_secs(BODY_TIMEOUT_S), reading).await {
         Ok(Ok(body)) => body,
         Ok(Err(_)) => return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is above 512 KiB or broke off"),
         Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
     };
-    answer(service.chain, body, permit).await
+    // Only whole requests are worked on, so half a request takes nobody's place.
+    match service.permit(caller) {
+        Some(permit) => answer(service.chain, body, permit).await,
+        None => refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once: try again"),
+    }
 }
 
 async fn answer(chain: EmbeddedChain, body: Bytes, permit: Permit) -> Response {

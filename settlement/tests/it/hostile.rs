@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tributary_settlement::evm::EmbeddedChain;
-use tributary_settlement::rpc::bounded::HEAD_TIMEOUT_S;
+use tributary_settlement::rpc::bounded::{BODY_TIMEOUT_S, HEAD_TIMEOUT_S};
 use tributary_settlement::rpc::{MAX_BATCH, MAX_BODY_BYTES, MAX_CONNECTIONS, RpcServer, ServeError, serve, serve_open};
 
 use super::kit::any_port;
@@ -187,13 +187,36 @@ async fn silent_connections_stop_nobody() {
 }
 
 #[tokio::test]
+async fn half_sent_bodies_stop_nobody() {
+    let (_folder, server) = served().await;
+    let at = server.address();
+    let mut begun = Vec::new();
+    for _ in 0..2 * MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        // Those that have been displaced already may refuse it.
+        let _ = stream.write_all(half_a_body(at).as_bytes()).await;
+        begun.push(stream);
+    }
+    let answered = tokio::time::timeout(Duration::from_secs(BODY_TIMEOUT_S / 2), assert_alive(at)).await;
+    assert!(answered.is_ok(), "who has not sent a whole request is displaced before the deadline");
+}
+
+/// The beginning of a request whose body breaks off.
+fn half_a_body(at: SocketAddr) -> String {
+    format!("POST / HTTP/1.1\r\nhost: {at}\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{{")
+}
+
+#[tokio::test]
 async fn a_half_sent_request_is_cut_off() {
     let (_folder, server) = served().await;
-    let mut stream = TcpStream::connect(server.address()).await.unwrap();
-    stream.write_all(b"POST / HTTP/1.1\r\nhost: ").await.unwrap();
-    let mut answer = Vec::new();
-    let closed = tokio::time::timeout(Duration::from_secs(2 * HEAD_TIMEOUT_S), stream.read_to_end(&mut answer)).await;
-    assert!(closed.is_ok(), "still open");
+    for half in ["POST / HTTP/1.1\r\nhost: ".to_owned(), half_a_body(server.address())] {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(half.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let reads = stream.read_to_end(&mut answer);
+        let closed = tokio::time::timeout(Duration::from_secs(3 * HEAD_TIMEOUT_S), reads).await;
+        assert!(closed.is_ok(), "still open after {half:?}");
+    }
     assert_alive(server.address()).await;
 }
 
