@@ -86,6 +86,11 @@ pub enum Ask {
         /// Its folder, or its GGUF file.
         path: String,
     },
+    /// Forget a base: its files are gone.
+    Forget {
+        /// The hash of its manifest.
+        id: Hash,
+    },
     /// Load a base and say what it is.
     Inspect {
         /// The job.

@@ -128,20 +128,29 @@ impl EngineHandle {
         }
     }
 
-    /// Tells the engine where a base lies; does nothing when it knows already.
+    /// Tells the engine where a base lies, also when it was told before: it may have forgotten.
     ///
     /// # Errors
     /// When the process cannot be started or reached.
     pub async fn hold_base(&self, id: Hash, path: &Path) -> Result<(), EngineError> {
         let path = path.to_str().ok_or_else(|| EngineError::Path(path.to_owned()))?.to_owned();
-        let mut running = self.0.running.lock().await;
-        if self.open().bases.contains_key(&id) {
-            return Ok(());
-        }
         let frame = frame_of(&Ask::Base { id, path })?;
+        let mut running = self.0.running.lock().await;
         self.send(&mut running, &frame).await?;
         self.open().bases.insert(id, frame);
         Ok(())
+    }
+
+    /// Has the engine forget a base whose files are removed.
+    pub async fn forget_base(&self, id: Hash) {
+        let mut running = self.0.running.lock().await;
+        self.open().bases.remove(&id);
+        if running.is_some()
+            && let Ok(frame) = frame_of(&Ask::Forget { id })
+        {
+            // A process that is gone knows nothing, and the next one is not told of this base.
+            let _ = self.send(&mut running, &frame).await;
+        }
     }
 
     /// Stops a job whose replies nobody wants any more.

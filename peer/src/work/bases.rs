@@ -186,7 +186,10 @@ impl Workshop {
         self.bases.forget(&id).map_err(machine)?;
         match bytes.and_then(|bytes| BaseManifest::from_bytes(&bytes).ok()) {
             Some(manifest) => self.discard(&manifest).await,
-            None => base::remove_folder(self.bases.root(), id)?,
+            None => {
+                self.engine.forget_base(id).await;
+                base::remove_folder(self.bases.root(), id)?;
+            }
         }
         self.store.remove(id).await.map_err(machine)?;
         Ok(record)
@@ -246,6 +249,7 @@ impl Workshop {
 
     /// Gives back what a base took on the disk, apart from what others have too.
     async fn discard(&self, manifest: &BaseManifest) {
+        self.engine.forget_base(manifest.id()).await;
         if let Err(error) = base::remove_folder(self.bases.root(), manifest.id()) {
             tracing::warn!(%error, "the folder of a base stays");
         }

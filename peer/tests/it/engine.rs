@@ -179,3 +179,20 @@ async fn a_stopped_answer_frees_its_place() {
     tokio::time::timeout(Duration::from_secs(30), rest).await.expect("nothing more comes");
     text_of(bench.outcome(BEGINNING.into(), Decoding::default()).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_still_answers_after_hundreds_of_others_were_told_and_refused() {
+    let bench = bench().await;
+    for number in 0..300_u32 {
+        let id = Hash::of(&number.to_le_bytes());
+        bench.engine.hold_base(id, Path::new("/nowhere")).await.unwrap();
+        if number % 100 == 99 {
+            let ask = Ask::Inspect { job: id, base: id };
+            heard(&mut bench.engine.begin(id, &ask).await.unwrap()).await.1.unwrap_err();
+            bench.engine.forget_base(id).await;
+            let reason = heard(&mut bench.engine.begin(id, &ask).await.unwrap()).await.1.unwrap_err();
+            assert!(reason.contains("not known"), "{reason}");
+        }
+    }
+    text_of(bench.outcome(BEGINNING.into(), Decoding::default()).await);
+}
