@@ -5,6 +5,7 @@
 //! begun ends with exactly one of [`Reply::Done`] or [`Reply::Failed`], also when the engine dies. An answer that was
 //! waiting or computed then is computed again by the next process, and its reader notices nothing.
 
+pub mod asking;
 mod bases;
 pub mod child;
 mod context;

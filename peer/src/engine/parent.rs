@@ -16,6 +16,7 @@ use tributary_compute::device::Wanted;
 use tributary_protocol::id::Hash;
 use tributary_protocol::wire;
 
+use super::asking::Limits;
 use super::open::{Delivery, Open};
 use super::{Ask, EngineFolder, FRAME_MAX_BYTES, Reply};
 
@@ -48,6 +49,7 @@ struct Shared {
     program: PathBuf,
     folder: EngineFolder,
     device: Wanted,
+    limits: Limits,
     running: tokio::sync::Mutex<Option<Running>>,
     open: Mutex<Open>,
     pid: AtomicU32,
@@ -69,10 +71,17 @@ impl EngineHandle {
     /// The same on a device.
     #[must_use]
     pub fn on(program: PathBuf, folder: EngineFolder, device: Wanted) -> Self {
+        Self::limited(program, folder, device, Limits::default())
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub fn limited(program: PathBuf, folder: EngineFolder, device: Wanted, limits: Limits) -> Self {
         Self(Arc::new(Shared {
             program,
             folder,
             device,
+            limits,
             running: tokio::sync::Mutex::default(),
             open: Mutex::default(),
             pid: AtomicU32::new(0),
@@ -187,7 +196,11 @@ impl EngineHandle {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, Open> {
+    pub(super) fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
+    pub(super) fn open(&self) -> MutexGuard<'_, Open> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -195,6 +208,7 @@ impl EngineHandle {
     async fn send_waiting(&self) {
         let mut running = self.0.running.lock().await;
         let frames = self.open().pending.next();
+        self.watch_suspect();
         self.send_all(&mut running, frames).await;
     }
 
@@ -278,20 +292,22 @@ impl EngineHandle {
     /// Nobody reads this process any more: it must not live on, and what it held is failed or sent to the next one.
     async fn died(&self, reason: &str) {
         let mut running = self.0.running.lock().await;
+        // Before the process is reaped: its number may be another's after that.
+        self.0.pid.store(0, Ordering::Relaxed);
         if let Some(mut dead) = running.take() {
             let _ = dead.child.start_kill();
         }
-        self.0.pid.store(0, Ordering::Relaxed);
         self.0.deaths.fetch_add(1, Ordering::Relaxed);
         let frames = self.open().died(reason);
         if !frames.is_empty() {
             tracing::warn!(reason, answers = frames.len(), "the engine is started again for what it held");
         }
+        self.watch_suspect();
         self.send_all(&mut running, frames).await;
     }
 }
 
-const fn is_answer(ask: &Ask) -> bool {
+pub(super) const fn is_answer(ask: &Ask) -> bool {
     matches!(ask, Ask::Answer { .. } | Ask::Embed { .. })
 }
 

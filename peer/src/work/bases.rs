@@ -12,7 +12,7 @@ use tributary_storage::blobs::BlobStore;
 
 use super::{FETCH_PAUSE, FETCH_TRIES, JobError, Workshop};
 use crate::bases::{BUILTIN, BaseRecord, FROM_PEER, Facts, Origin};
-use crate::engine::{Ask, Done};
+use crate::engine::asking::AskFault;
 use crate::runtime::now_ms;
 
 /// Why a base was not taken.
@@ -44,6 +44,9 @@ pub enum BaseFault {
     /// It is needed, or no more can be kept.
     #[error("{0}")]
     InTheWay(String),
+    /// The engine died twice while it loaded the base, which need not be the base's fault.
+    #[error("the engine ended each time it loaded the base: {0}")]
+    EngineEnded(String),
     /// This machine failed.
     #[error("{0}")]
     Machine(String),
@@ -155,7 +158,8 @@ impl Workshop {
         match self.sound(&manifest, origin).await {
             Ok(_) => Ok(()),
             Err(fault) => {
-                if matches!(fault, BaseFault::Refused(_)) {
+                // Its peers have it still; what nobody could load here must not fill the disk unnoticed.
+                if matches!(fault, BaseFault::Refused(_) | BaseFault::EngineEnded(_)) {
                     self.discard(&manifest).await;
                 }
                 Err(format!("base {}: {fault}", base.short()))
@@ -216,11 +220,11 @@ impl Workshop {
     }
 
     async fn inspect(&self, id: Hash) -> Result<Facts, BaseFault> {
-        let job = Hash::of(&[b"inspect".as_slice(), &id.0].concat());
-        match self.ask(job, &Ask::Inspect { job, base: id }).await.map_err(BaseFault::Refused)? {
-            Done::Inspected(facts) => Ok(facts),
-            other => Err(machine(format!("the engine answered another question: {other:?}"))),
-        }
+        self.engine.inspect(id).await.map_err(|fault| match fault {
+            AskFault::Failed(reason) => BaseFault::Refused(reason),
+            AskFault::Died(reason) => BaseFault::EngineEnded(reason),
+            other => machine(other),
+        })
     }
 
     fn check_limit(&self, manifest: &BaseManifest) -> Result<(), BaseFault> {
