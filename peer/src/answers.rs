@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc};
+use tokio::task::AbortHandle;
 use tributary_compute::proof::fingerprint_root;
 use tributary_protocol::id::{Hash, NodeId};
 use tributary_protocol::limits::{ANSWER_TOKENS_MAX, ENVELOPE_MAX_BYTES, LOGPROBS_MAX};
@@ -120,6 +121,8 @@ pub struct Answers {
     next: AtomicU64,
     open: Mutex<BTreeMap<u64, Open>>,
     listeners: Mutex<BTreeMap<Hash, broadcast::Sender<Piece>>>,
+    /// The questions that this node takes an answer to in.
+    asking: Mutex<BTreeMap<Hash, AbortHandle>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -186,6 +189,17 @@ impl Answers {
         self.send(stream, frame(TEXT, text.as_bytes())).await
     }
 
+    /// Returns when the asker went away. While somebody waits for that, nothing can be sent.
+    pub async fn gone(&self, stream: u64) {
+        let sender = locked(&self.open).get(&stream).map(|open| Arc::clone(&open.sender));
+        let Some(sender) = sender else { return };
+        let sink = sender.lock().await;
+        match &*sink {
+            Sink::Peer(sender) => sender.cancelled().await,
+            Sink::Here(sender) => sender.closed().await,
+        }
+    }
+
     /// Keeps tokens and fingerprints until the answer ends.
     pub fn hold_transcript(&self, stream: u64, transcript: Vec<u8>) {
         if let Some(open) = locked(&self.open).get_mut(&stream) {
@@ -248,7 +262,7 @@ impl Answers {
         traffic: Arc<Traffic>,
     ) {
         let answers = Arc::clone(self);
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let taken = match worker {
                 Some(worker) => answers.ask_peer(key, worker, question, &data, &traffic).await,
                 None => answers.ask_here(key, question, &node).await,
@@ -264,6 +278,19 @@ impl Answers {
             };
             let _ = node.input(input).await;
         });
+        let mut asking = locked(&self.asking);
+        asking.retain(|_, task| !task.is_finished());
+        // What an earlier worker still says of this question would be taken for the new one's.
+        if let Some(earlier) = asking.insert(key, task.abort_handle()) {
+            earlier.abort();
+        }
+    }
+
+    /// The question is given up: its stream ends, and with it the worker's computing.
+    pub fn give_up(&self, key: &Hash) {
+        if let Some(task) = locked(&self.asking).remove(key) {
+            task.abort();
+        }
     }
 
     async fn ask_peer(

@@ -19,7 +19,7 @@ use tributary_storage::journal::{Batch, Journal, JournalError};
 /// The journal's index of bases by id.
 const BASES: &str = "bases";
 /// Bases kept at most; each takes megabytes to gigabytes of disk.
-const BASES_MAX: usize = 1_024;
+pub(crate) const RECORDS_MAX: usize = 1_024;
 /// How large a base this node takes unless its user says otherwise: one of a few billion parameters in four bits, or
 /// of two billion in sixteen.
 const BASE_LIMIT_BYTES: u64 = 4_000_000_000;
@@ -204,7 +204,7 @@ impl Bases {
     /// # Errors
     /// When the journal cannot be read.
     pub fn all(&self) -> Result<Vec<BaseRecord>, JournalError> {
-        let found = self.journal.index_scan(BASES, &[], BASES_MAX)?;
+        let found = self.journal.index_scan(BASES, &[], RECORDS_MAX)?;
         Ok(found.into_iter().filter_map(|(_, bytes)| wire::decode(&bytes, REQUEST_MAX_BYTES).ok()).collect())
     }
 
@@ -213,7 +213,7 @@ impl Bases {
     /// # Errors
     /// When the journal cannot be read.
     pub fn is_full(&self) -> Result<bool, JournalError> {
-        Ok(self.journal.index_scan(BASES, &[], BASES_MAX)?.len() == BASES_MAX)
+        Ok(self.journal.index_scan(BASES, &[], RECORDS_MAX)?.len() == RECORDS_MAX)
     }
 
     /// Keeps what is known of a base.

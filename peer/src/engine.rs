@@ -5,6 +5,7 @@
 //! begun ends with exactly one of [`Reply::Done`] or [`Reply::Failed`], also when the engine dies. An answer that was
 //! waiting or computed then is computed again by the next process, and its reader notices nothing.
 
+pub mod asking;
 mod bases;
 pub mod child;
 mod context;
@@ -85,6 +86,11 @@ pub enum Ask {
         id: Hash,
         /// Its folder, or its GGUF file.
         path: String,
+    },
+    /// Forget a base: its files are gone.
+    Forget {
+        /// The hash of its manifest.
+        id: Hash,
     },
     /// Load a base and say what it is.
     Inspect {

@@ -243,6 +243,9 @@ impl Runtime {
             Output::Penalise { peer, reason } => self.penalise(peer, &reason).await,
             Output::Event(event) => {
                 tracing::debug!(?event, "event");
+                if let Event::AskFailed { key, .. } = &event {
+                    self.parts.answers.give_up(key);
+                }
                 // Nobody may be listening.
                 let _ = self.parts.events.send(event);
             }

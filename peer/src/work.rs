@@ -121,13 +121,16 @@ impl Workshop {
     }
 
     /// Performs a job again where the engine died beneath it: a training goes on from its newest checkpoint. Answers
-    /// outlive the engine by themselves.
+    /// outlive the engine by themselves, and one that was given up with it must not be tried again.
     async fn perform_to_the_end(
         &self,
         job: Hash,
         work: Work,
         entries: Vec<Signed<Contribution>>,
     ) -> Result<JobOutcome, JobError> {
+        if matches!(work, Work::Answer { .. }) {
+            return self.perform(job, work, entries).await;
+        }
         let mut tries = 1;
         loop {
             let deaths = self.engine.deaths();
@@ -301,24 +304,11 @@ impl Workshop {
         self.engine.begin(job, ask).await.map_err(|error| error.to_string())
     }
 
-    /// Begins a job in the engine and waits for its end.
+    /// Begins a job in the engine and waits for its end; see [`EngineHandle::ask`].
     ///
     /// # Errors
     /// What the engine says of the job.
     pub async fn ask(&self, job: Hash, ask: &Ask) -> Result<Done, JobError> {
-        let mut replies = self.begin(job, ask).await?;
-        while let Some(reply) = replies.recv().await {
-            match reply {
-                Reply::Done { outcome, .. } => return Ok(outcome),
-                Reply::Failed { reason, .. } => return Err(reason),
-                Reply::Ready { .. }
-                | Reply::Begun { .. }
-                | Reply::Progress { .. }
-                | Reply::Checkpoint { .. }
-                | Reply::Saved { .. }
-                | Reply::Text { .. } => {}
-            }
-        }
-        Err("the job was stopped".into())
+        self.engine.ask(job, ask).await.map_err(|fault| fault.to_string())
     }
 }

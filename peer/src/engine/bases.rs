@@ -1,7 +1,8 @@
 //! The engine's bases: where each lies, and those that are loaded.
 //!
 //! Invariant: a base is loaded by one job while others that want it wait, and only when it fits into a part of the
-//! machine's memory beside the others, of which those not used for longest go first.
+//! machine's memory beside the others, of which those not used for longest go first. What is loaded here or being loaded
+//! is never forgotten, so all of it counts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,10 +14,11 @@ use tributary_compute::model::{Base, BaseFacts};
 use tributary_protocol::id::Hash;
 
 use super::shelf::locked;
-use crate::bases::Facts;
+use crate::bases::{Facts, RECORDS_MAX};
 
-/// Bases whose places are remembered; the node tells a forgotten one again when a job needs it.
-const BASES_MAX: usize = 64;
+/// Bases whose places are remembered: all that a node keeps, and as many that are being looked at. The node tells a
+/// forgotten one again before a job that needs it.
+const BASES_MAX: usize = 2 * RECORDS_MAX;
 /// Half precision on the disk is single precision in memory; quantised weights stay as they are.
 const GROWTH: u64 = 2;
 /// The part of the memory that one base may take while others are put away for it.
@@ -58,14 +60,21 @@ impl BaseShelf {
         if slots.get(&id).is_some_and(|slot| slot.path == path) {
             return;
         }
-        if slots.len() >= BASES_MAX
-            && let Some(oldest) =
-                slots.iter().min_by_key(|(_, slot)| slot.used.load(Ordering::Relaxed)).map(|(id, _)| *id)
-        {
-            slots.remove(&oldest);
+        if slots.len() >= BASES_MAX {
+            // Jobs take a slot under this lock, so one that nobody shares is not being loaded either.
+            let is_idle = |slot: &Arc<Slot>| Arc::strong_count(slot) == 1 && locked(&slot.base).is_none();
+            let idle = slots.iter().filter(|(_, slot)| is_idle(slot));
+            let oldest = idle.min_by_key(|(_, slot)| slot.used.load(Ordering::Relaxed)).map(|(id, _)| *id);
+            // Where all are loaded the memory is their bound.
+            oldest.map(|oldest| slots.remove(&oldest));
         }
         let memory_bytes = memory_of(&path);
         slots.insert(id, Arc::new(Slot { path, memory_bytes, base: Mutex::default(), used: self.now() }));
+    }
+
+    /// Forgets a base that is not on the disk any more.
+    pub(super) fn forget(&self, id: &Hash) {
+        locked(&self.slots).remove(id);
     }
 
     /// The base, loaded if need be.
@@ -83,6 +92,10 @@ impl BaseShelf {
         let put_away = self.make_room(id, slot.memory_bytes)?;
         let base = Base::load(&slot.path).and_then(|base| base.to_device(&self.device));
         let base = base.map_err(|error| error.to_string())?;
+        let slots = locked(&self.slots);
+        if !slots.get(&id).is_some_and(|held| Arc::ptr_eq(held, &slot)) {
+            return Err(format!("base {} was removed while it was loaded", id.short()));
+        }
         *locked(&slot.base) = Some(base.clone());
         Ok(Loaded { base, put_away })
     }
@@ -151,6 +164,17 @@ pub(super) fn memory_bytes() -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn write_builtin(folder: &Path) {
+        let files = tributary_almanac::base();
+        for (name, bytes) in [
+            ("config.json", files.config),
+            ("tokenizer.json", files.tokenizer),
+            ("model.safetensors", files.safetensors),
+        ] {
+            std::fs::write(folder.join(name), bytes).unwrap();
+        }
+    }
+
     fn refused(shelf: &BaseShelf, id: Hash) -> String {
         shelf.base(id).map(|_| ()).unwrap_err()
     }
@@ -158,14 +182,7 @@ mod tests {
     #[test]
     fn a_base_is_loaded_once_and_one_that_cannot_fit_is_refused_unread() {
         let folder = tempfile::tempdir().unwrap();
-        let files = tributary_almanac::base();
-        for (name, bytes) in [
-            ("config.json", files.config),
-            ("tokenizer.json", files.tokenizer),
-            ("model.safetensors", files.safetensors),
-        ] {
-            std::fs::write(folder.path().join(name), bytes).unwrap();
-        }
+        write_builtin(folder.path());
         let shelf = BaseShelf::on(Device::Cpu);
         let id = Hash([1; 32]);
         assert!(refused(&shelf, id).contains("not known"));
@@ -183,13 +200,25 @@ mod tests {
     }
 
     #[test]
-    fn the_base_not_used_for_longest_makes_room() {
+    fn the_idle_base_not_used_for_longest_is_forgotten_and_never_a_loaded_one() {
         let shelf = BaseShelf::on(Device::Cpu);
-        for id in 0..=u8::try_from(BASES_MAX).unwrap() {
-            shelf.hold(Hash([id; 32]), PathBuf::from(format!("nowhere/{id}")));
+        let folder = tempfile::tempdir().unwrap();
+        write_builtin(folder.path());
+        let id = |number: usize| Hash::of(&number.to_le_bytes());
+        shelf.hold(id(0), folder.path().to_owned());
+        shelf.base(id(0)).unwrap();
+        for number in 1..BASES_MAX {
+            shelf.hold(id(number), PathBuf::from(format!("nowhere/{number}")));
         }
+        // A job has the second one, as if it were loading it; so the third is the oldest idle one.
+        let busy = Arc::clone(&locked(&shelf.slots)[&id(1)]);
+        shelf.hold(id(BASES_MAX), PathBuf::from("nowhere"));
         let slots = locked(&shelf.slots);
         assert_eq!(slots.len(), BASES_MAX);
-        assert!(!slots.contains_key(&Hash([0; 32])));
+        assert!(slots.contains_key(&id(0)) && slots.contains_key(&id(1)) && !slots.contains_key(&id(2)));
+        drop((slots, busy));
+        assert!(shelf.base(id(0)).is_ok());
+        shelf.forget(&id(0));
+        assert!(refused(&shelf, id(0)).contains("not known"));
     }
 }

@@ -93,6 +93,7 @@ fn lower_priority() {
 fn take(ask: Ask, shelf: &Arc<Shelf>, replies: &SyncSender<Reply>) {
     match ask {
         Ask::Base { id, path } => shelf.bases.hold(id, path.into()),
+        Ask::Forget { id } => shelf.forget(&id),
         Ask::Stop { job } => {
             if let Some(stop) = locked(&shelf.stopped).remove(&job) {
                 stop.store(true, Ordering::Relaxed);
@@ -105,6 +106,7 @@ fn take(ask: Ask, shelf: &Arc<Shelf>, replies: &SyncSender<Reply>) {
 fn job_of(ask: &Ask) -> Hash {
     match ask {
         Ask::Base { id: job, .. }
+        | Ask::Forget { id: job }
         | Ask::Train { job, .. }
         | Ask::Replay { job, .. }
         | Ask::Index { job, .. }

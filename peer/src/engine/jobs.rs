@@ -41,7 +41,7 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
         }
         Ask::Inspect { base, .. } => Ok(Done::Inspected(bases::facts_of(&context.shelf.base(base)?))),
         Ask::Export { export, .. } => super::export::perform(context, &export),
-        Ask::Base { .. } | Ask::Stop { .. } => Err("not a job".into()),
+        Ask::Base { .. } | Ask::Forget { .. } | Ask::Stop { .. } => Err("not a job".into()),
     }
 }
 

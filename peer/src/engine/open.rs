@@ -73,7 +73,9 @@ impl Open {
     /// Forgets a job. Whether other answers waited for its end.
     pub(super) fn forget(&mut self, job: &Hash) -> bool {
         self.listeners.remove(job);
-        self.pending.ended(job)
+        // A suspect that hangs heeds no stop: the others wait until the process says that it ended, or is ended itself.
+        let is_computed_alone = self.pending.suspect().is_some_and(|(suspect, _)| suspect == *job);
+        !is_computed_alone && self.pending.ended(job)
     }
 
     /// Takes a reply in.
@@ -105,6 +107,10 @@ impl Open {
 
     /// The process died: fails what is not tried again and gives what is to be sent to the next one.
     pub(super) fn died(&mut self, reason: &str) -> Vec<Vec<u8>> {
+        // Nobody waits any more for a suspect that was stopped.
+        if let Some((suspect, _)) = self.pending.suspect().filter(|(job, _)| !self.listeners.contains_key(job)) {
+            self.pending.ended(&suspect);
+        }
         let pending = &self.pending;
         let others: Vec<Hash> = self.listeners.keys().filter(|job| !pending.holds(job)).copied().collect();
         let death = self.pending.died(others.is_empty());
@@ -149,6 +155,28 @@ mod tests {
         assert_eq!(heard(&mut open, job, " river", &[2, 3]), Some(("ver".into(), vec![3])));
         assert_eq!(heard(&mut open, job, "", &[4]), Some((String::new(), vec![4])));
         assert_eq!(heard(&mut open, job, " Nevola", &[]), Some((" Nevola".into(), vec![])));
+    }
+
+    #[test]
+    fn a_suspect_that_is_stopped_holds_the_others_until_the_process_says_so() {
+        let (mut open, suspect, other) = (Open::default(), Hash([1; 32]), Hash([2; 32]));
+        let (replies, _receiver) = mpsc::channel(4);
+        for job in [suspect, other] {
+            open.listen(job, replies.clone());
+            open.pending.admit(job, vec![job.0[0]]);
+        }
+        open.pending.begun(suspect);
+        assert_eq!(open.died("ended"), vec![vec![1]]);
+        assert!(!open.forget(&suspect), "it may hang");
+        assert!(open.pending.next().is_empty());
+        let stopped = Reply::Failed { job: suspect, reason: "stopped".into() };
+        assert!(open.deliver(suspect, stopped).others_waited);
+        assert_eq!(open.pending.next(), vec![vec![2]]);
+        // Where the process dies instead, nobody computes it again.
+        open.pending.begun(other);
+        assert_eq!(open.died("ended"), vec![vec![2]]);
+        open.forget(&other);
+        assert!(open.died("ended").is_empty());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tributary_compute::device::Wanted;
 use tributary_protocol::id::Hash;
 use tributary_protocol::wire;
 
+use super::asking::Limits;
 use super::open::{Delivery, Open};
 use super::{Ask, EngineFolder, FRAME_MAX_BYTES, Reply};
 
@@ -48,6 +49,7 @@ struct Shared {
     program: PathBuf,
     folder: EngineFolder,
     device: Wanted,
+    limits: Limits,
     running: tokio::sync::Mutex<Option<Running>>,
     open: Mutex<Open>,
     pid: AtomicU32,
@@ -69,10 +71,17 @@ impl EngineHandle {
     /// The same on a device.
     #[must_use]
     pub fn on(program: PathBuf, folder: EngineFolder, device: Wanted) -> Self {
+        Self::limited(program, folder, device, Limits::default())
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub fn limited(program: PathBuf, folder: EngineFolder, device: Wanted, limits: Limits) -> Self {
         Self(Arc::new(Shared {
             program,
             folder,
             device,
+            limits,
             running: tokio::sync::Mutex::default(),
             open: Mutex::default(),
             pid: AtomicU32::new(0),
@@ -128,20 +137,29 @@ impl EngineHandle {
         }
     }
 
-    /// Tells the engine where a base lies; does nothing when it knows already.
+    /// Tells the engine where a base lies, also when it was told before: it may have forgotten.
     ///
     /// # Errors
     /// When the process cannot be started or reached.
     pub async fn hold_base(&self, id: Hash, path: &Path) -> Result<(), EngineError> {
         let path = path.to_str().ok_or_else(|| EngineError::Path(path.to_owned()))?.to_owned();
-        let mut running = self.0.running.lock().await;
-        if self.open().bases.contains_key(&id) {
-            return Ok(());
-        }
         let frame = frame_of(&Ask::Base { id, path })?;
+        let mut running = self.0.running.lock().await;
         self.send(&mut running, &frame).await?;
         self.open().bases.insert(id, frame);
         Ok(())
+    }
+
+    /// Has the engine forget a base whose files are removed.
+    pub async fn forget_base(&self, id: Hash) {
+        let mut running = self.0.running.lock().await;
+        self.open().bases.remove(&id);
+        if running.is_some()
+            && let Ok(frame) = frame_of(&Ask::Forget { id })
+        {
+            // A process that is gone knows nothing, and the next one is not told of this base.
+            let _ = self.send(&mut running, &frame).await;
+        }
     }
 
     /// Stops a job whose replies nobody wants any more.
@@ -178,7 +196,11 @@ impl EngineHandle {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, Open> {
+    pub(super) fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
+    pub(super) fn open(&self) -> MutexGuard<'_, Open> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -186,6 +208,7 @@ impl EngineHandle {
     async fn send_waiting(&self) {
         let mut running = self.0.running.lock().await;
         let frames = self.open().pending.next();
+        self.watch_suspect();
         self.send_all(&mut running, frames).await;
     }
 
@@ -269,20 +292,22 @@ impl EngineHandle {
     /// Nobody reads this process any more: it must not live on, and what it held is failed or sent to the next one.
     async fn died(&self, reason: &str) {
         let mut running = self.0.running.lock().await;
+        // Before the process is reaped: its number may be another's after that.
+        self.0.pid.store(0, Ordering::Relaxed);
         if let Some(mut dead) = running.take() {
             let _ = dead.child.start_kill();
         }
-        self.0.pid.store(0, Ordering::Relaxed);
         self.0.deaths.fetch_add(1, Ordering::Relaxed);
         let frames = self.open().died(reason);
         if !frames.is_empty() {
             tracing::warn!(reason, answers = frames.len(), "the engine is started again for what it held");
         }
+        self.watch_suspect();
         self.send_all(&mut running, frames).await;
     }
 }
 
-const fn is_answer(ask: &Ask) -> bool {
+pub(super) const fn is_answer(ask: &Ask) -> bool {
     matches!(ask, Ask::Answer { .. } | Ask::Embed { .. })
 }
 

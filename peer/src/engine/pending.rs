@@ -1,8 +1,8 @@
 //! The answers that the engine process holds, and what becomes of them when it dies.
 //!
 //! Whatever was being computed when the process died may be what killed it. Such answers are computed again one at a
-//! time, while all others wait; one that kills the process again while it is alone is given up. So a poisoned request
-//! costs two processes and ends by itself, and no other is lost.
+//! time, while all others wait; one that kills the process again while it is alone is given up, and so is one that hangs
+//! there. So a poisoned request costs two processes and ends by itself, and no other is lost.
 //!
 //! Invariant: every answer that was admitted is sent, waits, or is named as given up; each is sent at most
 //! [`DEATHS_MAX`] + 1 times.
@@ -27,6 +27,8 @@ pub(super) struct Pending {
     held: BTreeMap<Hash, Held>,
     /// Suspects, the first of which is computed alone.
     suspects: VecDeque<Hash>,
+    /// How often a suspect was sent.
+    turns: u64,
 }
 
 /// What follows from the process's death.
@@ -57,6 +59,12 @@ impl Pending {
     /// Whether the job is an answer that is held here.
     pub(super) fn holds(&self, job: &Hash) -> bool {
         self.held.contains_key(job)
+    }
+
+    /// The suspect that is computed now, with the number of its turn.
+    pub(super) fn suspect(&self) -> Option<(Hash, u64)> {
+        let first = *self.suspects.front()?;
+        self.is_sent(&first).then_some((first, self.turns))
     }
 
     /// An answer ended or is not wanted any more. Whether others waited for that, who can be sent now.
@@ -104,12 +112,16 @@ impl Pending {
         let first = self.suspects.front().copied();
         let may_go = |job: &Hash| first.is_none_or(|first| first == *job);
         let waiting = self.held.iter_mut().filter(|(job, held)| !held.is_sent && may_go(job));
-        waiting
+        let frames: Vec<_> = waiting
             .map(|(_, held)| {
                 held.is_sent = true;
                 held.frame.clone()
             })
-            .collect()
+            .collect();
+        if first.is_some() && !frames.is_empty() {
+            self.turns += 1;
+        }
+        frames
     }
 }
 
@@ -133,10 +145,13 @@ mod tests {
     fn what_waited_is_sent_again_and_what_was_computed_goes_first_and_alone() {
         let mut pending = with(&[1, 2, 3]);
         pending.begun(job(2));
+        assert_eq!(pending.suspect(), None);
         assert_eq!(pending.died(true), Death { given_up: vec![], send: vec![vec![2]] });
+        assert_eq!(pending.suspect(), Some((job(2), 1)));
         assert_eq!(pending.admit(job(4), vec![4]), None, "it waits until the suspect has ended");
         assert!(pending.ended(&job(2)));
         assert_eq!(pending.next(), vec![vec![1], vec![3], vec![4]]);
+        assert_eq!(pending.suspect(), None);
         assert_eq!(pending.admit(job(5), vec![5]), Some(vec![5]));
     }
 

@@ -75,6 +75,14 @@ impl Shelf {
         Ok(loaded.base)
     }
 
+    /// Forgets a base; its server ends with its last answer.
+    pub(super) fn forget(&self, id: &Hash) {
+        self.bases.forget(id);
+        let ended = locked(&self.servers).remove(id);
+        // Ending one may take its current step, and whoever calls this reads on.
+        drop(std::thread::spawn(move || drop(ended)));
+    }
+
     /// The server of a base, started when it is first asked for.
     pub(super) fn server(&self, id: Hash) -> Result<Arc<Server>, String> {
         let base = self.base(id)?;

@@ -21,6 +21,7 @@ use tributary_protocol::refusal::{Refusal, RefusalKind};
 
 use super::{Answer, Api, ApiError, ApiState, bases, fresh_key, tasks};
 use crate::answers::Piece;
+use crate::engine::asking::AskFault;
 use crate::engine::{Ask as EngineAsk, Done};
 use crate::handle::NodeHandle;
 use crate::runtime::now_ms;
@@ -314,7 +315,11 @@ pub(super) async fn generate(State(api): Api, Json(ask): Json<Generate>) -> Answ
         prompt: Prompt::Text(ask.prompt),
         decoding: Decoding { max_tokens: ask.max_tokens.unwrap_or(64), ..Decoding::default() },
     };
-    match api.workshop.ask(job, &request).await.map_err(failed)? {
+    let asked = api.workshop.engine.ask(job, &request).await.map_err(|fault| match fault {
+        AskFault::Failed(reason) => failed(reason),
+        other => ApiError::internal(other),
+    });
+    match asked? {
         Done::Answered { text, .. } => Ok(Json(json!({"text": text}))),
         Done::Refused { reason, .. } => Err(failed(reason)),
         _ => Err(ApiError::internal("the engine answered another question")),

@@ -29,7 +29,7 @@ impl From<BaseFault> for ApiError {
                 "remove a base with tributary model rm, or start the node with a larger tributary up --disk-limit",
             ),
             BaseFault::InTheWay(_) => Self::usage(fault, "remove one with tributary model rm"),
-            BaseFault::Machine(_) => Self::internal(fault),
+            BaseFault::EngineEnded(_) | BaseFault::Machine(_) => Self::internal(fault),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tributary_protocol::id::Hash;
 use tributary_protocol::message::{InferenceRequest, Release};
 use tributary_protocol::node::{FinishedAnswer, JobOutcome};
@@ -9,6 +10,7 @@ use tributary_protocol::refusal::{Refusal, RefusalKind};
 
 use super::{JobError, Workshop};
 use crate::bundle::Transcript;
+use crate::engine::asking::ANSWER_TIME;
 use crate::engine::{Ask, Done, Reply};
 
 /// How long an asker may leave its answer unread before its place goes to others.
@@ -35,45 +37,56 @@ impl Workshop {
             decoding: request.decoding.clone(),
         };
         let mut replies = self.begin(job, &ask).await?;
-        while let Some(reply) = replies.recv().await {
-            match reply {
-                Reply::Text { text, tokens, .. } => {
-                    let sent = tokio::time::timeout(ASKER_PATIENCE, self.answers.text(stream, &text, &tokens)).await;
-                    let gone = match sent {
-                        Ok(Ok(())) => continue,
-                        Ok(Err(_)) => "the asker went away",
-                        Err(_) => "the asker does not read its answer",
-                    };
-                    self.engine.stop(job).await;
-                    return Err(gone.into());
-                }
-                Reply::Done {
-                    outcome: Done::Answered { text, transcript, fingerprints, logprobs, credits }, ..
-                } => {
-                    let tokens = Transcript::from_bytes(&transcript).map_err(|error| error.to_string())?;
-                    self.answers.hold_transcript(stream, transcript);
-                    return Ok(JobOutcome::Answered(FinishedAnswer {
-                        answer: Hash::of(text.as_bytes()),
-                        prompt_tokens: count(&tokens.prompt_tokens),
-                        answer_tokens: count(&tokens.output_tokens),
-                        fingerprints,
-                        logprobs,
-                        credits,
-                        class: self.bases.class(&release.base).map_err(|error| error.to_string())?,
-                    }));
-                }
-                Reply::Done { outcome: Done::Refused { kind, reason }, .. } => {
-                    return Ok(JobOutcome::Refused(Refusal::new(RefusalKind::of_code(kind), reason)));
-                }
-                Reply::Failed { reason, .. } => return Err(reason),
-                Reply::Done { .. }
-                | Reply::Ready { .. }
+        let wanted = self.engine.wanted(job);
+        let last = self.pass_on(&mut replies, stream).await?;
+        wanted.ended();
+        match last {
+            Reply::Done { outcome: Done::Answered { text, transcript, fingerprints, logprobs, credits }, .. } => {
+                let tokens = Transcript::from_bytes(&transcript).map_err(|error| error.to_string())?;
+                self.answers.hold_transcript(stream, transcript);
+                Ok(JobOutcome::Answered(FinishedAnswer {
+                    answer: Hash::of(text.as_bytes()),
+                    prompt_tokens: count(&tokens.prompt_tokens),
+                    answer_tokens: count(&tokens.output_tokens),
+                    fingerprints,
+                    logprobs,
+                    credits,
+                    class: self.bases.class(&release.base).map_err(|error| error.to_string())?,
+                }))
+            }
+            Reply::Done { outcome: Done::Refused { kind, reason }, .. } => {
+                Ok(JobOutcome::Refused(Refusal::new(RefusalKind::of_code(kind), reason)))
+            }
+            Reply::Failed { reason, .. } => Err(reason),
+            other => Err(format!("the engine answered another question: {other:?}")),
+        }
+    }
+
+    /// Passes the pieces of an answer on to its asker, as long as he is there and its time is not over; returns its end.
+    async fn pass_on(&self, replies: &mut mpsc::Receiver<Reply>, stream: u64) -> Result<Reply, JobError> {
+        let late = tokio::time::sleep(ANSWER_TIME);
+        tokio::pin!(late);
+        loop {
+            let reply = tokio::select! {
+                reply = replies.recv() => reply.ok_or("the answer was stopped")?,
+                () = self.answers.gone(stream) => return Err("the asker went away".into()),
+                () = &mut late => return Err(format!("the answer did not end within {} s", ANSWER_TIME.as_secs())),
+            };
+            let (text, tokens) = match reply {
+                Reply::Text { text, tokens, .. } => (text, tokens),
+                Reply::Done { .. } | Reply::Failed { .. } => return Ok(reply),
+                Reply::Ready { .. }
                 | Reply::Begun { .. }
                 | Reply::Progress { .. }
                 | Reply::Checkpoint { .. }
-                | Reply::Saved { .. } => {}
+                | Reply::Saved { .. } => continue,
+            };
+            let sent = tokio::time::timeout(ASKER_PATIENCE, self.answers.text(stream, &text, &tokens)).await;
+            match sent {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err("the asker went away".into()),
+                Err(_) => return Err("the asker does not read its answer".into()),
             }
         }
-        Err("the answer was stopped".into())
     }
 }

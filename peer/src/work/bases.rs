@@ -12,7 +12,7 @@ use tributary_storage::blobs::BlobStore;
 
 use super::{FETCH_PAUSE, FETCH_TRIES, JobError, Workshop};
 use crate::bases::{BUILTIN, BaseRecord, FROM_PEER, Facts, Origin};
-use crate::engine::{Ask, Done};
+use crate::engine::asking::AskFault;
 use crate::runtime::now_ms;
 
 /// Why a base was not taken.
@@ -44,6 +44,9 @@ pub enum BaseFault {
     /// It is needed, or no more can be kept.
     #[error("{0}")]
     InTheWay(String),
+    /// The engine died twice while it loaded the base, which need not be the base's fault.
+    #[error("the engine ended each time it loaded the base: {0}")]
+    EngineEnded(String),
     /// This machine failed.
     #[error("{0}")]
     Machine(String),
@@ -155,7 +158,8 @@ impl Workshop {
         match self.sound(&manifest, origin).await {
             Ok(_) => Ok(()),
             Err(fault) => {
-                if matches!(fault, BaseFault::Refused(_)) {
+                // Its peers have it still; what nobody could load here must not fill the disk unnoticed.
+                if matches!(fault, BaseFault::Refused(_) | BaseFault::EngineEnded(_)) {
                     self.discard(&manifest).await;
                 }
                 Err(format!("base {}: {fault}", base.short()))
@@ -186,7 +190,10 @@ impl Workshop {
         self.bases.forget(&id).map_err(machine)?;
         match bytes.and_then(|bytes| BaseManifest::from_bytes(&bytes).ok()) {
             Some(manifest) => self.discard(&manifest).await,
-            None => base::remove_folder(self.bases.root(), id)?,
+            None => {
+                self.engine.forget_base(id).await;
+                base::remove_folder(self.bases.root(), id)?;
+            }
         }
         self.store.remove(id).await.map_err(machine)?;
         Ok(record)
@@ -213,11 +220,11 @@ impl Workshop {
     }
 
     async fn inspect(&self, id: Hash) -> Result<Facts, BaseFault> {
-        let job = Hash::of(&[b"inspect".as_slice(), &id.0].concat());
-        match self.ask(job, &Ask::Inspect { job, base: id }).await.map_err(BaseFault::Refused)? {
-            Done::Inspected(facts) => Ok(facts),
-            other => Err(machine(format!("the engine answered another question: {other:?}"))),
-        }
+        self.engine.inspect(id).await.map_err(|fault| match fault {
+            AskFault::Failed(reason) => BaseFault::Refused(reason),
+            AskFault::Died(reason) => BaseFault::EngineEnded(reason),
+            other => machine(other),
+        })
     }
 
     fn check_limit(&self, manifest: &BaseManifest) -> Result<(), BaseFault> {
@@ -246,6 +253,7 @@ impl Workshop {
 
     /// Gives back what a base took on the disk, apart from what others have too.
     async fn discard(&self, manifest: &BaseManifest) {
+        self.engine.forget_base(manifest.id()).await;
         if let Err(error) = base::remove_folder(self.bases.root(), manifest.id()) {
             tracing::warn!(%error, "the folder of a base stays");
         }

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
+use tributary_compute::device::Wanted;
+use tributary_peer::engine::asking::{AskFault, Limits};
 use tributary_peer::engine::parent::EngineHandle;
 use tributary_peer::engine::{Ask, Done, EngineFolder, Reply};
 use tributary_protocol::decoding::{Decoding, Format, Prompt};
@@ -21,9 +23,14 @@ struct Bench {
 }
 
 async fn bench() -> Bench {
+    bench_within(Limits::default()).await
+}
+
+async fn bench_within(limits: Limits) -> Bench {
     let folder = folder();
     let program = Path::new(env!("CARGO_BIN_EXE_tributary")).to_owned();
-    let engine = EngineHandle::new(program, EngineFolder::at(&folder.path().join("engine")));
+    let shared = EngineFolder::at(&folder.path().join("engine"));
+    let engine = EngineHandle::limited(program, shared, Wanted::Cpu, limits);
     let files = tributary_almanac::base();
     let place = folder.path().join("base");
     std::fs::create_dir(&place).unwrap();
@@ -71,6 +78,11 @@ async fn heard(replies: &mut Receiver<Reply>) -> (String, Result<Done, String>) 
     }
 }
 
+fn signal(signal: &str, pid: u32) {
+    let sent = std::process::Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
 fn text_of(done: Done) -> String {
     match done {
         Done::Answered { text, .. } => text,
@@ -92,8 +104,7 @@ async fn a_killed_engine_loses_no_answer_and_repeats_no_word() {
     // All are computed together; the process dies in the middle of them.
     let Reply::Text { text: first, .. } = next(&mut all[0]).await else { panic!("an answer begins with text") };
     let dead = bench.engine.pid();
-    let killed = std::process::Command::new("kill").args(["-9", &dead.to_string()]).status().unwrap();
-    assert!(killed.success());
+    signal("-9", dead);
     for (number, replies) in all.iter_mut().enumerate() {
         let (pieces, outcome) = heard(replies).await;
         let pieces = if number == 0 { first.clone() + &pieces } else { pieces };
@@ -178,4 +189,88 @@ async fn a_stopped_answer_frees_its_place() {
     let rest = async { while replies.recv().await.is_some() {} };
     tokio::time::timeout(Duration::from_secs(30), rest).await.expect("nothing more comes");
     text_of(bench.outcome(BEGINNING.into(), Decoding::default()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_still_answers_after_hundreds_of_others_were_told_and_refused() {
+    let bench = bench().await;
+    for number in 0..300_u32 {
+        let id = Hash::of(&number.to_le_bytes());
+        bench.engine.hold_base(id, Path::new("/nowhere")).await.unwrap();
+        if number % 100 == 99 {
+            let ask = Ask::Inspect { job: id, base: id };
+            heard(&mut bench.engine.begin(id, &ask).await.unwrap()).await.1.unwrap_err();
+            bench.engine.forget_base(id).await;
+            let reason = heard(&mut bench.engine.begin(id, &ask).await.unwrap()).await.1.unwrap_err();
+            assert!(reason.contains("not known"), "{reason}");
+        }
+    }
+    text_of(bench.outcome(BEGINNING.into(), Decoding::default()).await);
+}
+
+/// An answer that takes long.
+fn long(number: u8) -> Decoding {
+    Decoding { max_tokens: 8_000, ..drawn(number) }
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let wait = async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("it comes to that");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_hangs_after_a_death_is_given_up_and_the_others_are_answered() {
+    let bench = bench_within(Limits { suspect: Duration::from_secs(2), ..Limits::default() }).await;
+    let mut hanging = bench.ask(1, BEGINNING.into(), long(1)).await;
+    assert!(matches!(next(&mut hanging).await, Reply::Text { .. }));
+    let dead = bench.engine.pid();
+    signal("-9", dead);
+    until(|| bench.engine.pid() != dead && bench.engine.pid() != 0).await;
+    // The next process hangs with the suspect.
+    signal("-STOP", bench.engine.pid());
+    let mut behind = bench.ask(2, BEGINNING.into(), Decoding::default()).await;
+    let reason = heard(&mut hanging).await.1.unwrap_err();
+    assert!(reason.contains("in time"), "{reason}");
+    text_of(heard(&mut behind).await.1.unwrap());
+    assert_eq!(bench.engine.deaths(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_stopped_when_nobody_waits_for_it_or_its_time_is_over() {
+    let bench = bench_within(Limits { answer: Duration::from_secs(1), ..Limits::default() }).await;
+    let job = Hash([1; 32]);
+    let ask = |job| Ask::Answer { job, base: bench.base, adapter: None, prompt: BEGINNING.into(), decoding: long(1) };
+    let fault = bench.engine.ask(job, &ask(job)).await.unwrap_err();
+    assert!(matches!(fault, AskFault::Late(_)), "{fault}");
+    let (engine, job) = (bench.engine.clone(), Hash([2; 32]));
+    let asked = ask(job);
+    let abandoned = tokio::spawn(async move { engine.ask(job, &asked).await });
+    abandoned.abort();
+    assert!(abandoned.await.unwrap_err().is_cancelled());
+    // Stopped before it began or after: another with its number is not taken for it.
+    text_of(bench.outcome(BEGINNING.into(), Decoding::default()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_is_looked_at_again_when_the_engine_dies_meanwhile_and_never_blamed_for_it() {
+    let bench = bench().await;
+    let dead = bench.engine.pid();
+    signal("-STOP", dead);
+    let (engine, base) = (bench.engine.clone(), bench.base);
+    let looked = tokio::spawn(async move { engine.inspect(base).await });
+    signal("-9", dead);
+    let facts = looked.await.unwrap().expect("the next process loads it");
+    assert!(facts.parameters > 0);
+    let none = Hash([7; 32]);
+    assert!(matches!(bench.engine.inspect(none).await, Err(AskFault::Failed(_))), "a living engine says so");
+    let blocked = bench._folder.path().join("blocked");
+    std::fs::write(&blocked, "").unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_tributary")).to_owned();
+    let engine = EngineHandle::new(program, EngineFolder::at(&blocked));
+    let fault = engine.inspect(none).await.unwrap_err();
+    assert!(matches!(fault, AskFault::Died(_) | AskFault::Engine(_)), "{fault}");
 }
