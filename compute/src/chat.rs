@@ -7,6 +7,7 @@
 //! What `transformers` gives a template is given here: `raise_exception`, `strftime_now`, `tojson` with Python's spacing,
 //! Python's methods of strings, lists and maps, `break` and `continue`, trimmed blocks, and `{% generation %}`.
 
+mod compile;
 mod json;
 
 use std::fmt;
@@ -14,19 +15,14 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use jiff::fmt::strtime;
-use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde::Deserialize;
 
+pub use self::compile::MAX_TEMPLATE_BYTES;
+use self::compile::{compile, with_room};
 use crate::engine::MAX_PROMPT_BYTES;
 
-/// The longest template; those of models with tools have about twenty kilobytes.
-pub const MAX_TEMPLATE_BYTES: usize = 256 * 1024;
-/// Most steps of a rendering: a conversation of ten thousand messages needs about a million.
-const MAX_STEPS: u64 = 10_000_000;
-/// Deepest nesting of macros and includes.
-const MAX_DEPTH: usize = 64;
 /// Name of the template that `transformers` takes when tools are given and a file has several.
 const TOOL_USE: &str = "tool_use";
 const NAME: &str = "chat_template";
@@ -147,6 +143,11 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation, fails on it or exceeds a bound.
     pub fn render(&self, conversation: &Conversation, ask: bool, now_s: i64) -> Result<String, ChatError> {
+        with_room(|| self.render_here(conversation, ask, now_s))
+            .map_err(|error| ChatError::Failed(error.to_string()))?
+    }
+
+    fn render_here(&self, conversation: &Conversation, ask: bool, now_s: i64) -> Result<String, ChatError> {
         let tools = conversation.tools.as_ref().filter(|tools| !tools.is_none());
         let chosen = self.with_tools.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.usual);
         let mut environment = chosen.clone();
@@ -240,49 +241,6 @@ fn strftime(format: &str, now_s: i64) -> Result<String, Error> {
     let refused = |error: jiff::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
     let now = Timestamp::from_second(now_s).map_err(refused)?.to_zoned(jiff::tz::TimeZone::UTC);
     strtime::format(format, &now).map_err(refused)
-}
-
-fn compile(source: &str) -> Result<Environment<'static>, ChatError> {
-    if source.len() > MAX_TEMPLATE_BYTES {
-        return Err(ChatError::Template(format!("{} bytes, at most {MAX_TEMPLATE_BYTES}", source.len())));
-    }
-    let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.map_err(|error| ChatError::Template(error.to_string()))?);
-    environment.set_debug(false);
-    environment.set_fuel(Some(MAX_STEPS));
-    environment.set_recursion_limit(MAX_DEPTH);
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", json::python_json);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
-    });
-    environment
-        .add_template_owned(NAME, without_generation_marks(source))
-        .map_err(|error| ChatError::Template(error.to_string()))?;
-    Ok(environment)
-}
-
-/// `{% generation %}` and `{% endgeneration %}` only mark the assistant's words for training in `transformers`; here they
-/// become a tag that does nothing and trims the same.
-fn without_generation_marks(source: &str) -> String {
-    let mut result = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let Some(end) = rest[at..].find("%}").map(|end| at + end + 2) else { break };
-        let tag = &rest[at..end];
-        let word = tag[2..tag.len() - 2].trim_matches(['-', '+']).trim();
-        result.push_str(&rest[..at]);
-        match word {
-            "generation" => result.push_str(&tag.replacen(word, "if true", 1)),
-            "endgeneration" => result.push_str(&tag.replacen(word, "endif", 1)),
-            _ => result.push_str(tag),
-        }
-        rest = &rest[end..];
-    }
-    result.push_str(rest);
-    result
 }
 
 #[cfg(test)]

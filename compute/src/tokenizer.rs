@@ -4,6 +4,7 @@
 //! a prompt is the begin token (if the model has one) and its text, a completion its text and the end token; the two
 //! are encoded apart, so that training and answering see the same tokens.
 
+mod rules;
 mod words;
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -12,6 +13,7 @@ use tokenizers::{AddedToken, TokenizerBuilder};
 use tributary_protocol::limits::TOKEN_MAX_BYTES;
 use tributary_protocol::logprobs::Spelling;
 
+pub(crate) use self::rules::{LLAMA_3, QWEN_2, TEKKEN};
 use self::words::Words;
 use crate::model::{MAX_VOCAB, ModelError};
 use crate::sample::Grammars;
@@ -45,7 +47,7 @@ impl Tokenizer {
     /// Reads `tokenizer.json`, which may come from anybody.
     ///
     /// # Errors
-    /// When it is malformed, not BPE, or has ids that the model does not.
+    /// When it is malformed, not BPE, asks for steps that no family has, or has ids that the model does not.
     pub fn from_bytes(json: &[u8], vocab: usize, bos: Option<u32>, eos: &[u32]) -> Result<Self, ModelError> {
         if json.len() > MAX_TOKENIZER_BYTES {
             return Err(refused(format!("{} bytes, at most {MAX_TOKENIZER_BYTES}", json.len())));
@@ -61,6 +63,7 @@ impl Tokenizer {
         if added > MAX_ADDED_TOKENS {
             return Err(refused(format!("{added} added tokens, at most {MAX_ADDED_TOKENS}")));
         }
+        rules::check(&value).map_err(refused)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(refused)?;
         // Truncation or padding would silently change texts.
         inner.with_truncation(None).map_err(refused)?.with_padding(None);

@@ -17,10 +17,15 @@ pub(crate) struct Heard<'a> {
     pub(crate) logits: &'a [f32],
 }
 
+/// More bytes than tokens have on average, so that a prompt of more for each place of the context doesn't fit: texts have
+/// about four, indented code eight.
+const MAX_BYTES_PER_TOKEN: usize = 32;
+
 /// The tokens of a prompt, refused before they are made when they can't fit.
 pub(crate) fn encode(base: &Base, prompt: &str) -> Result<Vec<u32>, EngineError> {
-    if prompt.len() > MAX_PROMPT_BYTES {
-        return Err(EngineError::PromptTooLong { tokens: prompt.len(), context: base.config().max_positions });
+    let context = base.config().max_positions;
+    if prompt.len() > context.saturating_mul(MAX_BYTES_PER_TOKEN).min(MAX_PROMPT_BYTES) {
+        return Err(EngineError::PromptTooLong { tokens: prompt.len(), context });
     }
     Ok(base.tokenizer().encode_prompt(prompt)?)
 }

@@ -1,6 +1,7 @@
 //! The header: metadata and where each tensor lies.
 //!
-//! Invariant: a [`TensorInfo`] that exists describes bytes that the file holds, in whole blocks of a type we read.
+//! Invariant: a [`TensorInfo`] that exists describes bytes that the file holds, in whole blocks of a type we read, and
+//! that no other tensor of the file has.
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -106,7 +107,17 @@ impl<R: Read + Seek> GgufFile<R> {
         }
         let data = header.read.next_multiple_of(alignment);
         let mut tensors = BTreeMap::new();
+        let mut expected = 0_u64;
         for (name, mut tensor) in described {
+            // As llama.cpp wants it. Bytes that several tensors share would take memory that the file's size doesn't
+            // tell of.
+            if tensor.start != expected {
+                let what = format!("offset {}, where {expected} follows on the tensor before", tensor.start);
+                return Err(GgufError::tensor(&name, what));
+            }
+            expected = (tensor.length as u64)
+                .checked_next_multiple_of(alignment)
+                .map_or(u64::MAX, |length| expected.saturating_add(length));
             tensor.start = tensor.start.saturating_add(data);
             if tensor.start.checked_add(tensor.length as u64).is_none_or(|end| end > size) {
                 return Err(GgufError::tensor(&name, format!("lies beyond the file's {size} bytes")));
@@ -134,6 +145,16 @@ impl<R: Read + Seek> GgufFile<R> {
     #[must_use]
     pub const fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         &self.tensors
+    }
+
+    /// Bytes that the weights take once read: blocks stay as they are, what has a floating-point type becomes f32.
+    #[must_use]
+    pub fn bytes_in_memory(&self) -> u64 {
+        let bytes = |tensor: &TensorInfo| match tensor.kind.block_size() {
+            1 => tensor.shape.iter().fold(4_u64, |bytes, side| bytes.saturating_mul(*side as u64)),
+            _ => tensor.length as u64,
+        };
+        self.tensors.values().map(bytes).fold(0, u64::saturating_add)
     }
 
     /// The number format that most of the file's bytes are in, as llama.cpp writes it.

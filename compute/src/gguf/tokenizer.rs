@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::{GgufError, GgufFile, Value, Values};
 use crate::model::MAX_VOCAB;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{LLAMA_3, QWEN_2, TEKKEN, Tokenizer};
 
 /// The longest token; vocabularies have runs of about a hundred spaces.
 pub const MAX_TOKEN_BYTES: usize = 1024;
@@ -29,11 +29,6 @@ const PRE: &str = "tokenizer.ggml.pre";
 /// A place of the vocabulary that no token has.
 const UNUSED: i64 = 5;
 const NORMAL: i64 = 1;
-
-const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN_2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The tokenizer of the file as `tokenizer.json`.
 ///

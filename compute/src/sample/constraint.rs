@@ -31,6 +31,15 @@ fn refused(what: impl std::fmt::Display) -> EngineError {
     EngineError::Constraint(what.to_string())
 }
 
+/// llguidance's own panics come as errors with a backtrace, which tells a stranger about this machine and nobody else
+/// anything.
+fn not_compiled(error: &str) -> EngineError {
+    match error.lines().next().filter(|line| !line.starts_with("panic")) {
+        Some(line) => refused(format!("this schema can't be compiled: {line}")),
+        None => refused("this schema can't be compiled"),
+    }
+}
+
 /// The grammar compiler of one tokenizer, made when it is first needed: it holds a tree of all tokens.
 #[derive(Clone, Default)]
 pub struct Grammars(Arc<OnceLock<Result<ParserFactory, String>>>);
@@ -60,10 +69,11 @@ impl Grammars {
             made.unwrap_or_else(|_| Err(refused("not with this tokenizer"))).map_err(|error| error.to_string())
         });
         let factory = made.as_ref().map_err(refused)?;
-        let parser = factory.create_parser(TopLevelGrammar::from_json_schema(schema)).map_err(refused)?;
+        let grammar = TopLevelGrammar::from_json_schema(schema);
+        let parser = factory.create_parser(grammar).map_err(|error| not_compiled(&error.to_string()))?;
         let matcher = Matcher::new(Ok(parser));
         match matcher.get_error() {
-            Some(error) => Err(refused(error)),
+            Some(error) => Err(not_compiled(&error)),
             None => Ok(Box::new(JsonConstraint { matcher, ends: tokenizer.ends().to_vec() })),
         }
     }
@@ -102,13 +112,13 @@ struct JsonConstraint {
 
 impl Constraint for JsonConstraint {
     fn allowed(&mut self) -> Result<SimpleVob, EngineError> {
-        self.matcher.compute_mask_or_eos().map_err(refused)
+        self.matcher.compute_mask_or_eos().map_err(|error| not_compiled(&error.to_string()))
     }
 
     fn accept(&mut self, token: u32) -> Result<(), EngineError> {
         if self.ends.contains(&token) && self.matcher.is_stopped() {
             return Ok(());
         }
-        self.matcher.consume_token(token).map_err(refused)
+        self.matcher.consume_token(token).map_err(|error| not_compiled(&error.to_string()))
     }
 }

@@ -154,11 +154,17 @@ fn hostile_headers_are_refused() {
     assert!(patched(at, &0_u32.to_le_bytes()).contains("dimensions"));
     assert!(patched(at, &5_u32.to_le_bytes()).contains("dimensions"));
     assert!(patched(at + 4, &huge).contains("shape"));
+    // The second tensor's own place is behind the first's 4,096 bytes.
+    let second = file.windows(22).position(|window| window == b"blk.0.attn_output.weig").unwrap() + 24 + 24;
+    assert_eq!(file[second..second + 8], 4096_u64.to_le_bytes());
+    for (offset, what) in [(0_u64, "the same bytes"), (4064, "overlapping"), (4128, "a gap"), (8192, "out of order")] {
+        assert!(patched(second, &offset.to_le_bytes()).contains("follows"), "{what}");
+    }
     assert!(patched(at + 4, &(1_u64 << 40).to_le_bytes()).contains("beyond"), "a terabyte");
     assert!(patched(at + 4, &0_u64.to_le_bytes()).contains("shape"));
     assert!(patched(at + 20, &77_u32.to_le_bytes()).contains("type 77"));
     assert!(patched(at + 24, &7_u64.to_le_bytes()).contains("offset"));
-    assert!(patched(at + 24, &(u64::MAX - 31).to_le_bytes()).contains("beyond"));
+    assert!(patched(at + 24, &(u64::MAX - 31).to_le_bytes()).contains("follows"));
     for length in (0..file.len()).step_by(97) {
         refusal(file[..length].to_vec());
     }

@@ -152,6 +152,11 @@ fn schemas_that_are_none_are_refused() {
         let params = GenerateParams { format, ..GenerateParams::default() };
         assert!(Sampler::new(&tokenizer(), &params, &[]).is_err(), "{schema}");
     }
+    // llguidance panics at this one, and catches that.
+    let schema = r#"{"type": "integer", "multipleOf": 982451653, "minimum": 1}"#;
+    let params = GenerateParams { format: Format::JsonSchema(schema.into()), ..GenerateParams::default() };
+    let error = Sampler::new(&tokenizer(), &params, &[]).err().expect("accepted").to_string();
+    assert_eq!(error, "constrained output: this schema can't be compiled");
     let format = Format::JsonSchema(" ".repeat(super::super::MAX_SCHEMA_BYTES + 1));
     assert!(Sampler::new(&tokenizer(), &GenerateParams { format, ..GenerateParams::default() }, &[]).is_err());
 }

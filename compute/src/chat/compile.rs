@@ -1,0 +1,145 @@
+//! Templates from strangers to programs of minijinja.
+//!
+//! Invariant: no template of at most [`MAX_TEMPLATE_BYTES`] and no value that it makes in [`MAX_STEPS`] is nested too
+//! deeply for the stack that both are read, run and dropped on: minijinja walks them by recursion.
+
+use std::io;
+use std::thread;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Error, ErrorKind, Value};
+
+use super::{ChatError, NAME, Raised};
+
+/// The longest template; those of models with tools have about thirty kilobytes.
+pub const MAX_TEMPLATE_BYTES: usize = 64 * 1024;
+/// Most steps of a rendering: a conversation of a thousand messages needs about a hundred thousand.
+const MAX_STEPS: u64 = 500_000;
+/// Deepest nesting of macros and includes.
+const MAX_DEPTH: usize = 64;
+/// Stack for minijinja: a template nests by up to one level for each byte, a value by one for each step. Only what is
+/// used becomes memory.
+const STACK_BYTES: usize = 1 << 30;
+
+/// Does what recurses as deeply as a stranger wants.
+///
+/// # Errors
+/// When the system gives no thread.
+pub(super) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let worker =
+            thread::Builder::new().name("template".into()).stack_size(STACK_BYTES).spawn_scoped(scope, work)?;
+        worker.join().map_err(|_| io::Error::other("the template made minijinja panic"))
+    })
+}
+
+/// A template, ready to be rendered.
+///
+/// # Errors
+/// When it is too long or malformed.
+pub(super) fn compile(source: &str) -> Result<Environment<'static>, ChatError> {
+    if source.len() > MAX_TEMPLATE_BYTES {
+        return Err(ChatError::Template(format!("{} bytes, at most {MAX_TEMPLATE_BYTES}", source.len())));
+    }
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.map_err(|error| ChatError::Template(error.to_string()))?);
+    environment.set_debug(false);
+    environment.set_fuel(Some(MAX_STEPS));
+    environment.set_recursion_limit(MAX_DEPTH);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", super::json::python_json);
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+    });
+    with_room(|| environment.add_template_owned(NAME, without_generation_marks(source)))
+        .map_err(|error| ChatError::Template(error.to_string()))?
+        .map_err(|error| ChatError::Template(error.to_string()))?;
+    Ok(environment)
+}
+
+/// `{% generation %}` and `{% endgeneration %}` only mark the assistant's words for training in `transformers`; here they
+/// become a tag that does nothing and trims the same.
+fn without_generation_marks(source: &str) -> String {
+    let mut result = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let Some(end) = rest[at..].find("%}").map(|end| at + end + 2) else { break };
+        let tag = &rest[at..end];
+        let word = tag[2..tag.len() - 2].trim_matches(['-', '+']).trim();
+        result.push_str(&rest[..at]);
+        match word {
+            "generation" => result.push_str(&tag.replacen(word, "if true", 1)),
+            "endgeneration" => result.push_str(&tag.replacen(word, "endif", 1)),
+            _ => result.push_str(tag),
+        }
+        rest = &rest[end..];
+    }
+    result.push_str(rest);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ChatError, ChatTemplate, Conversation, SpecialTexts};
+    use super::MAX_TEMPLATE_BYTES;
+
+    fn rendered(source: String) -> Result<String, ChatError> {
+        ChatTemplate::new(&[("default".into(), source)], SpecialTexts::default())?.render(
+            &Conversation::of(&[]),
+            true,
+            0,
+        )
+    }
+
+    #[test]
+    fn templates_as_deep_as_their_length_allows_are_no_harm() {
+        let deep = [
+            ("{{ ", "not ", "1 }}"),
+            ("{{ ", "-", "1 }}"),
+            ("{{ 1", "+1", " }}"),
+            ("{{ a", ".a", " }}"),
+            ("{{ a", "|e", " }}"),
+            ("{{ 1", " if 1 else 1", " }}"),
+            ("{% if 1 %}", "{%elif 1%}", "{% endif %}"),
+            ("{{ 1", "**2", " }}"),
+            ("{{ a", "[1]", " }}"),
+            ("{{ a", "()", " }}"),
+            ("{{ a", " is a", " }}"),
+        ];
+        for (start, again, end) in deep {
+            let times = (MAX_TEMPLATE_BYTES - start.len() - end.len()) / again.len();
+            let result = rendered(format!("{start}{}{end}", again.repeat(times)));
+            assert!(!matches!(result, Err(ChatError::Template(_))), "{again:?} {times} times was not read: {result:?}");
+        }
+        let longer = " ".repeat(MAX_TEMPLATE_BYTES + 1);
+        assert!(matches!(rendered(longer), Err(ChatError::Template(_))));
+    }
+
+    #[test]
+    fn values_as_deep_as_the_steps_allow_are_no_harm() {
+        let nested = |rounds: usize, open: &str, close: &str, show: &str| {
+            let value = format!("{}ns.x{}", open.repeat(50), close.repeat(50));
+            rendered(format!(
+                "{{% set ns = namespace(x=1) %}}{{% for a in range({rounds}) %}}{{% for b in range(100) %}}{{% set ns.x = {value} %}}{{% endfor %}}{{% endfor %}}{show}"
+            ))
+        };
+        // Most of the steps are spent on nesting, the rest is for what walks the value.
+        let rounds = 90;
+        assert_eq!(nested(rounds, "[", "]", "done").unwrap(), "done");
+        println!("dropped");
+        assert_eq!(nested(rounds, "[", "]", "{{ ns.x }}").unwrap().len(), 2 * rounds * 100 * 50 + 1);
+        println!("shown");
+        println!(
+            "{:?}",
+            nested(rounds, "[", "]", "{{ ns.x|tojson }}").map(|t| t.len()).map_err(|e| e
+                .to_string()
+                .chars()
+                .take(100)
+                .collect::<String>())
+        );
+        assert!(nested(rounds, "[", "]", "{{ ns.x == [ns.x] }}").is_ok());
+        assert!(matches!(nested(200, "{1:", "}", ""), Err(ChatError::Failed(_))));
+    }
+}
