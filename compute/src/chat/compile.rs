@@ -128,17 +128,7 @@ mod tests {
         // Most of the steps are spent on nesting, the rest is for what walks the value.
         let rounds = 90;
         assert_eq!(nested(rounds, "[", "]", "done").unwrap(), "done");
-        println!("dropped");
         assert_eq!(nested(rounds, "[", "]", "{{ ns.x }}").unwrap().len(), 2 * rounds * 100 * 50 + 1);
-        println!("shown");
-        println!(
-            "{:?}",
-            nested(rounds, "[", "]", "{{ ns.x|tojson }}").map(|t| t.len()).map_err(|e| e
-                .to_string()
-                .chars()
-                .take(100)
-                .collect::<String>())
-        );
         assert!(nested(rounds, "[", "]", "{{ ns.x == [ns.x] }}").is_ok());
         assert!(matches!(nested(200, "{1:", "}", ""), Err(ChatError::Failed(_))));
     }
