@@ -127,7 +127,7 @@ mod tests {
             ))
         };
         // Most of the steps are spent on nesting; then all of them.
-        assert_eq!(nested(90, "[", "]", "done").unwrap(), "done");
+        assert_eq!(nested(80, "[", "]", "done").unwrap(), "done");
         assert!(matches!(nested(200, "{1:", "}", ""), Err(ChatError::Failed(_))));
     }
 }
