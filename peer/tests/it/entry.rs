@@ -84,7 +84,6 @@ fn mistakes() -> Vec<Vec<String>> {
     let mut mistakes: Vec<Vec<String>> = tickets.into_iter().map(|ticket| vec!["--join".into(), ticket]).collect();
     for line in [
         "--device metal",
-        "--device gpu",
         "--network Nonsense!",
         "--serve-chain 0.0.0.0:1",
         "--listen 192.0.2.7 --serve-chain 127.0.0.1:1",
