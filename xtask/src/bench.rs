@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::steps::{StepError, root, run};
+use crate::steps::{StepError, run, target};
 use crate::tools::cache;
 use peers::{Peer, Peers};
 
@@ -108,8 +108,7 @@ pub fn bench(arguments: &[String]) -> Result<(), StepError> {
 }
 
 fn binary() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("release").join("tributary")
+    target().join("release").join("tributary")
 }
 
 /// A peer's samples, or the one that says why there are none.

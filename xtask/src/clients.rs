@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::steps::{StepError, root, run, run_in};
+use crate::steps::{StepError, command, root, run, run_in, target};
 use crate::tools::cache;
 
 /// The Python client that the script was written for.
@@ -19,12 +19,14 @@ const PYTHON_CLIENT: &str = "openai==3.52.0";
 pub fn clients() -> Result<(), StepError> {
     let folder = std::env::temp_dir().join(format!("tributary-clients-{}", std::process::id()));
     let network = folder.display().to_string();
-    let cargo = ["run", "--quiet", "--locked", "-p", "tributary-peer", "--"];
-    let tested = run("cargo", &[&cargo[..], &["demo", "--keep", "--dir", &network]].concat(), &[])
+    // The very build that the tests have: another choice of packages would compile half of the dependencies again.
+    run("cargo", &["test", "--workspace", "--locked", "--no-run", "--quiet"], &[])?;
+    let binary = binary();
+    let tested = run(&binary, &["demo", "--keep", "--dir", &network], &[])
         .and_then(|()| small_models(&folder))
         .and_then(|()| javascript(&folder.join("builder")))
         .and_then(|()| python(&folder.join("builder")));
-    let stopped = run("cargo", &[&cargo[..], &["down", "--data-dir", &network]].concat(), &[]);
+    let stopped = run(&binary, &["down", "--data-dir", &network], &[]);
     // A temporary folder that stays is no reason to fail.
     let _ = std::fs::remove_dir_all(&folder);
     tested.and(stopped)
@@ -63,11 +65,15 @@ fn released(node: &str) -> Result<usize, StepError> {
     Ok(listed.iter().filter(|model| model["kind"] == "adapter").count())
 }
 
+fn binary() -> String {
+    target().join("debug").join("tributary").display().to_string()
+}
+
 /// Runs the binary; what it prints.
 fn tributary(arguments: &[&str]) -> Result<String, StepError> {
-    let cargo = ["run", "--quiet", "--locked", "-p", "tributary-peer", "--"];
-    let ended = Command::new("cargo").args(cargo).args(arguments).current_dir(root()).output();
-    let ended = ended.map_err(|error| format!("cargo: {error}"))?;
+    let binary = binary();
+    let ended = command(&binary).args(arguments).current_dir(root()).output();
+    let ended = ended.map_err(|error| format!("{binary}: {error}"))?;
     if !ended.status.success() {
         return Err(format!("tributary {}: {}", arguments.join(" "), String::from_utf8_lossy(&ended.stderr)));
     }

@@ -9,7 +9,7 @@ mod tree;
 
 use std::path::PathBuf;
 
-use crate::steps::{StepError, root, run, run_in};
+use crate::steps::{StepError, root, run, run_in, target};
 
 /// The smallest compute capability that the kernels are compiled for: Ampere's, the first with bfloat16. Each newer GPU has
 /// its driver translate them when it first sees them.
@@ -55,8 +55,7 @@ impl Options {
 
 /// The target folder of this build, apart from the other one's.
 fn folder() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    std::path::absolute(target.join("cuda")).unwrap_or_default()
+    std::path::absolute(target().join("cuda")).unwrap_or_default()
 }
 
 /// Builds the binary, checks what it needs, and runs it here.

@@ -15,6 +15,23 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
+/// The target folder of the checkout.
+pub fn target() -> PathBuf {
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+/// A command that hears nothing of what `cargo run` told this program about itself: build scripts that read it, as ring's,
+/// would otherwise run again, and all that is built on them with them.
+pub fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Runs one program in the checkout and says how long it took.
 pub fn run(program: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Result<(), StepError> {
     run_in(&root(), program, arguments, settings)
@@ -25,7 +42,7 @@ pub fn run_in(folder: &Path, program: &str, arguments: &[&str], settings: &[(&st
     let shown = format!("{program} {}", arguments.join(" "));
     eprintln!("▸ {shown}");
     let began = Instant::now();
-    let status = Command::new(program).args(arguments).envs(settings.iter().copied()).current_dir(folder).status();
+    let status = command(program).args(arguments).envs(settings.iter().copied()).current_dir(folder).status();
     let status = status.map_err(|error| format!("{program} cannot be started: {error}"))?;
     if !status.success() {
         return Err(format!("{shown} failed: {status}"));

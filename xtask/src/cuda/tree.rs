@@ -4,11 +4,10 @@
 //! Invariant: a file that would come out the same is not written, so that cargo compiles nothing twice.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 
-use crate::steps::StepError;
+use crate::steps::{StepError, command};
 
 /// The word in candle-core's manifest, and what stands in its place.
 const WORD: (&str, &str) = ("\"dynamic-linking\"", "\"dynamic-loading\"");
@@ -60,7 +59,7 @@ pub(super) fn prepare(root: &Path, folder: &Path) -> Result<PathBuf, StepError> 
 /// Where cargo keeps the source of the candle-core that the lock file names.
 fn candle_core(root: &Path) -> Result<PathBuf, StepError> {
     let arguments = ["metadata", "--locked", "--format-version", "1"];
-    let output = Command::new("cargo").args(arguments).current_dir(root).output();
+    let output = command("cargo").args(arguments).current_dir(root).output();
     let output = output.map_err(|error| format!("cargo cannot be started: {error}"))?;
     if !output.status.success() {
         return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)));
