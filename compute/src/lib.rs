@@ -23,5 +23,6 @@ pub mod proof;
 pub mod random;
 pub mod sample;
 pub mod serve;
+pub mod study;
 pub mod tokenizer;
 pub mod train;

@@ -14,6 +14,8 @@ pub enum Stream {
     Dropout = 3,
     /// Sampling of tokens.
     Sample = 4,
+    /// What a study of attribution draws.
+    Study = 5,
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -39,6 +39,8 @@ mod serving;
 mod serving_base;
 #[path = "it/shards.rs"]
 mod shards;
+#[path = "it/studying.rs"]
+mod studying;
 #[path = "it/training.rs"]
 mod training;
 #[path = "it/training_modes.rs"]

@@ -15,6 +15,8 @@ pub enum Target {
     AtLeastTimes(f64),
     /// At most so many times the peer's.
     AtMostTimes(f64),
+    /// At least this.
+    AtLeast(f64),
     /// At most this.
     AtMost(f64),
 }
@@ -29,6 +31,7 @@ impl Target {
         match (sign, times) {
             (">=", true) => Some(Self::AtLeastTimes(number)),
             ("<=", true) => Some(Self::AtMostTimes(number)),
+            (">=", false) => Some(Self::AtLeast(number)),
             ("<=", false) => Some(Self::AtMost(number)),
             _ => None,
         }
@@ -40,6 +43,7 @@ impl Target {
         match self {
             Self::AtLeastTimes(times) => Some(ours >= times * peer?),
             Self::AtMostTimes(times) => Some(ours <= times * peer?),
+            Self::AtLeast(least) => Some(ours >= least),
             Self::AtMost(most) => Some(ours <= most),
         }
     }
@@ -50,6 +54,7 @@ impl std::fmt::Display for Target {
         match self {
             Self::AtLeastTimes(times) => write!(f, ">= {times}x"),
             Self::AtMostTimes(times) => write!(f, "<= {times}x"),
+            Self::AtLeast(least) => write!(f, ">= {least}"),
             Self::AtMost(most) => write!(f, "<= {most}"),
         }
     }

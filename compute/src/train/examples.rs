@@ -56,8 +56,10 @@ impl Example {
 }
 
 /// An example as tokens.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Encoded {
+    /// Its place among the examples that were given.
+    pub(super) index: usize,
     pub(super) target: Target,
     pub(super) weight: f32,
     pub(super) was_cut: bool,
@@ -66,8 +68,10 @@ pub(super) struct Encoded {
 }
 
 /// All examples of a run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Split {
+    /// How many examples were given.
+    given: usize,
     /// Those that are trained on, in the order they came.
     pub(super) trained: Vec<Encoded>,
     /// Those that are only evaluated, by ascending draw, so that the first few are a sample of all.
@@ -79,7 +83,7 @@ impl Split {
         let bound = recipe.held_out * 2.0_f64.powi(64);
         let (mut trained, mut held_out) = (Vec::new(), Vec::new());
         for (index, example) in examples.iter().enumerate() {
-            let encoded = encode(base, example, recipe.max_len as usize)
+            let encoded = encode(base, example, index, recipe.max_len as usize)
                 .map_err(|error| TrainError::Examples(format!("example {index}: {error}")))?;
             let draw = example.draw(recipe.seed);
             match (draw as f64) < bound {
@@ -91,21 +95,39 @@ impl Split {
         if trained.is_empty() {
             return Err(TrainError::Examples(format!("all {} are held out", examples.len())));
         }
-        Ok(Self { trained, held_out: held_out.into_iter().map(|(_, encoded)| encoded).collect() })
+        let held_out = held_out.into_iter().map(|(_, encoded)| encoded).collect();
+        Ok(Self { given: examples.len(), trained, held_out })
+    }
+
+    /// The same with the weight of each example by its place in `weights`.
+    pub(super) fn with_weights(&self, weights: &[f32]) -> Result<Self, TrainError> {
+        if weights.len() != self.given {
+            return Err(TrainError::Examples(format!("{} weights for {}", weights.len(), self.given)));
+        }
+        weights.iter().try_for_each(|weight| check_weight(*weight))?;
+        let weighed = |encoded: &Vec<Encoded>| {
+            encoded.iter().map(|one| Encoded { weight: weights[one.index], ..one.clone() }).collect()
+        };
+        Ok(Self { given: self.given, trained: weighed(&self.trained), held_out: weighed(&self.held_out) })
+    }
+}
+
+fn check_weight(weight: f32) -> Result<(), TrainError> {
+    match (0.0..=MAX_WEIGHT).contains(&weight) {
+        true => Ok(()),
+        false => Err(TrainError::Examples(format!("weight {weight}, allowed 0 to {MAX_WEIGHT}"))),
     }
 }
 
 /// Tokens of an example, cut to `most`.
-fn encode(base: &Base, example: &Example, most: usize) -> Result<Encoded, TrainError> {
-    if !(0.0..=MAX_WEIGHT).contains(&example.weight) {
-        return Err(TrainError::Examples(format!("weight {}, allowed 0 to {MAX_WEIGHT}", example.weight)));
-    }
+fn encode(base: &Base, example: &Example, index: usize, most: usize) -> Result<Encoded, TrainError> {
+    check_weight(example.weight)?;
     let most = most.min(base.config().max_positions);
     let (target, was_cut, is_question) = match &example.messages {
         Some(messages) => conversation(&turns::pieces(base, messages)?, most)?,
         None => pair(base, example, most)?,
     };
-    Ok(Encoded { target, weight: example.weight, was_cut, is_question })
+    Ok(Encoded { index, target, weight: example.weight, was_cut, is_question })
 }
 
 /// The completion keeps at least half the room; of a long prompt the end is kept, behind the begin token.

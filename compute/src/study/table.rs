@@ -1,0 +1,206 @@
+//! The study's table: our figures, the best peer's, the targets.
+//!
+//! Invariant: a row exists whether or not it was measured, a missed target keeps its true figure, and every figure is the mean
+//! over the seeds of one dataset and setting.
+
+use serde::{Deserialize, Serialize};
+
+use super::bootstrap::Figure;
+use super::statistics::mean;
+use crate::bench::table::{Row, Target};
+
+/// The method that pays.
+pub const OURS: &str = "LOCO-delta, exact k=8";
+/// What finds wrong labels.
+const LOSS: &str = "training loss";
+
+/// One method's figure for one measure, on one deployed run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The dataset.
+    pub dataset: String,
+    /// How it was dealt.
+    pub setting: String,
+    /// Seed of deal and deployed run.
+    pub seed: u64,
+    /// The method.
+    pub method: String,
+    /// Trainings that it took beside the deployed one.
+    pub trainings: usize,
+    /// Seconds of its scores, trainings not counted.
+    pub seconds: f64,
+    /// What was measured.
+    pub measure: String,
+    /// Its figure.
+    pub figure: Figure,
+}
+
+/// With what a row compares.
+#[derive(Clone, Copy)]
+enum Against {
+    /// The best of the methods that cost no trainings.
+    Best,
+    /// A rule.
+    Rule(&'static str),
+}
+
+struct Spec {
+    name: &'static str,
+    setting: &'static str,
+    measure: &'static str,
+    ours: &'static str,
+    against: Against,
+    target: &'static str,
+    lower_is_better: bool,
+}
+
+const fn more(
+    name: &'static str,
+    setting: &'static str,
+    measure: &'static str,
+    against: Against,
+    target: &'static str,
+) -> Spec {
+    Spec { name, setting, measure, ours: OURS, against, target, lower_is_better: false }
+}
+
+const fn less(
+    name: &'static str,
+    setting: &'static str,
+    measure: &'static str,
+    against: Against,
+    target: &'static str,
+) -> Spec {
+    Spec { lower_is_better: true, ..more(name, setting, measure, against, target) }
+}
+
+const ALIKE: &str = "alike";
+const DIFFERING: &str = "differing";
+const EQUAL: Against = Against::Rule("equal split");
+const COUNT: Against = Against::Rule("record count");
+
+/// Every row, in the order of the table.
+const ROWS: [Spec; 22] = [
+    more("alike: cLDS, a tenth left out", ALIKE, "clds-tenth", Against::Best, ">= 0.8"),
+    more("alike: cLDS, half left out", ALIKE, "clds-half", Against::Best, ">= 0.8"),
+    more("alike: per answer, r", ALIKE, "loco-r", Against::Best, ">= 0.95"),
+    more("alike: per answer, rank", ALIKE, "loco-rho", Against::Best, ">= 0.9"),
+    less("alike: fee misallocated, answer", ALIKE, "tv-answer", Against::Best, "<= 0.18"),
+    less("alike: fee misallocated, totals", ALIKE, "tv-totals", Against::Best, "<= 0.05"),
+    less("alike: fee misallocated, totals", ALIKE, "tv-totals", EQUAL, ""),
+    less("alike: fee misallocated, totals", ALIKE, "tv-totals", COUNT, ""),
+    more("differing: cLDS, tenth left out", DIFFERING, "clds-tenth", Against::Best, ">= 0.8"),
+    more("differing: cLDS, half left out", DIFFERING, "clds-half", Against::Best, ">= 0.8"),
+    more("differing: per answer, r", DIFFERING, "loco-r", Against::Best, ">= 0.97"),
+    less("differing: misallocated, answer", DIFFERING, "tv-answer", Against::Best, "<= 0.18"),
+    less("differing: misallocated, totals", DIFFERING, "tv-totals", Against::Best, "<= 0.05"),
+    less("differing: misallocated, totals", DIFFERING, "tv-totals", EQUAL, ""),
+    less("differing: misallocated, totals", DIFFERING, "tv-totals", COUNT, ""),
+    more("differing: net totals, r", DIFFERING, "net-r", Against::Best, ">= 0.97"),
+    more("differing: net totals, rank", DIFFERING, "net-rho", Against::Best, ">= 0.9"),
+    more("differing: net totals, r", DIFFERING, "net-r", COUNT, ""),
+    more("unseen seeds: net totals, r", DIFFERING, "unseen-net-r", Against::Best, ">= 0.93"),
+    more("unseen seeds: net totals, rank", DIFFERING, "unseen-net-rho", Against::Best, ">= 0.88"),
+    Spec { ours: LOSS, ..more("wrong labels found, AUC", DIFFERING, "auc-mislabelled", Against::Best, ">= 0.85") },
+    more("record LDS, a tenth left out", DIFFERING, "lds-tenth", Against::Best, ">= 0.8"),
+];
+
+/// The table of one dataset's findings.
+#[must_use]
+pub fn rows(findings: &[Finding]) -> Vec<Row> {
+    ROWS.iter().map(|spec| spec.row(findings)).collect()
+}
+
+impl Spec {
+    fn row(&self, findings: &[Finding]) -> Row {
+        let ours = self.value(findings, self.ours);
+        let peer = match self.against {
+            Against::Rule(rule) => Some((rule, self.value(findings, rule))),
+            Against::Best => self.best(findings).map(|(name, value)| (name, Some(value))),
+        };
+        let target = Target::parse(self.target);
+        let peer_value = peer.and_then(|(_, value)| value);
+        let met = target.zip(ours).and_then(|(target, ours)| target.is_met(ours, peer_value));
+        let target = target.map(|target| target.to_string());
+        let peer = peer.map(|(name, _)| name.to_owned());
+        Row { name: self.name, unit: "", ours, peer, peer_value, target, met }
+    }
+
+    /// The mean over seeds.
+    fn value(&self, findings: &[Finding], method: &str) -> Option<f64> {
+        let own = self.own(findings).filter(|finding| finding.method == method);
+        mean(&own.map(|finding| finding.figure.value).collect::<Vec<_>>())
+    }
+
+    fn own<'a>(&'a self, findings: &'a [Finding]) -> impl Iterator<Item = &'a Finding> {
+        findings.iter().filter(|finding| finding.measure == self.measure && finding.setting == self.setting)
+    }
+
+    /// The best method without trainings of its own, other than ours and the simple rules.
+    fn best<'a>(&'a self, findings: &'a [Finding]) -> Option<(&'a str, f64)> {
+        let mut names: Vec<&str> = self
+            .own(findings)
+            .filter(|finding| finding.trainings == 0 && finding.method != self.ours)
+            .map(|finding| finding.method.as_str())
+            .filter(|name| !["equal split", "record count", LOSS].contains(name))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        let sign = if self.lower_is_better { -1.0 } else { 1.0 };
+        let values = names.into_iter().filter_map(|name| Some((name, self.value(findings, name)?)));
+        values.max_by(|a, b| (sign * a.1).total_cmp(&(sign * b.1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DIFFERING, Figure, Finding, OURS, ROWS, rows};
+    use crate::bench::table::Target;
+
+    fn finding(method: &str, measure: &str, seed: u64, value: f64) -> Finding {
+        Finding {
+            dataset: "almanac".into(),
+            setting: DIFFERING.into(),
+            seed,
+            method: method.into(),
+            trainings: if method == OURS { 16 } else { 0 },
+            seconds: 1.0,
+            measure: measure.into(),
+            figure: Figure { value, low: value, high: value },
+        }
+    }
+
+    #[test]
+    fn seeds_are_averaged_and_the_best_peer_is_named() {
+        let findings = [
+            finding(OURS, "net-r", 1, 0.99),
+            finding(OURS, "net-r", 2, 0.97),
+            finding("GradDot", "net-r", 1, 0.9),
+            finding("GradDot", "net-r", 2, 0.5),
+            finding("BM25", "net-r", 1, 0.8),
+            finding("record count", "net-r", 1, 0.95),
+        ];
+        let rows = rows(&findings);
+        assert_eq!(rows.len(), ROWS.len());
+        let row = rows.iter().find(|row| row.name == "differing: net totals, r").unwrap();
+        assert!((row.ours.unwrap() - 0.98).abs() < 1e-12);
+        assert_eq!((row.peer.as_deref(), row.peer_value, row.met), (Some("BM25"), Some(0.8), Some(true)));
+        let row = rows.iter().rfind(|row| row.name == "differing: net totals, r").unwrap();
+        assert_eq!((row.peer.as_deref(), row.met), (Some("record count"), None));
+    }
+
+    #[test]
+    fn less_money_misallocated_is_better() {
+        let findings = [finding("GradDot", "tv-totals", 1, 0.2), finding("BM25", "tv-totals", 1, 0.1)];
+        let rows = rows(&findings);
+        let row = rows.iter().find(|row| row.name == "differing: misallocated, totals").unwrap();
+        assert_eq!((row.ours, row.peer.as_deref(), row.met), (None, Some("BM25"), None));
+    }
+
+    #[test]
+    fn every_target_parses() {
+        for spec in &ROWS {
+            assert!(spec.target.is_empty() || Target::parse(spec.target).is_some(), "{}", spec.name);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The study of attribution: truth by real trainings, journalled; methods that score it; what can't be studied is refused.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tributary_compute::model::Base;
+use tributary_compute::study::dataset::{Dataset, Item};
+use tributary_compute::study::deal::{Dealt, Setting, deal};
+use tributary_compute::study::{
+    Case, Journal, Laboratory, Method, Plan, Scores, StudyError, Training, Truth, all, judge,
+};
+use tributary_compute::train::{Example, Recipe, Trainer};
+
+use crate::serving_base::base;
+
+fn dataset() -> Dataset {
+    let words = ["river", "mill", "grain", "sea", "miller", "crab"];
+    let item = |at: usize| {
+        let topic = at % words.len();
+        Item {
+            prompt: format!("{} {}?", ["where is the", "who owns the"][at / words.len() % 2], words[topic]),
+            completion: format!(" the old {}", words[(topic * 5 + 1) % words.len()]),
+            topic: u32::try_from(topic).ok(),
+        }
+    };
+    Dataset { name: "mill".into(), records: (0..24).map(item).collect(), queries: (0..6).map(item).collect() }
+}
+
+fn method() -> Method {
+    let recipe = Recipe { rank: 2, alpha: 8.0, steps: 8, batch: 6, lr: 0.02, warmup: 2, ..Recipe::default() };
+    Method { recipe, average_last: 1 }
+}
+
+fn dealt(setting: Setting, contributors: usize) -> Dealt {
+    deal(&dataset(), setting, contributors, 1).unwrap()
+}
+
+fn laboratory(base: &Base, dealt: &Dealt, journal: Option<Journal>, workers: usize) -> Laboratory {
+    Laboratory::new(base, &method(), dealt, journal, workers).unwrap()
+}
+
+#[test]
+fn a_training_of_the_study_is_the_products_leave_out_run() {
+    let base = base(1);
+    let dealt = dealt(Setting::Alike, 4);
+    let laboratory = laboratory(&base, &dealt, None, 2);
+    let found = laboratory.train(&[laboratory.without(9, &[2]), laboratory.without(9, &[])], &|_, _| {}).unwrap();
+    let recipe = Recipe { seed: 9, ..method().recipe };
+    for (outcome, examples) in found.iter().zip([Example::leave_out(&dealt.examples, 2), dealt.examples.clone()]) {
+        let mut trainer = Trainer::new(&base, &recipe, &examples).unwrap();
+        while !trainer.is_done() {
+            trainer.step().unwrap();
+        }
+        assert_eq!(trainer.adapter().unwrap().values().unwrap(), outcome.values);
+    }
+    assert_ne!(found[0].losses, found[1].losses);
+}
+
+#[test]
+fn an_interrupted_study_goes_on_where_it_was() {
+    let base = base(1);
+    let dealt = dealt(Setting::Alike, 4);
+    let folder = tempfile::tempdir().unwrap();
+    let open = || laboratory(&base, &dealt, Some(Journal::open(folder.path()).unwrap()), 1);
+    let wanted: Vec<Training> = (0..4).map(|contributor| open().without(1, &[contributor])).collect();
+    let first = open().train(&wanted[..2], &|_, _| {}).unwrap();
+    let trained = AtomicUsize::new(0);
+    let count = |_: usize, _: usize| {
+        trained.fetch_add(1, Ordering::Relaxed);
+    };
+    let all = open().train(&wanted, &count).unwrap();
+    assert_eq!((trained.load(Ordering::Relaxed), &all[..2]), (2, &first[..]));
+    let damaged = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&damaged, b"half a file").unwrap();
+    let again = open().train(&wanted, &count).unwrap();
+    assert_eq!(trained.load(Ordering::Relaxed), 3);
+    for (again, before) in again.iter().zip(&all) {
+        assert_eq!((&again.values, &again.losses), (&before.values, &before.losses));
+    }
+}
+
+#[test]
+fn every_method_scores_every_contributor_and_is_judged() {
+    let base = base(1);
+    let dealt = dealt(Setting::Differing, 8);
+    let laboratory = laboratory(&base, &dealt, None, 1);
+    let plan = Plan { seed: 1, unseen: vec![2], subsets: 5, record_subsets: 4, singles: 3 };
+    let truth = Truth::measure(&laboratory, &plan, &|_, _| {}).unwrap();
+    let case = Case::prepare(&laboratory, 1, &|_, _| {}).unwrap();
+    for method in all() {
+        let scores = method.scores(&case).unwrap();
+        for matrix in scores.contributors.iter().chain(&scores.records) {
+            assert_eq!(matrix.columns(), dealt.queries.len() + dealt.triggered.len(), "{}", method.name());
+            assert!(matrix.iter().flatten().all(|score| score.is_finite()), "{}", method.name());
+        }
+        let judgement = judge(&truth, &scores).unwrap();
+        for (measure, figure) in &judgement {
+            assert!((-1.0..=1.0).contains(&figure.value), "{} {measure} {figure:?}", method.name());
+            assert!(figure.low <= figure.high, "{} {measure} {figure:?}", method.name());
+        }
+        assert!(!judgement.is_empty(), "{}", method.name());
+    }
+    // The truth itself is without error on its own run.
+    let known = Scores::of_contributors(truth.without.clone());
+    let judgement = judge(&truth, &known).unwrap();
+    assert!((judgement["loco-r"].value - 1.0).abs() < 1e-9 && judgement["tv-totals"].value.abs() < 1e-9);
+    let foreign = Scores::of_contributors(truth.without.slice(0, 1));
+    assert!(matches!(judge(&truth, &foreign), Err(StudyError::Shape(_))));
+}
+
+#[test]
+fn exact_credits_of_a_small_index_are_the_truth() {
+    let base = base(1);
+    let dealt = dealt(Setting::Alike, 5);
+    let laboratory = laboratory(&base, &dealt, None, 1);
+    let plan = Plan { subsets: 0, ..Plan::quick(3) };
+    let truth = Truth::measure(&laboratory, &plan, &|_, _| {}).unwrap();
+    let case = Case::prepare(&laboratory, 3, &|_, _| {}).unwrap();
+    let ours = all().pop().unwrap();
+    assert_eq!((ours.name(), ours.trainings(5)), ("LOCO-delta, exact k=8", 5));
+    let scores = ours.scores(&case).unwrap().contributors.unwrap();
+    for (found, due) in scores.iter().flatten().zip(truth.without.iter().flatten()) {
+        assert!((found - due).abs() < 1e-4, "{found} {due}");
+    }
+}
+
+#[test]
+fn weights_are_averaged_over_the_last_steps() {
+    let base = base(1);
+    let dealt = dealt(Setting::Alike, 4);
+    let averaged = Method { average_last: 2, ..method() };
+    let laboratory = Laboratory::new(&base, &averaged, &dealt, None, 1).unwrap();
+    let found = laboratory.train(&[laboratory.without(4, &[])], &|_, _| {}).unwrap();
+    let mut trainer = Trainer::new(&base, &Recipe { seed: 4, ..method().recipe }, &dealt.examples).unwrap();
+    let mut last = Vec::new();
+    while !trainer.is_done() {
+        trainer.step().unwrap();
+        last.push(trainer.adapter().unwrap().values().unwrap());
+    }
+    let middle = last[6].iter().zip(&last[7]).map(|(a, b)| f32::midpoint(*a, *b));
+    for (found, expected) in found[0].values.iter().zip(middle) {
+        assert!((found - expected).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn a_warm_start_shares_the_first_steps() {
+    let base = base(1);
+    let dealt = dealt(Setting::Alike, 4);
+    let laboratory = laboratory(&base, &dealt, None, 1);
+    let anew = laboratory.without(1, &[0]);
+    let warm = |shared_steps| Training { shared_steps, ..anew.clone() };
+    let wanted = [laboratory.without(1, &[]), anew.clone(), warm(4), warm(8)];
+    let found = laboratory.train(&wanted, &|_, _| {});
+    // A run that shares every step has nothing left to train.
+    assert!(matches!(found, Err(StudyError::Plan(_))));
+    let found = laboratory.train(&wanted[..3], &|_, _| {}).unwrap();
+    let distance = |a: usize, b: usize| -> f32 {
+        found[a].values.iter().zip(&found[b].values).map(|(a, b)| (a - b) * (a - b)).sum()
+    };
+    assert!(distance(0, 2) > 0.0 && distance(0, 2) < distance(0, 1));
+}
+
+#[test]
+fn what_cannot_be_studied_is_refused() {
+    let base = base(1);
+    let dealt = dealt(Setting::Alike, 4);
+    let held_out = Method { recipe: Recipe { held_out: 0.1, ..method().recipe }, ..method() };
+    assert!(matches!(Laboratory::new(&base, &held_out, &dealt, None, 1), Err(StudyError::Plan(_))));
+    assert!(matches!(Laboratory::new(&base, &method(), &dealt, None, 0), Err(StudyError::Plan(_))));
+    let laboratory = laboratory(&base, &dealt, None, 1);
+    let everybody = laboratory.without(1, &[0, 1, 2, 3]);
+    assert!(matches!(laboratory.train(&[everybody], &|_, _| {}), Err(StudyError::Plan(_))));
+    let beyond = Training { seed: 1, left_out: vec![24], shared_steps: 0 };
+    assert!(matches!(laboratory.train(&[beyond], &|_, _| {}), Err(StudyError::Plan(_))));
+}
