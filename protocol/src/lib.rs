@@ -20,6 +20,7 @@ pub mod message;
 pub mod node;
 pub mod receipt;
 pub mod refusal;
+pub mod span;
 pub mod task;
 pub mod verification;
 pub mod wire;

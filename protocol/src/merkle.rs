@@ -37,31 +37,75 @@ fn count_of(leaves: &[Hash]) -> u64 {
     u64::try_from(leaves.len()).unwrap_or(u64::MAX)
 }
 
+/// A tree with all its levels, from which many proofs are taken.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    count: u64,
+    levels: Vec<Vec<Hash>>,
+}
+
+impl Tree {
+    /// The tree over `leaves` in their order.
+    #[must_use]
+    pub fn of(leaves: &[Hash]) -> Self {
+        let mut levels = vec![leaves.iter().map(leaf_hash).collect::<Vec<_>>()];
+        while let Some(last) = levels.last().filter(|level| level.len() > 1) {
+            levels.push(level_above(last));
+        }
+        Self { count: count_of(leaves), levels }
+    }
+
+    /// Its root.
+    #[must_use]
+    pub fn root(&self) -> Hash {
+        root_hash(self.count, &self.levels.last().and_then(|top| top.first()).copied().unwrap_or_default())
+    }
+
+    /// All nodes, from the leaves' level up: what [`siblings`] reads when they are kept elsewhere.
+    pub fn nodes(&self) -> impl Iterator<Item = &Hash> {
+        self.levels.iter().flatten()
+    }
+}
+
+/// How many nodes a tree of `count` leaves has, over all levels.
+#[must_use]
+pub fn node_count(count: u64) -> u64 {
+    widths(count).sum()
+}
+
+/// The widths of the levels of a tree of `count` leaves, from the leaves' up.
+fn widths(count: u64) -> impl Iterator<Item = u64> {
+    core::iter::successors(Some(count), |width| (*width > 1).then(|| width.div_ceil(2)))
+}
+
+/// The siblings on the way from leaf `index` to the top, lowest first, or `None` when there is no such leaf; `node` gives
+/// the nodes by their number in the order of [`Tree::nodes`].
+pub fn siblings(count: u64, index: u64, mut node: impl FnMut(u64) -> Option<Hash>) -> Option<Vec<Hash>> {
+    let (mut first, mut position) = (0, (index < count).then_some(index)?);
+    let mut found = Vec::new();
+    for width in widths(count) {
+        if position ^ 1 < width {
+            found.push(node(first + (position ^ 1))?);
+        }
+        first += width;
+        position /= 2;
+    }
+    Some(found)
+}
+
 /// The root over `leaves` in their order.
 #[must_use]
 pub fn root(leaves: &[Hash]) -> Hash {
-    let mut level: Vec<Hash> = leaves.iter().map(leaf_hash).collect();
-    while level.len() > 1 {
-        level = level_above(&level);
-    }
-    root_hash(count_of(leaves), &level.first().copied().unwrap_or_default())
+    Tree::of(leaves).root()
 }
 
 /// The siblings on the way from leaf `index` to the top, lowest first, or `None` when there is no such leaf.
 #[must_use]
 pub fn proof(leaves: &[Hash], index: usize) -> Option<Vec<Hash>> {
-    leaves.get(index)?;
-    let mut level: Vec<Hash> = leaves.iter().map(leaf_hash).collect();
-    let mut index = index;
-    let mut siblings = Vec::new();
-    while level.len() > 1 {
-        if let Some(sibling) = level.get(index ^ 1) {
-            siblings.push(*sibling);
-        }
-        level = level_above(&level);
-        index /= 2;
-    }
-    Some(siblings)
+    let tree = Tree::of(leaves);
+    let nodes: Vec<&Hash> = tree.nodes().collect();
+    let node = |at| nodes.get(usize::try_from(at).ok()?).copied().copied();
+    siblings(tree.count, u64::try_from(index).ok()?, node)
 }
 
 /// Whether `leaf` stands at `index` among `count` leaves under `root`.

@@ -13,4 +13,5 @@ pub mod disk;
 pub mod ingest;
 pub mod journal;
 pub mod shard;
+pub mod spans;
 pub mod vault;

@@ -1,0 +1,158 @@
+//! Making an index.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use libsais::SuffixArrayConstruction;
+use tributary_protocol::id::Hash;
+use tributary_protocol::merkle::Tree;
+use tributary_protocol::span::{PAGE_ENTRIES, SEPARATOR, SpanRoots, page_hash, start_hash, words};
+
+use super::file::header;
+use super::{MAX_ENTRIES, SpansError};
+use crate::shard::Record;
+
+/// The text of a record as an index has it: prompt and completion, the same words as a person reads.
+pub trait SpanText {
+    /// The record's id.
+    fn id(&self) -> Hash;
+    /// Its text.
+    fn text(&self) -> String;
+}
+
+impl SpanText for Record {
+    fn id(&self) -> Hash {
+        self.id
+    }
+
+    fn text(&self) -> String {
+        format!("{}\n{}", self.prompt, self.completion)
+    }
+}
+
+/// The words of all records, and where each record begins.
+pub(super) struct Text {
+    pub(super) words: Vec<u32>,
+    starts: Vec<u32>,
+    ids: Vec<Hash>,
+}
+
+impl Text {
+    pub(super) fn of<R: SpanText>(records: &[R]) -> Result<Self, SpansError> {
+        let mut text = Self { words: Vec::new(), starts: Vec::new(), ids: Vec::new() };
+        for record in records {
+            text.starts.push(position(text.words.len())?);
+            text.ids.push(record.id());
+            text.words.extend(words(&record.text()).map(|(_, word)| word));
+            text.words.push(SEPARATOR);
+        }
+        if text.words.is_empty() {
+            return Err(SpansError::Empty);
+        }
+        position(text.words.len()).map(|_| text)
+    }
+
+    /// Numbers for the sorter: separators by their place below all words, words by their own order.
+    fn ranks(&self) -> Result<Vec<i32>, SpansError> {
+        let mut distinct: Vec<u32> = self.words.iter().copied().filter(|word| *word != SEPARATOR).collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let mut separators = 0;
+        let rank = |word: &u32| {
+            let rank = match distinct.binary_search(word) {
+                Ok(at) => self.starts.len() + at,
+                Err(_) => {
+                    separators += 1;
+                    separators - 1
+                }
+            };
+            i32::try_from(rank).map_err(|_| SpansError::TooLong)
+        };
+        self.words.iter().map(rank).collect()
+    }
+}
+
+fn position(at: usize) -> Result<u32, SpansError> {
+    let fits = u64::try_from(at).is_ok_and(|at| at <= MAX_ENTRIES);
+    u32::try_from(at).ok().filter(|_| fits).ok_or(SpansError::TooLong)
+}
+
+/// Positions in the order of their suffixes.
+pub(super) fn order(text: &Text) -> Result<Vec<u32>, SpansError> {
+    let mut ranks = text.ranks()?;
+    let sorted = SuffixArrayConstruction::for_text_mut(&mut ranks).in_owned_buffer32().single_threaded().run();
+    let sorted = sorted.map_err(|error| SpansError::Sort(format!("{error:?}")))?.into_vec();
+    sorted.into_iter().map(|at| u32::try_from(at).map_err(|_| SpansError::Sort("a negative position".into()))).collect()
+}
+
+/// The place of each position in `order`.
+pub(super) fn inverse(order: &[u32]) -> Result<Vec<u32>, SpansError> {
+    let mut inverse = vec![0; order.len()];
+    for (place, at) in order.iter().enumerate() {
+        let entry =
+            inverse.get_mut(*at as usize).ok_or_else(|| SpansError::Sort("a position beyond the end".into()))?;
+        *entry = position(place)?;
+    }
+    Ok(inverse)
+}
+
+fn pages(entries: &[u32]) -> Tree {
+    let page = usize::try_from(PAGE_ENTRIES).unwrap_or(usize::MAX);
+    Tree::of(&entries.chunks(page).map(page_hash).collect::<Vec<_>>())
+}
+
+/// Makes the index of `shard`, whose records in their order are `records`, as the file `path`; gives what is to be
+/// committed. The same records give the same file.
+///
+/// # Errors
+/// When there are no records or too many words, or the disk fails; then there is no file.
+pub fn build<R: SpanText>(shard: Hash, records: &[R], path: &Path) -> Result<SpanRoots, SpansError> {
+    let text = Text::of(records)?;
+    let order = order(&text)?;
+    let inverse = inverse(&order)?;
+    commit(shard, &text, &order, &inverse, path)
+}
+
+/// Writes the lists with their trees.
+pub(super) fn commit(
+    shard: Hash,
+    text: &Text,
+    order: &[u32],
+    inverse: &[u32],
+    path: &Path,
+) -> Result<SpanRoots, SpansError> {
+    let leaves = text.starts.iter().zip(&text.ids).map(|(start, id)| start_hash(u64::from(*start), id));
+    let starts = Tree::of(&leaves.collect::<Vec<_>>());
+    let trees = [pages(&text.words), pages(order), pages(inverse), starts];
+    let roots = SpanRoots {
+        shard,
+        entries: text.words.len() as u64,
+        records: text.starts.len() as u64,
+        text: trees[0].root(),
+        order: trees[1].root(),
+        inverse: trees[2].root(),
+        starts: trees[3].root(),
+    };
+    let draft = path.with_extension("draft");
+    let written = write(&draft, &roots, [&text.words, order, inverse, &text.starts], &text.ids, &trees)
+        .and_then(|()| std::fs::rename(&draft, path));
+    if let Err(error) = written {
+        // What is left of it is no index and is written over next time.
+        let _ = std::fs::remove_file(&draft);
+        return Err(SpansError::io(path, error));
+    }
+    Ok(roots)
+}
+
+fn write(path: &Path, roots: &SpanRoots, lists: [&[u32]; 4], ids: &[Hash], trees: &[Tree; 4]) -> std::io::Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    file.write_all(&header(roots))?;
+    for entry in lists.into_iter().flatten() {
+        file.write_all(&entry.to_le_bytes())?;
+    }
+    for hash in ids.iter().chain(trees.iter().flat_map(Tree::nodes)) {
+        file.write_all(&hash.0)?;
+    }
+    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
+}
