@@ -8,6 +8,7 @@ mod bases;
 mod cards;
 mod datanets;
 mod error;
+mod evidence;
 mod money;
 mod openai;
 mod runs;
@@ -30,6 +31,7 @@ use tributary_settlement::rpc::bounded::{Bounds, serve_bounded};
 
 pub use self::error::ApiError;
 use crate::cards::Cards;
+use crate::evidence::Evidence;
 use crate::handle::NodeHandle;
 use crate::home::{ApiNotice, Home, NetworkNotice};
 use crate::net::control::Control;
@@ -56,6 +58,8 @@ pub struct ApiState {
     pub workshop: Arc<Workshop>,
     /// The cards of datanets.
     pub cards: Arc<Cards>,
+    /// What answers repeat.
+    pub evidence: Evidence,
     /// Money.
     pub settlement: Arc<Settlement>,
     /// Training runs.
@@ -172,6 +176,7 @@ fn routes(state: Arc<ApiState>) -> Router {
         .route("/api/ask", post(asks::ask))
         .route("/api/asks", get(asks::list))
         .route("/api/asks/{key}", get(asks::show))
+        .route("/api/asks/{key}/evidence", get(evidence::show))
         .route("/api/base/generate", post(asks::generate))
         .route("/api/bases", get(bases::list).post(bases::import))
         .route("/api/bases/{id}", get(bases::show))

@@ -14,6 +14,7 @@ pub mod client;
 pub mod curves;
 pub mod demo;
 pub mod engine;
+pub mod evidence;
 pub mod handle;
 pub mod home;
 pub mod http;

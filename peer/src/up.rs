@@ -39,6 +39,7 @@ use crate::bases::{Bases, DiskLimits};
 use crate::cards::Cards;
 use crate::engine::EngineFolder;
 use crate::engine::parent::EngineHandle;
+use crate::evidence::Evidence;
 use crate::handle::NodeHandle;
 use crate::home::{self, ApiNotice, Home, Keys, NetworkNotice};
 use crate::http::{self, ApiServer, ApiState};
@@ -183,6 +184,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     let listening = control.listen_addrs().await?;
     handle.input(Input::Listening { control: listening, data: runtime::data_addresses(&data) }).await?;
     let state = Arc::new(ApiState {
+        evidence: Evidence::at(home.path("spans")),
         home,
         chain_url: chain.as_ref().and(network.chain.as_ref()).map(|notice| notice.url.clone()),
         network,

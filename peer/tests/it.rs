@@ -8,6 +8,7 @@ mod it {
     mod demo;
     mod engine;
     mod entry;
+    mod evidence;
     mod heal;
     mod listening;
     mod logprobs;

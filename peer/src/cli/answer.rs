@@ -1,10 +1,12 @@
 //! `tributary answer`: answers this node asked for, and whether they hold.
 
+mod explain;
+
 use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
-use tributary_protocol::id::Hash;
+use tributary_protocol::id::{Hash, ReceiptId};
 use tributary_protocol::receipt::{SignedReceipt, Work};
 
 use super::failure::{FAILED, Failure, UNREACHABLE, VERIFICATION};
@@ -20,6 +22,11 @@ pub(crate) enum AnswerCommand {
     /// Show an answer, its shares and what a check found.
     Show {
         /// The key of the question, or the beginning of it, as answer ls, ask --explain or ask --json gives it.
+        key: String,
+    },
+    /// Tell who taught an answer, what they earn, how that is known, and what it repeats word for word.
+    Explain {
+        /// The key of the question, or the beginning of it.
         key: String,
     },
     /// Check that the receipt holds, is for exactly this text, and what another peer found.
@@ -39,6 +46,7 @@ pub(super) async fn run(context: &Context, command: AnswerCommand) -> Result<Out
     match command {
         AnswerCommand::Ls => Ok(list(&context.client.get("/api/asks").await?)),
         AnswerCommand::Show { key } => Ok(show(context.client.get(&route(&find(context, &key).await?)).await?)),
+        AnswerCommand::Explain { key } => explained(context, &find(context, &key).await?).await,
         AnswerCommand::Verify { key, wait_s } => {
             verify(context, &find(context, &key).await?, Duration::from_secs(wait_s)).await
         }
@@ -117,6 +125,25 @@ fn finding(verdict: &Value) -> String {
     }
 }
 
+/// The receipt of an answer, checked.
+async fn signed(context: &Context, answer: &Value) -> Result<(ReceiptId, SignedReceipt), Failure> {
+    if let Some(reason) = answer["failure"].as_str() {
+        return Err(Failure::new(UNREACHABLE, format!("there is no answer: {}", text::line(reason)), "ask again"));
+    }
+    let Some(id) = answer["receipt"].as_str() else {
+        return Err(Failure::usage("the answer is not there yet", "wait until it is, then try again"));
+    };
+    receipt::checked(context.client.get_text(&format!("/api/receipts/{id}")).await?.as_bytes())
+}
+
+async fn explained(context: &Context, key: &Hash) -> Result<Output, Failure> {
+    let answer = context.client.get(&route(key)).await?;
+    let (_, signed) = signed(context, &answer).await?;
+    check(&answer, &signed)?;
+    let evidence = context.client.get(&format!("{}/evidence", route(key))).await?;
+    Ok(explain::explain(&answer, &signed.receipt, &evidence))
+}
+
 async fn verify(context: &Context, key: &Hash, wait: Duration) -> Result<Output, Failure> {
     let deadline = tokio::time::Instant::now() + wait;
     let mut answer = context.client.get(&route(key)).await?;
@@ -124,14 +151,7 @@ async fn verify(context: &Context, key: &Hash, wait: Duration) -> Result<Output,
         tokio::time::sleep(POLL).await;
         answer = context.client.get(&route(key)).await?;
     }
-    if let Some(reason) = answer["failure"].as_str() {
-        return Err(Failure::new(UNREACHABLE, format!("there is no answer: {}", text::line(reason)), "ask again"));
-    }
-    let Some(id) = answer["receipt"].as_str() else {
-        return Err(Failure::usage("the answer is not there yet", "wait until it is, then verify it"));
-    };
-    let file = context.client.get_text(&format!("/api/receipts/{id}")).await?;
-    let (id, signed) = receipt::checked(file.as_bytes())?;
+    let (id, signed) = signed(context, &answer).await?;
     check(&answer, &signed)?;
     let document = json!({"valid": true, "receipt": id, "text": true, "verdict": answer["verdict"]});
     let shown = text::fields(&[

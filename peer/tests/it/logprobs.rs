@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::support::{NodeProcess, eventually, folder};
+use super::support::{NodeProcess, eventually, folder, run, stderr};
 
 const BUILDER: &[&str] = &["--network", "test", "--roles", "witness"];
 
@@ -85,4 +85,23 @@ fn probabilities_reach_the_asker_and_are_checked_like_the_text() {
     assert_eq!(plain["choices"][0]["text"], choice["text"], "asking for them changes no token");
     let refused = nodes[0].post("/v1/completions", &json!({"model": "letters", "prompt": "p", "logprobs": 21}));
     assert!(refused.unwrap_err().to_string().contains("logprobs"));
+    explained(&nodes[0], &answer);
+}
+
+/// What a person reads about the answer sums to the whole, and so does what a program reads.
+fn explained(node: &NodeProcess, answer: &Value) {
+    let key = answer["id"].as_str().unwrap().rsplit_once('-').unwrap().1;
+    let place = node.folder.to_str().unwrap();
+    let asked = |form: &[&str]| {
+        let output = run(&[&["answer", "explain", key, "--data-dir", place], form].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let document: Value = serde_json::from_str(&asked(&["--json"])).unwrap();
+    let weights = document["shares"].as_array().unwrap().iter().map(|share| share["weight"].as_u64().unwrap());
+    assert_eq!(weights.sum::<u64>() + document["commons"].as_u64().unwrap(), 1_000_000, "{document}");
+    assert_eq!((&document["method"]["name"], &document["evidence"]["shards"]), (&json!("loco-delta"), &json!(1)));
+    assert!(document["evidence"]["record_words"].as_u64().unwrap() >= 8 * 7, "{document}");
+    let shown = asked(&[]);
+    assert!(shown.contains("together") && shown.contains("100.0 %"), "{shown}");
 }

@@ -1,0 +1,215 @@
+//! Evidence: where an answer repeats records word for word, found in span indexes of a datanet's shards.
+//!
+//! An index is made when a shard is first asked for and stays in the node's folder; it can be deleted at any time. Who
+//! claimed a record first is named where several shards have the same words.
+//!
+//! Invariant: what is shown was compared with the record's own text; nothing here pays anybody.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use tributary_protocol::datanet::Contribution;
+use tributary_protocol::envelope::Signed;
+use tributary_protocol::id::{AccountId, Hash};
+use tributary_protocol::span::{Longest, MAX_WORDS, Span, improbability, maximal, words};
+use tributary_storage::blobs::{BlobStore, IrohBlobs};
+use tributary_storage::shard::{self, Record};
+use tributary_storage::spans::{SpanIndex, SpanText, SpansError, build};
+
+/// Characters of a record that are shown on each side of its words.
+const CONTEXT_CHARS: usize = 80;
+
+/// A part of an answer that stands in a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Quotation {
+    /// Its bytes in the answer.
+    pub bytes: Range<usize>,
+    /// What is repeated, as the answer has it.
+    pub text: String,
+    /// How many words it has.
+    pub words: u64,
+    /// By how much it is improbable from the words' frequencies alone, in millionths of a bit.
+    pub micro_bits: u64,
+    /// The record.
+    pub record: Hash,
+    /// The shard that it is in.
+    pub shard: Hash,
+    /// Who claimed it first.
+    pub contributor: AccountId,
+    /// What stands before it in the record.
+    pub before: String,
+    /// And after it.
+    pub after: String,
+}
+
+/// What was looked for, and what was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Found {
+    /// The quotations, the most improbable first.
+    pub quotations: Vec<Quotation>,
+    /// Words of the answer.
+    pub answer_words: usize,
+    /// Words of all records that were looked through.
+    pub record_words: u64,
+    /// Their shards.
+    pub shards: usize,
+}
+
+/// Why there is no evidence.
+#[derive(Debug, thiserror::Error)]
+pub enum EvidenceError {
+    /// A shard is not in the store.
+    #[error("shard {0} is not here yet")]
+    Absent(Hash),
+    /// A shard or the store is damaged.
+    #[error("shard {shard}: {why}")]
+    Shard {
+        /// Which.
+        shard: Hash,
+        /// What is wrong.
+        why: String,
+    },
+    /// An index can't be made.
+    #[error(transparent)]
+    Index(#[from] SpansError),
+    /// The search broke off.
+    #[error("the search broke off: {0}")]
+    Broken(String),
+}
+
+/// The indexes of a node.
+#[derive(Debug)]
+pub struct Evidence {
+    folder: PathBuf,
+    /// One search at a time makes indexes and reads shards: both take memory by the size of a shard.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// A shard's index and who contributed it.
+struct Place {
+    index: SpanIndex,
+    shard: Hash,
+    contributor: AccountId,
+}
+
+impl Evidence {
+    /// Indexes in `folder`, which is made when the first one is.
+    #[must_use]
+    pub fn at(folder: PathBuf) -> Self {
+        Self { folder, turn: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Where `answer` repeats records of `entries` word for word.
+    ///
+    /// # Errors
+    /// When a shard is missing or damaged, or an index can't be made.
+    pub async fn quotations(
+        &self,
+        store: &IrohBlobs,
+        mut entries: Vec<Signed<Contribution>>,
+        answer: String,
+    ) -> Result<Found, EvidenceError> {
+        let _turn = self.turn.lock().await;
+        entries.sort_by_key(|entry| (entry.body.claimed_ms, entry.account, entry.body.sequence));
+        let mut places = Vec::new();
+        for entry in entries {
+            let index = self.index(store, entry.body.shard).await?;
+            places.push(Place { index, shard: entry.body.shard, contributor: entry.account });
+        }
+        let (places, spans, answer) = blocking(move || {
+            let spans = spans(&places, &answer);
+            (places, spans, answer)
+        })
+        .await?;
+        let parts: Vec<Range<usize>> = words(&answer).take(MAX_WORDS).map(|(bytes, _)| bytes).collect();
+        let mut quotations = Vec::new();
+        for (span, number) in spans {
+            let place = &places[number];
+            let records = records(store, place.shard).await?;
+            quotations.extend(quotation(&answer, &parts, span, place, &records));
+        }
+        let record_words = places.iter().map(|place| place.index.roots().entries - place.index.roots().records).sum();
+        Ok(Found { quotations, answer_words: parts.len(), record_words, shards: places.len() })
+    }
+
+    /// The index of a shard, made anew where it is missing or damaged.
+    async fn index(&self, store: &IrohBlobs, shard: Hash) -> Result<SpanIndex, EvidenceError> {
+        let path = self.folder.join(format!("{shard}.spans"));
+        if let Ok(index) = SpanIndex::open(&shard, &path) {
+            return Ok(index);
+        }
+        let records = records(store, shard).await?;
+        let made = blocking(move || make(shard, &records, &path)).await?;
+        Ok(made?)
+    }
+}
+
+fn make(shard: Hash, records: &[Record], path: &Path) -> Result<SpanIndex, SpansError> {
+    let io = |source| SpansError::Io { path: path.to_owned(), source };
+    path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(io)?;
+    build(shard, records, path)?;
+    SpanIndex::open(&shard, path)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, EvidenceError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| EvidenceError::Broken(error.to_string()))
+}
+
+async fn records(store: &IrohBlobs, shard: Hash) -> Result<Vec<Record>, EvidenceError> {
+    let damaged = |why: String| EvidenceError::Shard { shard, why };
+    let bytes = store.get(shard).await.map_err(|error| damaged(error.to_string()))?;
+    let bytes = bytes.ok_or(EvidenceError::Absent(shard))?;
+    blocking(move || shard::read(&bytes)).await?.map_err(|error| damaged(error.to_string()))
+}
+
+/// The spans worth showing over all shards as if they were one, each with its shard's number.
+fn spans(places: &[Place], answer: &str) -> Vec<(Span, usize)> {
+    let answer: Vec<u32> = words(answer).take(MAX_WORDS).map(|(_, word)| word).collect();
+    let total = places.iter().map(|place| place.index.roots().entries).sum();
+    let longest = |begin: usize| {
+        let mut best = (Longest { words: 0, at: 0 }, 0);
+        for (number, place) in places.iter().enumerate() {
+            let found = place.index.longest(&answer[begin..]);
+            if found.words > best.0.words {
+                best = (found, number);
+            }
+        }
+        best
+    };
+    let cost = |word: &u32| improbability(places.iter().map(|place| place.index.count(*word)).sum(), total);
+    let (matches, shards): (Vec<Longest>, Vec<usize>) = (0..answer.len()).map(longest).unzip();
+    let costs: Vec<u64> = answer.iter().map(cost).collect();
+    let spans = maximal(&matches, &costs, total).into_iter();
+    spans.filter_map(|span| Some((span, *shards.get(usize::try_from(span.begin).ok()?)?))).collect()
+}
+
+/// The span as the record has it; nothing where words only share their number.
+fn quotation(answer: &str, parts: &[Range<usize>], span: Span, place: &Place, records: &[Record]) -> Option<Quotation> {
+    let (number, start, id) = place.index.record(span.at)?;
+    let record = records.get(usize::try_from(number).ok()?).filter(|record| record.id == id)?;
+    let text = record.text();
+    let (begin, length) = (usize::try_from(span.begin).ok()?, usize::try_from(span.words).ok()?);
+    let own = parts.get(begin..begin.checked_add(length)?)?;
+    let offset = usize::try_from(span.at.checked_sub(start)?).ok()?;
+    let theirs: Vec<Range<usize>> = words(&text).skip(offset).take(length).map(|(bytes, _)| bytes).collect();
+    let is_same = own.len() == theirs.len()
+        && own.iter().zip(&theirs).all(|(own, theirs)| answer[own.clone()] == text[theirs.clone()]);
+    let (bytes, there) = (own.first()?.start..own.last()?.end, theirs.first()?.start..theirs.last()?.end);
+    is_same.then(|| Quotation {
+        text: answer[bytes.clone()].to_owned(),
+        bytes,
+        words: span.words,
+        micro_bits: span.micro_bits,
+        record: id,
+        shard: place.shard,
+        contributor: place.contributor,
+        before: last(&text[..there.start]),
+        after: text[there.end..].chars().take(CONTEXT_CHARS).collect(),
+    })
+}
+
+fn last(text: &str) -> String {
+    let begin = text.char_indices().rev().nth(CONTEXT_CHARS - 1).map_or(0, |(at, _)| at);
+    text[begin..].to_owned()
+}
