@@ -145,15 +145,20 @@ impl<const N: usize> Tile<'_, N> {
             if row == 0 {
                 self.strips.iter().for_each(|strip| bring(strip.get(term + self.ahead)));
             }
+            // Never as slices: debug assertions look at where those lie, and then the sums are kept in memory.
             for (own, x) in own.iter_mut().zip(&x) {
                 let x = simd.splat_f32s(x[term]);
-                for (own, w) in own.as_flattened_mut().iter_mut().zip(w.as_flattened()) {
-                    *own = simd.mul_add_f32s(x, *w, *own);
+                for (own, w) in own.iter_mut().zip(&w) {
+                    for (own, w) in own.iter_mut().zip(w) {
+                        *own = simd.mul_add_f32s(x, *w, *own);
+                    }
                 }
             }
         }
-        for (sums, own) in sums.as_flattened_mut().iter_mut().zip(own.as_flattened()) {
-            S::as_mut_simd_f32s(sums).0[..V].copy_from_slice(own);
+        for (sums, own) in sums.iter_mut().zip(&own) {
+            for (sums, own) in sums.iter_mut().zip(own) {
+                S::as_mut_simd_f32s(sums).0.iter_mut().zip(own).for_each(|(sums, own)| *sums = *own);
+            }
         }
     }
 }
