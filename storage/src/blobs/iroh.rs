@@ -1,8 +1,8 @@
 //! Blobs on disk in iroh-blobs' store, shared with the data plane that serves and fetches them.
 //!
-//! Invariant: the store's own garbage collection is off while the store is in use, since it has swept live blobs
-//! (design.md section 6). What [`BlobStore::remove`] named is swept when the store is opened, before anybody holds
-//! it: nothing pinned and nothing in transfer is ever swept.
+//! Invariant: the store's own garbage collection never runs by itself, since it has swept live blobs (design.md section
+//! 6). What [`BlobStore::remove`] named is swept by [`IrohBlobs::sweep`], or else when the store is opened, and each time
+//! everything else is protected by name: nothing pinned and nothing in transfer is ever swept.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,7 +16,7 @@ use iroh_blobs::store::fs::FsStore;
 use iroh_blobs::store::fs::options::PathOptions;
 use tributary_protocol::id::Hash;
 
-use super::sweep::{self, REMOVED_PREFIX};
+use super::sweep::{self, REMOVED_PREFIX, Sweeper};
 use super::{BlobError, BlobFuture, BlobStore, check_get_size};
 use crate::disk::{self, DiskFull};
 
@@ -43,6 +43,9 @@ pub struct IrohBlobs {
     root: PathBuf,
     reserve_bytes: u64,
     removed: Arc<Mutex<BTreeSet<Hash>>>,
+    sweeper: Arc<Sweeper>,
+    /// Held while a sweep runs: what is about to be swept is not pinned anew meanwhile.
+    sweeping: Arc<tokio::sync::Mutex<()>>,
     _lock: Arc<File>,
 }
 
@@ -68,9 +71,9 @@ impl IrohBlobs {
         if !root.join(sweep::INDEX_FILE).exists() {
             disk::check_room(root, 0, reserve_bytes)?;
         }
-        let store = sweep::open(root).await?;
-        let removed = Arc::default();
-        Ok(Self { store, root: root.to_owned(), reserve_bytes, removed, _lock: Arc::new(lock) })
+        let (store, sweeper) = sweep::open(root).await?;
+        let (removed, sweeping, sweeper) = (Arc::default(), Arc::default(), Arc::new(sweeper));
+        Ok(Self { store, root: root.to_owned(), reserve_bytes, removed, sweeper, sweeping, _lock: Arc::new(lock) })
     }
 
     /// The store behind, for iroh-blobs' protocol handler and downloads. Whoever fetches through it holds a temporary
@@ -91,6 +94,8 @@ impl IrohBlobs {
     /// # Errors
     /// When the disk refuses.
     pub async fn pin(&self, hash: Hash) -> Result<bool, BlobError> {
+        // What is being swept is gone afterwards.
+        let _sweep = if self.removed().contains(&hash) { Some(self.sweeping.lock().await) } else { None };
         if self.status(hash).await?.is_none() {
             return Ok(false);
         }
@@ -128,6 +133,31 @@ impl IrohBlobs {
     pub fn check_room(&self, size_bytes: u64) -> Result<(), DiskFull> {
         // The outboard takes 64 bytes for each 16 KiB.
         disk::check_room(&self.root, size_bytes.saturating_add(size_bytes / 256), self.reserve_bytes)
+    }
+
+    /// Frees the disk of what was removed; whether it did. What was not is swept when the store is opened again.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn sweep(&self) -> Result<bool, BlobError> {
+        let _sweep = self.sweeping.lock().await;
+        let gone = self.removed().clone();
+        if gone.is_empty() {
+            return Ok(true);
+        }
+        let all = self.store.blobs().list().hashes().await.map_err(|error| self.io(0, error))?;
+        let is_kept = |hash: &iroh_blobs::Hash| !gone.contains(&Hash(*hash.as_bytes()));
+        if !self.sweeper.sweep(all.into_iter().filter(is_kept).collect()).await {
+            return Ok(false);
+        }
+        for hash in gone {
+            // One that was put again meanwhile is here, and has no mark any more.
+            if self.status(hash).await?.is_none() && self.removed().contains(&hash) {
+                self.store.tags().delete(removed_name(hash)).await.map_err(|error| self.io(0, error))?;
+                self.removed().remove(&hash);
+            }
+        }
+        Ok(true)
     }
 
     /// Writes everything out and releases the folder. Stores that are dropped instead may hold it a little longer.

@@ -1,11 +1,11 @@
-//! Opening the store behind [`super::IrohBlobs`], and sweeping what was removed while nobody holds it.
+//! Opening the store behind [`super::IrohBlobs`], and sweeping what was removed: at its opening, and on demand.
 //!
 //! Invariant: a sweep deletes only what a mark names and no tag pins; everything else is protected by name, also what
-//! is incomplete.
+//! is incomplete, and what arrives meanwhile by the tags that its writers hold and by the store itself.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -27,10 +27,67 @@ pub(super) const INDEX_FILE: &str = "blobs.db";
 /// The store's sweeper wakes this soon after the store opens for sweeping.
 const SWEEP_DELAY: Duration = Duration::from_millis(1);
 
-/// Opens the store in `root` without what was removed, its own garbage collection off.
-pub(super) async fn open(root: &Path) -> Result<FsStore, BlobError> {
+/// Opens the store in `root` without what was removed; its own garbage collection runs when the sweeper says so.
+pub(super) async fn open(root: &Path) -> Result<(FsStore, Sweeper), BlobError> {
     let store = load(root, None).await?;
-    sweep_removed(root, store).await
+    let store = sweep_removed(root, store).await?;
+    store.shutdown().await.map_err(|error| BlobError::Io { path: root.to_owned(), source: plain(error) })?;
+    let place = Arc::new(OnceLock::new());
+    let (protect, sweeper) = on_demand(Arc::clone(&place));
+    let store = load(root, Some(GcConfig { interval: SWEEP_DELAY, add_protected: Some(protect) })).await?;
+    // Nobody else has set it.
+    let _ = place.set(store.clone());
+    Ok((store, sweeper))
+}
+
+/// Has the store's own garbage collection run once at a time, and only when it is told to.
+#[derive(Debug)]
+pub(super) struct Sweeper {
+    keep: mpsc::Sender<Vec<iroh_blobs::Hash>>,
+    ended: tokio::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+impl Sweeper {
+    /// Sweeps everything that is neither in `keep` nor tagged; whether it did.
+    pub(super) async fn sweep(&self, keep: Vec<iroh_blobs::Hash>) -> bool {
+        let mut ended = self.ended.lock().await;
+        self.keep.send(keep).await.is_ok() && ended.recv().await.is_some()
+    }
+}
+
+/// What the store's sweeper hears and says.
+struct Inbox {
+    keep: mpsc::Receiver<Vec<iroh_blobs::Hash>>,
+    ended: mpsc::Sender<()>,
+    is_running: bool,
+}
+
+/// A guard for the store's sweeper, which waits in it for the next demand. When nobody can demand any more, the store that
+/// the sweeper alone still holds is closed.
+fn on_demand(store: Arc<OnceLock<FsStore>>) -> (ProtectCb, Sweeper) {
+    let (keep, asked) = mpsc::channel(1);
+    let (ended, heard) = mpsc::channel(1);
+    let inbox = Arc::new(tokio::sync::Mutex::new(Inbox { keep: asked, ended, is_running: false }));
+    let protect: ProtectCb = Arc::new(move |live: &mut HashSet<iroh_blobs::Hash>| {
+        let (inbox, store) = (Arc::clone(&inbox), Arc::clone(&store));
+        Box::pin(async move {
+            let mut inbox = inbox.lock().await;
+            if std::mem::take(&mut inbox.is_running) {
+                // A full channel already holds the news.
+                let _ = inbox.ended.try_send(());
+            }
+            let Some(keep) = inbox.keep.recv().await else {
+                if let Some(store) = store.get().cloned() {
+                    tokio::spawn(async move { store.shutdown().await });
+                }
+                return std::future::pending().await;
+            };
+            live.extend(keep);
+            inbox.is_running = true;
+            ProtectOutcome::Continue
+        })
+    });
+    (protect, Sweeper { keep, ended: tokio::sync::Mutex::new(heard) })
 }
 
 async fn load(root: &Path, gc: Option<GcConfig>) -> Result<FsStore, BlobError> {

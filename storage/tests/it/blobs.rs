@@ -107,6 +107,48 @@ async fn blobs_are_there_after_a_restart_and_removed_ones_are_swept() {
     store.shutdown().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_sweep_frees_the_disk_of_what_was_removed_and_of_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("blobs");
+    let store = IrohBlobs::open(&root).await.unwrap();
+    assert!(store.sweep().await.unwrap(), "there is nothing to sweep");
+    for round in 0..3 {
+        let kept = store.put(bytes(100_000, 1)).await.unwrap();
+        let removed = store.put(bytes(200_000, 3)).await.unwrap();
+        let fetched = bytes(50_000, 4);
+        // Neither pinned nor held: whoever fetched it pins it any moment.
+        drop(store.inner().blobs().add_bytes(fetched.clone()).temp_tag().await.unwrap());
+        assert!(store.remove(removed).await.unwrap());
+        assert!(data_file(&root, removed).exists());
+        assert!(store.sweep().await.unwrap());
+        assert!(!data_file(&root, removed).exists(), "round {round}");
+        assert!(!store.has(removed).await.unwrap() && !store.pin(removed).await.unwrap());
+        assert_eq!(store.get(kept).await.unwrap(), Some(bytes(100_000, 1)));
+        assert!(store.pin(Hash::of(&fetched)).await.unwrap());
+        // What was swept can be put again, from memory and from a file.
+        let again = match round {
+            0 => store.put(bytes(200_000, 3)).await.unwrap(),
+            _ => {
+                let path = folder.path().join("file");
+                std::fs::write(&path, bytes(200_000, 3)).unwrap();
+                store.put_file(&path).await.unwrap()
+            }
+        };
+        assert_eq!(store.get(again).await.unwrap(), Some(bytes(200_000, 3)));
+    }
+    store.shutdown().await.unwrap();
+    let store = IrohBlobs::open(&root).await.unwrap();
+    assert!(store.has(Hash::of(&bytes(200_000, 3))).await.unwrap());
+    drop(store);
+    // The sweeper does not keep a store open that was dropped.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while IrohBlobs::open(&root).await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "the folder is released");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
 fn data_file(root: &Path, hash: Hash) -> std::path::PathBuf {
     root.join("data").join(format!("{hash}.data"))
 }

@@ -117,13 +117,20 @@ impl DataPlane {
     pub async fn fetch(&self, hash: Hash, providers: &[NodeId], max_bytes: u64) -> Result<u64, FetchError> {
         let turn = self.shared.turn(hash);
         let _mine = turn.lock().await;
-        if let Some(size) = self.shared.local_size(hash).await {
-            return self.shared.keep(hash, size, max_bytes).await;
+        // Held until it is pinned: nothing unpinned may vanish meanwhile.
+        let content = HashAndFormat::raw(iroh_hash(hash));
+        let _hold =
+            self.shared.store.inner().tags().temp_tag(content).await.map_err(|error| self.shared.failed(error))?;
+        // What was removed may lie here until it is swept.
+        if let Some(size) = self.shared.local_size(hash).await
+            && self.shared.keep(hash, size, max_bytes).await?
+        {
+            return Ok(size);
         }
         let mut faults = Vec::new();
         for &node in providers.iter().filter(|node| **node != self.shared.node).take(FETCH_PROVIDERS) {
             match self.shared.fetch_from(hash, node, &self.lanes_of(node), max_bytes).await {
-                Ok(size) => return self.shared.keep(hash, size, max_bytes).await,
+                Ok(size) => return self.shared.keep(hash, size, max_bytes).await.map(|_| size),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Provider(fault)) => {
                     tracing::debug!(%hash, provider = %node.short(), %fault, "provider left");
@@ -151,6 +158,11 @@ impl Shared {
         turn
     }
 
+    /// The store failed, which is no provider's fault.
+    fn failed(&self, error: impl std::fmt::Display) -> BlobError {
+        BlobError::Io { path: self.store.root().to_owned(), source: std::io::Error::other(error.to_string()) }
+    }
+
     async fn local_size(&self, hash: Hash) -> Option<u64> {
         match self.store.inner().blobs().status(iroh_hash(hash)).await {
             Ok(BlobStatus::Complete { size }) => Some(size),
@@ -159,12 +171,12 @@ impl Shared {
         }
     }
 
-    async fn keep(&self, hash: Hash, size: u64, max_bytes: u64) -> Result<u64, FetchError> {
+    /// Pins what is here; whether it is.
+    async fn keep(&self, hash: Hash, size: u64, max_bytes: u64) -> Result<bool, FetchError> {
         if size > max_bytes {
             return Err(FetchError::TooLarge { hash, size_bytes: size, limit_bytes: max_bytes });
         }
-        self.store.pin(hash).await?;
-        Ok(size)
+        Ok(self.store.pin(hash).await?)
     }
 
     /// One provider, by its fast lane if it has one. A lane that is missing, slow or broken says nothing about the
@@ -205,8 +217,6 @@ impl Shared {
             return Err(Failure::Final(FetchError::TooLarge { hash, size_bytes: size, limit_bytes: max_bytes }));
         }
         self.store.check_room(size)?;
-        // Held for the whole download: nothing unpinned may vanish from under it.
-        let _hold = self.store.inner().tags().temp_tag(content).await.map_err(Failure::broken)?;
         let local = self.store.inner().remote().local(content).await.map_err(Failure::broken)?;
         let request = local.missing();
         let progress = self.store.inner().remote().execute_get(connection.clone(), request);
