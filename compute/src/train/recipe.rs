@@ -111,8 +111,8 @@ impl Recipe {
     /// # Errors
     /// Names the field that is unknown, of the wrong type or out of bounds.
     pub fn of_fields(fields: &serde_json::Map<String, serde_json::Value>) -> Result<Self, TrainError> {
-        let refused = |error: serde_json::Error| TrainError::Recipe(error.to_string());
-        let mut recipe: Self = serde_json::from_value(fields.clone().into()).map_err(refused)?;
+        let mut recipe: Self =
+            serde_json::from_value(fields.clone().into()).map_err(|error| Self::refused(fields, &error))?;
         let is_open = |name: &str| !fields.contains_key(name);
         if is_open("warmup") {
             recipe.warmup = WARMUP.min(recipe.steps / WARMUP_OF_STEPS);
@@ -125,6 +125,16 @@ impl Recipe {
         }
         recipe.check()?;
         Ok(recipe)
+    }
+
+    /// The first field that alone is refused, and why; serde's words for a wrong type name none.
+    fn refused(fields: &serde_json::Map<String, serde_json::Value>, all: &serde_json::Error) -> TrainError {
+        let alone = |(name, value): (&String, &serde_json::Value)| {
+            let one: serde_json::Map<_, _> = [(name.clone(), value.clone())].into_iter().collect();
+            let error = serde_json::from_value::<Self>(one.into()).err()?.to_string();
+            Some(if error.contains(name.as_str()) { error } else { format!("{name}: {error}") })
+        };
+        TrainError::Recipe(fields.iter().find_map(alone).unwrap_or_else(|| all.to_string()))
     }
 
     /// Checks every bound.
@@ -339,6 +349,8 @@ mod tests {
         assert_eq!(of(json!({"steps": 60, "held_out": 0.1, "patience": 2})).unwrap().evaluate_every, 6);
         assert!(of(json!({"patience": 2})).unwrap_err().to_string().contains("held_out"));
         assert!(of(json!({"step": 2})).unwrap_err().to_string().contains("step"));
+        let typed = of(json!({"steps": 20, "lr": "fast"})).unwrap_err().to_string();
+        assert!(typed.contains("lr: invalid type"), "{typed}");
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Node {
             return;
         }
         if request.round >= AWARD_ROUNDS_MAX {
-            let reason = format!("{AWARD_ROUNDS_MAX} workers in turn failed it");
+            let reason = request.given_up();
             return self.fail_request(key, reason, out);
         }
         let best = self.best_bid(now_ms, request, &offer.body);

@@ -93,6 +93,10 @@ pub(super) struct Request {
     pub(super) verdict: Option<Signed<Verdict>>,
     pub(super) verifier_payout: Option<ChainAddress>,
     pub(super) adapter_held: bool,
+    /// Workers that had it and failed.
+    failed_by: BTreeSet<NodeId>,
+    /// The last word of one of them.
+    last_said: Option<String>,
     pub(super) wait: Waiting,
 }
 
@@ -145,6 +149,8 @@ impl Requester {
             verdict: None,
             verifier_payout: None,
             adapter_held: false,
+            failed_by: BTreeSet::new(),
+            last_said: None,
             wait: Waiting::default(),
             command,
         };
@@ -183,6 +189,7 @@ impl Requester {
         self.records.entry(node).or_default().failed += 1;
         if let Some(request) = self.requests.get_mut(&key) {
             request.auction.exclude(node);
+            request.failed_by.insert(node);
             request.award = None;
             request.progress = None;
             request.curve.clear();
@@ -269,6 +276,16 @@ impl Requester {
 }
 
 impl Request {
+    /// Why it is given up after its last round: how many workers tried, and what they said of it.
+    pub(super) fn given_up(&self) -> String {
+        let tried = match self.failed_by.len() {
+            1 => "one worker".to_owned(),
+            several => format!("{several} workers"),
+        };
+        let said = self.last_said.as_ref().map(|says| format!(": {says}")).unwrap_or_default();
+        format!("{tried} failed it in {} attempts{said}", self.round)
+    }
+
     pub(super) fn view(&self) -> RequestView {
         RequestView {
             command: self.command.clone(),
@@ -362,6 +379,9 @@ impl Node {
             _ => false,
         };
         if heard && (request.declines.len() < BIDS_MAX || request.declines.contains_key(&from)) {
+            if let DeclineReason::Unable { says } = &declined.reason {
+                request.last_said = Some(says.clone());
+            }
             request.declines.insert(from, declined.reason);
         }
     }
