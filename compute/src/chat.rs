@@ -1,36 +1,33 @@
 //! Chat templates: a conversation to the prompt that the model was trained on, as `transformers` renders it.
 //!
-//! Invariant: a template is a stranger's program. It sees the conversation and nothing else, runs within a bound on its
-//! steps, and what it renders has a bound; the time of day is the caller's. Strings that it joins on the way have no bound
-//! in minijinja, so a hostile one can take memory: render in a process that may die.
+//! Invariant: a template is a stranger's program. It sees the conversation and nothing else, is not even read before it is
+//! used, runs within a bound on its steps, and what it renders has a bound; the time of day is the caller's. What it takes
+//! of memory on the way has no bound in minijinja, neither when it is read nor when it runs: [`apart`] renders in a
+//! process that may die.
 //!
 //! What `transformers` gives a template is given here: `raise_exception`, `strftime_now`, `tojson` with Python's spacing,
 //! Python's methods of strings, lists and maps, `break` and `continue`, trimmed blocks, and `{% generation %}`.
 
+pub mod apart;
 mod compile;
 mod json;
+mod render;
 
-use std::fmt;
-use std::io::{self, Write};
+use std::sync::{Arc, OnceLock};
 
-use jiff::Timestamp;
-use jiff::fmt::strtime;
-use minijinja::value::ValueKind;
-use minijinja::{Environment, Error, ErrorKind, Value, context};
-use serde::Deserialize;
+use minijinja::{Value, context};
+use serde::{Deserialize, Serialize};
 
+use self::apart::{Apart, Renderer};
+use self::compile::Compiled;
 pub use self::compile::MAX_TEMPLATE_BYTES;
-use self::compile::{compile, with_room};
 use crate::engine::MAX_PROMPT_BYTES;
 
 /// Name of the template that `transformers` takes when tools are given and a file has several.
 const TOOL_USE: &str = "tool_use";
-const NAME: &str = "chat_template";
-/// Names under which a message's thought is passed, the standard one first.
-const THOUGHT_FIELDS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// Why a conversation can't be rendered.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ChatError {
     /// The model came without one.
     #[error("the model has no chat template")]
@@ -50,7 +47,7 @@ pub enum ChatError {
 }
 
 /// A conversation to render: what OpenAI's interface calls `messages` and `tools`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Conversation {
     /// Objects with `role` and `content` and whatever else the template knows, keys in the order they came.
     pub messages: Value,
@@ -83,7 +80,7 @@ impl Conversation {
 }
 
 /// Texts of special tokens that templates write.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecialTexts {
     /// `bos_token`.
     pub bos: Option<String>,
@@ -91,156 +88,95 @@ pub struct SpecialTexts {
     pub eos: Option<String>,
 }
 
-/// A compiled template. Cloning shares nothing but is cheap enough for once per model.
-#[derive(Clone)]
-pub struct ChatTemplate {
-    usual: Environment<'static>,
-    with_tools: Option<Environment<'static>>,
+/// What a base's files say of conversations.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Sources {
+    usual: String,
+    with_tools: Option<String>,
     specials: SpecialTexts,
 }
 
-impl fmt::Debug for ChatTemplate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChatTemplate").field("specials", &self.specials).finish_non_exhaustive()
-    }
+/// Where a template is read and rendered.
+#[derive(Debug, Clone)]
+enum Place {
+    /// In this process, read when it is first used.
+    Here(Arc<OnceLock<Result<Compiled, ChatError>>>),
+    /// In one that may die.
+    Apart(Arc<Apart>),
+}
+
+/// A base's templates. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct ChatTemplate {
+    sources: Arc<Sources>,
+    place: Place,
 }
 
 impl ChatTemplate {
-    /// Compiles templates by name: the one named `default` (or the only one), and `tool_use` for conversations with
-    /// tools.
+    /// Takes templates by name: the one named `default` (or the only one), and `tool_use` for conversations with
+    /// tools. Whether they can be used, [`ChatTemplate::check`] says.
     ///
     /// # Errors
-    /// When there is none, or one is too long or malformed.
+    /// When there is none, or one is too long.
     pub fn new(templates: &[(String, String)], specials: SpecialTexts) -> Result<Self, ChatError> {
-        let named = |wanted: &str| templates.iter().find(|(name, _)| name == wanted).map(|(_, source)| source);
-        let usual = named("default").or_else(|| templates.first().map(|(_, source)| source));
+        let named = |wanted: &str| templates.iter().find(|(name, _)| name == wanted).map(|(_, source)| source.clone());
+        let usual = named("default").or_else(|| templates.first().map(|(_, source)| source.clone()));
         let usual = usual.ok_or_else(|| ChatError::Template("there is none".into()))?;
-        Ok(Self {
-            usual: compile(usual)?,
-            with_tools: named(TOOL_USE).map(|source| compile(source)).transpose()?,
-            specials,
-        })
+        let sources = Sources { usual, with_tools: named(TOOL_USE), specials };
+        for source in [Some(&sources.usual), sources.with_tools.as_ref()].into_iter().flatten() {
+            compile::check_length(source)?;
+        }
+        Ok(Self { sources: Arc::new(sources), place: Place::Here(Arc::default()) })
+    }
+
+    /// The same templates, read and rendered by a process of their own.
+    #[must_use]
+    pub fn apart(&self, renderer: &Renderer) -> Self {
+        Self { sources: Arc::clone(&self.sources), place: Place::Apart(Arc::new(Apart::new(renderer.clone()))) }
     }
 
     /// The templates' own text: the usual one, and the one for tools.
     #[must_use]
     pub fn sources(&self) -> (String, Option<String>) {
-        let text = |from: &Environment<'static>| {
-            from.get_template(NAME).map(|template| template.source().to_owned()).unwrap_or_default()
-        };
-        (text(&self.usual), self.with_tools.as_ref().map(text))
+        (self.sources.usual.clone(), self.sources.with_tools.clone())
     }
 
     /// Texts of special tokens that the templates write.
     #[must_use]
-    pub const fn specials(&self) -> &SpecialTexts {
-        &self.specials
+    pub fn specials(&self) -> &SpecialTexts {
+        &self.sources.specials
+    }
+
+    /// Whether the templates can be read, and the usual one writes a short conversation; it may refuse that one.
+    ///
+    /// # Errors
+    /// When one is malformed, with its line, or fails.
+    pub fn check(&self) -> Result<(), ChatError> {
+        let greeting = Conversation::of(&[("user", "Hello"), ("assistant", "Hello to you")]);
+        let question = Conversation::of(&[("user", "Hello")]);
+        for (conversation, ask) in [(question, true), (greeting, false)] {
+            match self.render(&conversation, ask, 0) {
+                Ok(_) | Err(ChatError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// The prompt of a conversation. `ask` appends what begins the model's answer (`add_generation_prompt`); `now_s` is
     /// the time that `strftime_now` shows, in seconds since 1970, as UTC.
     ///
     /// # Errors
-    /// When the template refuses the conversation, fails on it or exceeds a bound.
+    /// When a template is malformed, refuses the conversation, fails on it or exceeds a bound.
     pub fn render(&self, conversation: &Conversation, ask: bool, now_s: i64) -> Result<String, ChatError> {
-        with_room(|| self.render_here(conversation, ask, now_s))
-            .map_err(|error| ChatError::Failed(error.to_string()))?
-    }
-
-    fn render_here(&self, conversation: &Conversation, ask: bool, now_s: i64) -> Result<String, ChatError> {
-        let tools = conversation.tools.as_ref().filter(|tools| !tools.is_none());
-        let chosen = self.with_tools.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.usual);
-        let mut environment = chosen.clone();
-        environment.add_function("strftime_now", move |format: String| strftime(&format, now_s));
-        let variables = context! {
-            messages => messages_for_template(&conversation.messages)?,
-            tools => tools,
-            documents => (),
-            add_generation_prompt => ask,
-            bos_token => self.specials.bos.clone(),
-            eos_token => self.specials.eos.clone(),
-            ..conversation.variables.clone().unwrap_or_default(),
-        };
-        let failed = |error: &Error| ChatError::Failed(error.to_string());
-        let template = environment.get_template(NAME).map_err(|error| failed(&error))?;
-        let mut rendered = Bounded(Vec::new());
-        match template.render_captured_to(variables, &mut rendered) {
-            Ok(_) => String::from_utf8(rendered.0).map_err(|error| ChatError::Failed(error.to_string())),
-            Err(error) => Err(refusal(&error).unwrap_or_else(|| failed(&error))),
-        }
-    }
-}
-
-/// Messages as `transformers` hands them over: keys whose value is null are left out (OpenAI's interface writes
-/// `"content": null` beside calls of tools), and a thought has all the names it is known by.
-fn messages_for_template(messages: &Value) -> Result<Value, ChatError> {
-    let refused = |error: Error| ChatError::Conversation(error.to_string());
-    if messages.kind() != ValueKind::Seq {
-        return Err(ChatError::Conversation("messages are no list".into()));
-    }
-    let mut handed = Vec::new();
-    for message in messages.try_iter().map_err(refused)? {
-        if message.kind() != ValueKind::Map {
-            return Err(ChatError::Conversation("a message is no object".into()));
-        }
-        let mut fields: Vec<(String, Value)> = Vec::new();
-        for key in message.try_iter().map_err(refused)? {
-            let value = message.get_item(&key).map_err(refused)?;
-            if !value.is_none() {
-                fields.push((key.to_string(), value));
+        match &self.place {
+            Place::Here(compiled) => {
+                let compiled = compiled.get_or_init(|| Compiled::new(&self.sources)).as_ref().map_err(Clone::clone)?;
+                compiled.render(conversation, ask, now_s)
             }
+            Place::Apart(apart) => apart.render(&self.sources, conversation, ask, now_s),
         }
-        let named = |wanted: &str| fields.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.clone());
-        if let Some(thought) = THOUGHT_FIELDS.into_iter().find_map(named) {
-            let has_old_name = named("thinking").is_some();
-            fields.retain(|(key, _)| key != "reasoning_content");
-            fields.push(("reasoning_content".into(), thought.clone()));
-            if !has_old_name {
-                fields.push(("thinking".into(), thought));
-            }
-        }
-        handed.push(Value::from_pairs(fields));
     }
-    Ok(handed.into())
-}
-
-/// Marks an error of `raise_exception`, to tell a refusal from a failure.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Raised(String);
-
-fn refusal(error: &Error) -> Option<ChatError> {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if let Some(raised) = error.downcast_ref::<Raised>() {
-            return Some(ChatError::Refused(raised.0.clone()));
-        }
-        source = error.source();
-    }
-    None
-}
-
-/// Takes a prompt's length of bytes and no more.
-struct Bounded(Vec<u8>);
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_PROMPT_BYTES {
-            return Err(io::Error::other("the prompt is too long"));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn strftime(format: &str, now_s: i64) -> Result<String, Error> {
-    let refused = |error: jiff::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
-    let now = Timestamp::from_second(now_s).map_err(refused)?.to_zoned(jiff::tz::TimeZone::UTC);
-    strtime::format(format, &now).map_err(refused)
 }
 
 #[cfg(test)]
@@ -296,8 +232,7 @@ mod tests {
         let refused = render("{{ raise_exception('roles must alternate') }}", &[]).unwrap_err();
         assert!(matches!(&refused, ChatError::Refused(why) if why == "roles must alternate"), "{refused}");
         assert!(matches!(render("{{ messages[0].content.nothing() }}", &[("user", "x")]), Err(ChatError::Failed(_))));
-        let broken = ChatTemplate::new(&[("default".into(), "{% for %}".into())], SpecialTexts::default());
-        assert!(matches!(broken, Err(ChatError::Template(_))));
+        assert!(matches!(render("{% for %}", &[]), Err(ChatError::Template(_))));
     }
 
     #[test]
@@ -311,6 +246,18 @@ mod tests {
         }
         assert!(ChatTemplate::new(&[(String::new(), "x".repeat(1 << 20))], SpecialTexts::default()).is_err());
         assert!(ChatTemplate::new(&[], SpecialTexts::default()).is_err());
+    }
+
+    #[test]
+    fn a_check_names_the_line_and_lets_a_template_refuse() {
+        let refused = template("{{ bos_token }}\n{% for m in messages %}\n{{ m.content }\n").check().unwrap_err();
+        assert!(matches!(&refused, ChatError::Template(why) if why.contains(":3")), "{refused}");
+        let failed = template("{{ messages[0].content.nothing() }}").check().unwrap_err();
+        assert!(matches!(failed, ChatError::Failed(_)), "{failed}");
+        template("{{ raise_exception('a system message must come first') }}").check().unwrap();
+        template("{{ messages[0].content }}").check().unwrap();
+        let tools = [("default".into(), "plain".into()), ("tool_use".into(), "{% if %}".into())];
+        assert!(ChatTemplate::new(&tools, SpecialTexts::default()).unwrap().check().is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc};
@@ -25,6 +25,7 @@ use tributary_protocol::wire;
 
 use crate::bundle::{TRANSCRIPT_MAX_BYTES, Transcript};
 use crate::handle::NodeHandle;
+use crate::lock::locked;
 use crate::net::data::{AnswerSender, AnswerStream, DataPlane};
 use crate::net::limits::ANSWER_FRAME_BYTES;
 use crate::traffic::Traffic;
@@ -123,10 +124,6 @@ pub struct Answers {
     listeners: Mutex<BTreeMap<Hash, broadcast::Sender<Piece>>>,
     /// The questions that this node takes an answer to in.
     asking: Mutex<BTreeMap<Hash, AbortHandle>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn frame(tag: u8, payload: &[u8]) -> Vec<u8> {

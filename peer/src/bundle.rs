@@ -5,8 +5,9 @@
 
 use bincode::{Decode, Encode};
 use tributary_compute::engine::Generation;
-use tributary_compute::lora::AdapterFiles;
+use tributary_compute::lora::{AdapterFiles, MAX_ADAPTER_CONFIG_BYTES};
 use tributary_compute::proof::Fingerprint;
+use tributary_protocol::id::Hash;
 use tributary_protocol::wire::{self, WireError};
 
 /// The largest adapter that travels as one blob.
@@ -33,6 +34,31 @@ pub fn adapter_to_bytes(files: AdapterFiles) -> Vec<u8> {
 pub fn adapter_from_bytes(bytes: &[u8]) -> Result<AdapterFiles, WireError> {
     let bundle: AdapterBundle = wire::decode(bytes, ADAPTER_MAX_BYTES)?;
     Ok(AdapterFiles { config_json: bundle.config_json, safetensors: bundle.safetensors })
+}
+
+/// How an adapter's configuration names the base it is for, before the base's id.
+const BASE_PREFIX: &str = "tributary:";
+
+/// What an adapter's configuration calls a base.
+#[must_use]
+pub fn base_name(base: Hash) -> String {
+    format!("{BASE_PREFIX}{base}")
+}
+
+/// The base that an adapter's configuration names; other programs' adapters name none of ours.
+///
+/// # Errors
+/// When the configuration is too long or no JSON.
+pub fn base_of(files: &AdapterFiles) -> Result<Option<Hash>, serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        base_model_name_or_path: Option<String>,
+    }
+    if files.config_json.len() > MAX_ADAPTER_CONFIG_BYTES {
+        return Err(serde::de::Error::custom(format!("at most {MAX_ADAPTER_CONFIG_BYTES} bytes")));
+    }
+    let named: Named = serde_json::from_slice(&files.config_json)?;
+    Ok(named.base_model_name_or_path.and_then(|name| name.strip_prefix(BASE_PREFIX)?.parse().ok()))
 }
 
 /// What a verifier needs of an answer beside question and receipt.

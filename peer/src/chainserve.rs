@@ -11,9 +11,8 @@ use tributary_settlement::evm::EmbeddedChain;
 use tributary_settlement::queue::Queue;
 use tributary_settlement::rpc::{self, RpcServer};
 
-use crate::home::Home;
+use crate::home::{ChainNotice, Home};
 use crate::net::reach;
-use crate::settle::ChainNotice;
 
 /// The chain's place in the node's folder.
 pub(crate) const FOLDER: &str = "chain";

@@ -31,7 +31,7 @@ mod wallet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tributary_compute::device::Wanted;
 
 /// Share data and idle GPUs, get specialised models, and see everybody paid who made an answer possible.
@@ -110,7 +110,13 @@ pub(crate) enum Command {
         /// Where models run.
         #[arg(long, default_value_t = Wanted::Cpu)]
         device: Wanted,
+        /// What it may take of the memory, in bytes.
+        #[arg(long)]
+        memory: Option<u64>,
     },
+    /// Render chat templates for the engine that started this process.
+    #[command(hide = true)]
+    Template,
     /// Open a device and compare it with the processor, for the node that started this process.
     #[command(hide = true)]
     Device {
@@ -139,10 +145,19 @@ pub(crate) struct DemoArgs {
     seed: u64,
 }
 
+/// A negative number is taken for a value, which then says what it may be, and not for an unknown option.
+fn numbers_may_be_negative(command: clap::Command) -> clap::Command {
+    let takes_value = |argument: &clap::Arg| argument.get_action().takes_values() && !argument.is_positional();
+    command
+        .mut_args(|argument| if takes_value(&argument) { argument.allow_negative_numbers(true) } else { argument })
+        .mut_subcommands(numbers_may_be_negative)
+}
+
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::try_parse() {
+    let parsed = numbers_may_be_negative(Cli::command()).try_get_matches();
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => run::main(cli),
         Err(error) => run::refuse(&error, std::env::args_os().any(|argument| argument == "--json")),
     }
@@ -150,7 +165,6 @@ pub fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
     use clap::error::ErrorKind;
 
     use super::*;
@@ -222,6 +236,22 @@ mod tests {
                 parse(&format!("tributary {line}")).err()
             );
         }
+    }
+
+    #[test]
+    fn a_negative_number_is_a_wrong_value_and_no_unknown_option() {
+        for (line, option) in [
+            ("tributary train start --budget -5", "--budget"),
+            ("tributary ask q --max-price -1", "--max-price"),
+            ("tributary ask q --timeout-s -1", "--timeout-s"),
+            ("tributary ask q --timeout-s 0", "--timeout-s"),
+        ] {
+            let told = numbers_may_be_negative(Cli::command()).try_get_matches_from(line.split(' '));
+            let told = told.map(|_| ()).unwrap_err().to_string();
+            assert!(told.contains("invalid value") && told.contains(option), "{told}");
+        }
+        let penalty = "tributary ask q --presence-penalty -0.5".split(' ');
+        assert!(numbers_may_be_negative(Cli::command()).try_get_matches_from(penalty).is_ok());
     }
 
     #[test]

@@ -9,14 +9,18 @@ pub mod asking;
 mod bases;
 pub mod child;
 mod context;
+pub mod deadlines;
 mod export;
 mod folder;
+mod frames;
 mod jobs;
+mod memory;
 mod open;
 pub mod parent;
 mod pending;
 mod serving;
 mod shelf;
+pub mod template;
 
 use bincode::{Decode, Encode};
 use tributary_protocol::decoding::{Decoding, Prompt};
@@ -194,6 +198,33 @@ pub enum Ask {
     },
 }
 
+impl Ask {
+    /// The job it is about; a base's place is about that base.
+    #[must_use]
+    pub const fn job(&self) -> Hash {
+        match self {
+            Self::Base { id: job, .. }
+            | Self::Forget { id: job }
+            | Self::Train { job, .. }
+            | Self::Replay { job, .. }
+            | Self::Index { job, .. }
+            | Self::Open { job, .. }
+            | Self::Embed { job, .. }
+            | Self::Answer { job, .. }
+            | Self::Check { job, .. }
+            | Self::Inspect { job, .. }
+            | Self::Export { job, .. }
+            | Self::Stop { job } => *job,
+        }
+    }
+
+    /// Whether it is an answer or an embedding, which is computed again when the engine dies.
+    #[must_use]
+    pub const fn is_answer(&self) -> bool {
+        matches!(self, Self::Answer { .. } | Self::Embed { .. })
+    }
+}
+
 /// What the engine tells the node.
 #[derive(Debug, Clone, Encode, Decode)]
 pub enum Reply {
@@ -262,6 +293,13 @@ pub enum Reply {
         job: Hash,
         /// Why.
         reason: String,
+    },
+    /// A job took longer than it may, and its process was ended: the node's own word.
+    Late {
+        /// The job.
+        job: Hash,
+        /// The time that it had, in seconds.
+        after_s: u64,
     },
 }
 
@@ -372,6 +410,7 @@ impl Reply {
             | Self::Saved { job, .. }
             | Self::Text { job, .. }
             | Self::Done { job, .. }
+            | Self::Late { job, .. }
             | Self::Failed { job, .. } => Some(*job),
         }
     }

@@ -12,10 +12,17 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 use tributary_protocol::id::{ChainAddress, Hash};
-use tributary_settlement::chain::ChainKey;
+use tributary_settlement::chain::{ChainKey, Deployment};
 use tributary_storage::vault::{Passphrase, SecretKind, Vault, VaultError};
 
-use crate::settle::ChainNotice;
+/// Where the chain is and which contracts are in use; part of an invitation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainNotice {
+    /// The JSON-RPC address.
+    pub url: String,
+    /// The contracts.
+    pub deployment: Deployment,
+}
 
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -20,6 +20,8 @@ pub mod home;
 pub mod http;
 pub mod hub;
 pub mod licence;
+mod lock;
+pub mod names;
 pub mod net;
 pub mod receiptfile;
 pub mod runs;

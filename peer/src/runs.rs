@@ -176,7 +176,8 @@ impl Runs {
         let found = node.view(move |node| gather(&looked, node)).await.map_err(|error| error.to_string())?;
         let Gathered { adapter, contributors, builder, own, unchecked } = found.ok_or("a task's result is missing")?;
         let leave_out: Vec<Hash> = contributors.iter().map(|contributor| contributor.leave_out).collect();
-        let index = self.workshop.build_index(spec.base, adapter, &leave_out, &[]).await?;
+        let index =
+            self.workshop.build_index(spec.base, adapter, &leave_out, &[]).await.map_err(|error| error.to_string())?;
         let release = Release {
             name: spec.name.clone(),
             adapter,

@@ -211,7 +211,7 @@ impl Runtime {
             Output::Fetch { blob, bytes, providers } => self.fetch(blob, bytes, providers, false),
             Output::FetchBody { blob, bytes, providers } => self.fetch(blob, bytes, providers, true),
             Output::Provide { bytes } => {
-                self.parts.workshop.keep(bytes).await?;
+                self.parts.workshop.keep(bytes).await.map_err(|error| error.to_string())?;
             }
             Output::Learn { peer, control, data } => self.learn(peer, &control, &data).await,
             Output::Start { job, work } => self.start(job, work),

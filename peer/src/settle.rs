@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ed25519_dalek::{Signer, SigningKey};
-use serde::{Deserialize, Serialize};
 use tributary_protocol::batch::EpochBody;
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash, Signature};
 use tributary_protocol::node::{FeeStream, Funding};
@@ -20,20 +19,11 @@ use tributary_protocol::receipt::{SignedReceipt, Voucher};
 use tributary_protocol::wire;
 use tributary_settlement::anchor::{EpochTree, ReceiptLeaf, ReceiptTree};
 use tributary_settlement::chain::{
-    Batch, Chain, ChainError, ChainKey, Deployment, Epoch, SignedVoucher, Totals, Voucher as ChainVoucher,
+    Batch, Chain, ChainError, ChainKey, Epoch, SignedVoucher, Totals, Voucher as ChainVoucher,
 };
 use tributary_settlement::queue::{Queue, QueueError};
 
-use crate::home::Keys;
-
-/// Where the chain is and which contracts are in use; part of an invitation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChainNotice {
-    /// The JSON-RPC address.
-    pub url: String,
-    /// The contracts.
-    pub deployment: Deployment,
-}
+use crate::home::{ChainNotice, Keys};
 
 /// Why money did not move.
 #[derive(Debug, thiserror::Error)]

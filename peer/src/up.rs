@@ -38,7 +38,7 @@ use crate::answers::Answers;
 use crate::bases::{Bases, DiskLimits};
 use crate::cards::Cards;
 use crate::engine::EngineFolder;
-use crate::engine::parent::EngineHandle;
+use crate::engine::parent::{EngineHandle, Options as EngineOptions};
 use crate::evidence::Evidence;
 use crate::handle::NodeHandle;
 use crate::home::{self, ApiNotice, Home, Keys, NetworkNotice};
@@ -79,6 +79,8 @@ pub struct UpOptions {
     pub device: Wanted,
     /// How much of the disk bases and served adapters may take.
     pub limits: DiskLimits,
+    /// What the engine may take of the memory, where the user says so.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Default for UpOptions {
@@ -97,6 +99,7 @@ impl Default for UpOptions {
             audit_ppm: 100_000,
             device: Wanted::Auto,
             limits: DiskLimits::default(),
+            memory_bytes: None,
         }
     }
 }
@@ -120,8 +123,15 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two looks for a first peer.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Time for trainings to end their steps and leave their states; those that do not go on from their last checkpoints.
+const WIND_UP_TIMEOUT: Duration = Duration::from_secs(10);
+
 async fn within(what: &str, stopping: impl Future<Output = ()>) {
-    if tokio::time::timeout(STOP_TIMEOUT, stopping).await.is_err() {
+    within_time(STOP_TIMEOUT, what, stopping).await;
+}
+
+async fn within_time(time: Duration, what: &str, stopping: impl Future<Output = ()>) {
+    if tokio::time::timeout(time, stopping).await.is_err() {
         tracing::warn!(what, "cut off, since it did not stop in time");
     }
 }
@@ -153,11 +163,10 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     let (handle, requests) = NodeHandle::channel();
     let answers = Arc::new(Answers::default());
     let cards = Arc::new(Cards::new(handle.clone()));
-    let engine = EngineHandle::on(program, EngineFolder::at(&home.path("engine")), found.wanted());
     let workshop = Arc::new(Workshop::new(
         sockets.store.clone(),
         sockets.data.clone(),
-        engine,
+        engine(program, &options, &home, &found),
         bases,
         handle.clone(),
         Arc::clone(&answers),
@@ -209,6 +218,12 @@ async fn look_for_device(options: &UpOptions) -> anyhow::Result<(PathBuf, Found)
     let program = std::env::current_exe().context("this program's own path is unknown")?;
     let found = device::find(&program, options.device).await?;
     Ok((program, found))
+}
+
+fn engine(program: PathBuf, options: &UpOptions, home: &Home, found: &Found) -> EngineHandle {
+    let options =
+        EngineOptions { device: found.wanted(), memory_bytes: options.memory_bytes, ..EngineOptions::default() };
+    EngineHandle::with(program, EngineFolder::at(&home.path("engine")), options)
 }
 
 fn open_bases(options: &UpOptions, home: &Home, journal: &Arc<Journal>, found: &Found) -> std::io::Result<Bases> {
@@ -338,6 +353,8 @@ impl Running {
             let _ = node.await;
         })
         .await;
+        // After the node: it must not take what is stopped here for given up.
+        within_time(WIND_UP_TIMEOUT, "the trainings", self.state.workshop.wind_up()).await;
         within("the engine", self.state.workshop.engine.shutdown()).await;
         let control = within("the control plane", async {
             self.state.control.shutdown().await;

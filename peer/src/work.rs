@@ -7,11 +7,13 @@ mod answer;
 mod bases;
 mod check;
 mod data;
+mod places;
 mod room;
 mod train;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,9 +31,11 @@ use self::room::Room;
 use crate::answers::Answers;
 use crate::bases::Bases;
 use crate::bundle;
+use crate::engine::asking::AskFault;
 use crate::engine::parent::EngineHandle;
 use crate::engine::{Ask, Done, Reply};
 use crate::handle::NodeHandle;
+use crate::lock::locked;
 use crate::net::data::DataPlane;
 use crate::traffic::Traffic;
 
@@ -41,6 +45,8 @@ const JOBS_AT_ONCE: usize = 16;
 const ENGINE_TRIES: u32 = 3;
 /// Tries to fetch one blob before a job gives up; providers may be restarting.
 const FETCH_TRIES: u32 = 12;
+/// How often it is looked whether trainings have left their states.
+const WIND_UP_LOOK: Duration = Duration::from_millis(20);
 /// Time between such tries.
 const FETCH_PAUSE: Duration = Duration::from_millis(1_500);
 
@@ -69,7 +75,30 @@ pub struct Workshop {
 }
 
 /// Why a job could not be done; the text is for people.
-pub type JobError = String;
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// Something stood in its way.
+    #[error("{0}")]
+    Failed(String),
+    /// It took longer than it may, and the engine that did it was ended.
+    #[error("the engine did not do it within {} s", .0.as_secs())]
+    Late(Duration),
+}
+
+impl<T: Into<String>> From<T> for JobError {
+    fn from(reason: T) -> Self {
+        Self::Failed(reason.into())
+    }
+}
+
+impl From<AskFault> for JobError {
+    fn from(fault: AskFault) -> Self {
+        match fault {
+            AskFault::Late(allowed) => Self::Late(allowed),
+            fault => Self::Failed(fault.to_string()),
+        }
+    }
+}
 
 impl Workshop {
     /// A workshop of these parts.
@@ -113,7 +142,8 @@ impl Workshop {
                 Ok(outcome) => outcome,
                 Err(reason) => {
                     tracing::warn!(job = %job.short(), %reason, "a job failed");
-                    JobOutcome::Failed(reason)
+                    // Peers hear of it, and have no business with this machine's folders.
+                    JobOutcome::Failed(places::stripped(&reason.to_string(), &workshop.home()))
                 }
             };
             let _ = workshop.node.input(Input::Finished { job, outcome: Box::new(outcome) }).await;
@@ -135,7 +165,8 @@ impl Workshop {
         loop {
             let deaths = self.engine.deaths();
             match self.perform(job, work.clone(), entries.clone()).await {
-                Err(reason) if self.engine.deaths() != deaths && tries < ENGINE_TRIES => {
+                // What hung would hang again.
+                Err(JobError::Failed(reason)) if self.engine.deaths() != deaths && tries < ENGINE_TRIES => {
                     tracing::warn!(job = %job.short(), %reason, "the job is performed again");
                     tries += 1;
                 }
@@ -162,6 +193,11 @@ impl Workshop {
         }
     }
 
+    /// The node's folder.
+    fn home(&self) -> PathBuf {
+        self.bases.root().parent().unwrap_or(self.bases.root()).to_owned()
+    }
+
     /// Stops a job; a training leaves its state, to go on from.
     pub fn stop(self: &Arc<Self>, job: Hash) {
         let workshop = Arc::clone(self);
@@ -174,9 +210,20 @@ impl Workshop {
         });
     }
 
+    /// Has every training leave its state, to go on from, and waits until all have.
+    pub async fn wind_up(&self) {
+        let jobs: Vec<Hash> = self.training().iter().copied().collect();
+        for job in jobs {
+            self.engine.wind_up(job).await;
+        }
+        while self.engine.pid() != 0 && !self.training().is_empty() {
+            tokio::time::sleep(WIND_UP_LOOK).await;
+        }
+    }
+
     /// The jobs that train.
     fn training(&self) -> MutexGuard<'_, BTreeSet<Hash>> {
-        self.training.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.training)
     }
 
     /// Loads a released adapter for answering and checking; tells the node when it stands.
@@ -199,7 +246,7 @@ impl Workshop {
     }
 
     fn loading(&self) -> MutexGuard<'_, BTreeSet<Hash>> {
-        self.loading.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.loading)
     }
 
     /// Has the engine keep a released adapter with the index that was committed to.
@@ -256,7 +303,7 @@ impl Workshop {
         let _ = tokio::task::spawn_blocking(move || folder.take_back(job)).await;
         match asked? {
             Done::Indexed { commitment } => Ok(commitment),
-            other => Err(format!("the engine answered another question: {other:?}")),
+            other => Err(format!("the engine answered another question: {other:?}").into()),
         }
     }
 
@@ -266,7 +313,7 @@ impl Workshop {
         let folder = self.engine.folder().clone();
         let written = tokio::task::spawn_blocking(move || folder.hand_over(job, hash, &bytes)).await;
         let written = written.map_err(|error| error.to_string())?;
-        written.map_err(|error| format!("adapter {} can't be written: {error}", hash.short()))
+        Ok(written.map_err(|error| format!("adapter {} can't be written: {error}", hash.short()))?)
     }
 
     /// A blob from the store, else from one of `providers`, tried again while they may be restarting.
@@ -288,7 +335,7 @@ impl Workshop {
                 Err(error) => reason = error.to_string(),
             }
         }
-        Err(format!("blob {} cannot be fetched: {reason}", hash.short()))
+        Err(format!("blob {} cannot be fetched: {reason}", hash.short()).into())
     }
 
     /// Keeps bytes in the store.
@@ -296,12 +343,12 @@ impl Workshop {
     /// # Errors
     /// When the disk is full or fails.
     pub async fn keep(&self, bytes: Vec<u8>) -> Result<Hash, JobError> {
-        self.store.put(Bytes::from(bytes)).await.map_err(|error| error.to_string())
+        Ok(self.store.put(Bytes::from(bytes)).await.map_err(|error| error.to_string())?)
     }
 
     /// Begins a job in the engine.
     async fn begin(&self, job: Hash, ask: &Ask) -> Result<mpsc::Receiver<Reply>, JobError> {
-        self.engine.begin(job, ask).await.map_err(|error| error.to_string())
+        Ok(self.engine.begin(job, ask).await.map_err(|error| error.to_string())?)
     }
 
     /// Begins a job in the engine and waits for its end; see [`EngineHandle::ask`].
@@ -309,6 +356,6 @@ impl Workshop {
     /// # Errors
     /// What the engine says of the job.
     pub async fn ask(&self, job: Hash, ask: &Ask) -> Result<Done, JobError> {
-        self.engine.ask(job, ask).await.map_err(|fault| fault.to_string())
+        Ok(self.engine.ask(job, ask).await?)
     }
 }

@@ -1,17 +1,19 @@
 //! Templates from strangers to programs of minijinja.
 //!
 //! Invariant: no template of at most [`MAX_TEMPLATE_BYTES`] is nested too deeply for the stack that it is read on, and no
-//! value that it makes in [`MAX_STEPS`] for the stack that it is dropped on: minijinja walks both by recursion. That such
-//! a value can also be printed is not shown.
+//! value that it makes in [`MAX_STEPS`] for the stack that it is dropped on: minijinja walks both by recursion. Such a value
+//! may still be too deep to be printed, and constants that minijinja joins while it reads take what memory they want.
 
+use std::fmt;
 use std::io;
 use std::thread;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use super::{ChatError, NAME, Raised};
+use super::{ChatError, Sources, SpecialTexts};
 
+pub(super) const NAME: &str = "chat_template";
 /// The longest template; those of models with tools have about thirty kilobytes.
 pub const MAX_TEMPLATE_BYTES: usize = 64 * 1024;
 /// Most steps of a rendering: a conversation of a thousand messages needs about a hundred thousand.
@@ -34,14 +36,48 @@ pub(super) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<
     })
 }
 
-/// A template, ready to be rendered.
-///
+/// Marks an error of `raise_exception`, to tell a refusal from a failure.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Raised(pub(super) String);
+
+/// Templates, ready to be rendered.
+#[derive(Clone)]
+pub(super) struct Compiled {
+    pub(super) usual: Environment<'static>,
+    pub(super) with_tools: Option<Environment<'static>>,
+    pub(super) specials: SpecialTexts,
+}
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compiled").field("specials", &self.specials).finish_non_exhaustive()
+    }
+}
+
+impl Compiled {
+    /// # Errors
+    /// When a template is too long or malformed.
+    pub(super) fn new(sources: &Sources) -> Result<Self, ChatError> {
+        Ok(Self {
+            usual: compile(&sources.usual)?,
+            with_tools: sources.with_tools.as_deref().map(compile).transpose()?,
+            specials: sources.specials.clone(),
+        })
+    }
+}
+
 /// # Errors
-/// When it is too long or malformed.
-pub(super) fn compile(source: &str) -> Result<Environment<'static>, ChatError> {
+/// When the template is too long.
+pub(super) fn check_length(source: &str) -> Result<(), ChatError> {
     if source.len() > MAX_TEMPLATE_BYTES {
         return Err(ChatError::Template(format!("{} bytes, at most {MAX_TEMPLATE_BYTES}", source.len())));
     }
+    Ok(())
+}
+
+fn compile(source: &str) -> Result<Environment<'static>, ChatError> {
+    check_length(source)?;
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.map_err(|error| ChatError::Template(error.to_string()))?);

@@ -146,10 +146,10 @@ fn tensor_name(layer: usize, module: Module, side: char) -> String {
     format!("base_model.model.model.layers.{layer}.{}.lora_{side}.weight", module.path())
 }
 
-fn config_json(config: &LoraConfig) -> Vec<u8> {
+fn config_json(config: &LoraConfig, base: Option<&str>) -> Vec<u8> {
     let value = serde_json::json!({
         "alpha_pattern": {},
-        "base_model_name_or_path": null,
+        "base_model_name_or_path": base,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -176,6 +176,18 @@ impl Adapter {
     /// # Errors
     /// When a tensor can't be read.
     pub fn to_files(&self) -> Result<AdapterFiles, LoraError> {
+        self.files(None)
+    }
+
+    /// The same, with the name of the base that the adapter is for.
+    ///
+    /// # Errors
+    /// When a tensor can't be read.
+    pub fn to_files_on(&self, base: &str) -> Result<AdapterFiles, LoraError> {
+        self.files(Some(base))
+    }
+
+    fn files(&self, base: Option<&str>) -> Result<AdapterFiles, LoraError> {
         let mut stored: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
         for ((layer, module), pair) in sites(self.layers, &self.config).zip(&self.pairs) {
             for (side, tensor) in [('A', &pair.down), ('B', &pair.up)] {
@@ -191,7 +203,7 @@ impl Adapter {
         }
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
         let safetensors = serialize(views, Some(metadata)).map_err(refused)?;
-        Ok(AdapterFiles { config_json: config_json(&self.config), safetensors })
+        Ok(AdapterFiles { config_json: config_json(&self.config, base), safetensors })
     }
 
     /// Reads files from anybody for a model of shape `model`.

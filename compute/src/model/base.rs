@@ -16,6 +16,7 @@ use tributary_protocol::id::Hash;
 
 use super::weights::TensorFiles;
 use super::{Config, Model, ModelError, Weights};
+use crate::chat::apart::Renderer;
 use crate::chat::{ChatError, ChatTemplate};
 use crate::device;
 use crate::gguf::{GgufFile, config_of, parts_of, tokenizer_json};
@@ -206,6 +207,14 @@ impl Base {
         Ok(Self(Arc::new(Inner { model: self.0.model.to_device(device)?, ..Inner::clone(&self.0) })))
     }
 
+    /// The same base whose chat template is read and rendered by a process of its own.
+    #[must_use]
+    pub fn rendering_by(&self, renderer: &Renderer) -> Self {
+        let inner = Inner::clone(&self.0);
+        let chat = inner.chat.map(|chat| chat.apart(renderer));
+        Self(Arc::new(Inner { chat, ..inner }))
+    }
+
     /// The determinism class of what this base computes.
     #[must_use]
     pub fn class(&self) -> String {
@@ -213,10 +222,10 @@ impl Base {
         if self.0.model.is_quantised() { classes.quantised } else { classes.dense }
     }
 
-    /// The model's chat template.
+    /// The model's chat template, which nobody has read yet.
     ///
     /// # Errors
-    /// When the model has none, or one that we can't compile.
+    /// When the model has none, or one that is too long.
     pub fn chat(&self) -> Result<&ChatTemplate, Arc<ChatError>> {
         self.0.chat.as_ref().map_err(Arc::clone)
     }

@@ -88,7 +88,7 @@ fn templates_come_from_either_file() {
         json(&serde_json::json!({"bos_token": "<|endoftext|>", "chat_template": template}))
     };
     let talk = Conversation::of(&[("user", "hi")]);
-    let said = |extras: Extras<'_>| base(extras).unwrap().chat().map(|chat| chat.render(&talk, true, 0).unwrap());
+    let said = |extras: Extras<'_>| base(extras).unwrap().chat().unwrap().render(&talk, true, 0);
     let one = with("{{ bos_token }}{{ messages[0].content }}".into());
     let many = with(serde_json::json!([
         {"name": "tool_use", "template": "tools"},
@@ -100,7 +100,7 @@ fn templates_come_from_either_file() {
     let own = Extras { chat_template: Some(b"own"), ..only(&one) };
     assert_eq!(said(own).unwrap(), "own");
     let broken = Extras { chat_template: Some(b"{% if %}"), ..Extras::default() };
-    assert!(matches!(&*said(broken).unwrap_err(), ChatError::Template(_)), "the base loads, its template is refused");
+    assert!(matches!(said(broken).unwrap_err(), ChatError::Template(_)), "the base loads, its template is refused");
 }
 
 #[test]

@@ -70,9 +70,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         data_dir,
     };
     match cli.command {
-        Command::Engine { folder, device } => {
-            engine::child::run(&folder, device).map_err(|error| Failure::new(FAILED, error, ""))
+        Command::Engine { folder, device, memory } => {
+            engine::child::run(&folder, device, memory).map_err(|error| Failure::new(FAILED, error, ""))
         }
+        Command::Template => engine::template::run().map_err(|error| Failure::new(FAILED, error, "")),
         Command::Device { device } => emit(&up::device::tell(device)),
         Command::Eval(command) => eval::run(&context, command)?.print(&context),
         Command::Demo(args) => on_runtime(demo(&context, args)),
@@ -99,9 +100,12 @@ async fn verb(context: &Context, command: Command) -> Result<Output, Failure> {
         Command::Net(command) => net::run(context, command).await,
         Command::Wallet(command) => wallet::run(context, command).await,
         Command::Chain(command) => chain::run(context, command).await,
-        Command::Demo(_) | Command::Up(_) | Command::Eval(_) | Command::Engine { .. } | Command::Device { .. } => {
-            Ok(Output { verbatim: true, ..Output::default() })
-        }
+        Command::Demo(_)
+        | Command::Up(_)
+        | Command::Eval(_)
+        | Command::Engine { .. }
+        | Command::Template
+        | Command::Device { .. } => Ok(Output { verbatim: true, ..Output::default() }),
     }
 }
 

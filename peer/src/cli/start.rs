@@ -70,6 +70,16 @@ pub(crate) struct UpArgs {
     /// make room.
     #[arg(long, value_name = "SIZE", default_value = "20GB", value_parser = size)]
     disk_limit: u64,
+    /// What the process that computes models may take of the memory, such as 6GB; nine tenths of what there is by default.
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    memory_limit: Option<u64>,
+}
+
+/// The least memory that a model of any use computes in: the program itself and its threads take half of it.
+const MEMORY_MIN_BYTES: u64 = 1_000_000_000;
+
+fn memory(text: &str) -> Result<u64, String> {
+    size(text).and_then(|bytes| if bytes < MEMORY_MIN_BYTES { Err("at least 1GB is needed".into()) } else { Ok(bytes) })
 }
 
 /// A size in bytes: a number, with kB, MB or GB.
@@ -162,6 +172,7 @@ fn options(context: &Context, args: UpArgs) -> UpOptions {
         mdns: args.mdns,
         audit_ppm: args.audit_ppm.min(1_000_000),
         limits: DiskLimits { base_bytes: args.base_limit, disk_bytes: args.disk_limit },
+        memory_bytes: args.memory_limit,
     }
 }
 

@@ -1,38 +1,14 @@
-//! Asking the engine process one thing and waiting for its end; and the limit of an answer that hangs.
+//! Asking the engine process one thing and waiting for its end.
 //!
-//! Invariant: an answer that nobody waits for any more is stopped, and none is waited for without end: neither by who
-//! asked nor by the answers behind one that is computed alone.
+//! Invariant: an answer that nobody waits for any more is stopped, and none is waited for without end.
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use tributary_protocol::id::Hash;
-use tributary_protocol::limits::ANSWER_TIMEOUT_MS;
 
-use super::parent::{EngineError, EngineHandle, is_answer};
+use super::parent::{EngineError, EngineHandle};
 use super::{Ask, Done, Reply};
 use crate::bases::Facts;
-
-/// How long an answer may take: an asker has turned to another worker then.
-pub const ANSWER_TIME: Duration = Duration::from_millis(ANSWER_TIMEOUT_MS);
-/// How long an answer that may have killed the engine is computed alone: those who wait behind it have most of
-/// [`ANSWER_TIME`] left.
-const SUSPECT_TIME: Duration = Duration::from_secs(60);
-
-/// How long answers may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Any answer that this node asks its engine for itself.
-    pub answer: Duration,
-    /// One that is computed alone since an engine died with it.
-    pub suspect: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { answer: ANSWER_TIME, suspect: SUSPECT_TIME }
-    }
-}
 
 /// Why the engine did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +23,7 @@ pub enum AskFault {
     #[error("the engine ended while it worked: {0}")]
     Died(String),
     /// It took too long and was stopped.
-    #[error("the engine did not answer within {} s", .0.as_secs())]
+    #[error("the engine did not do it within {} s", .0.as_secs())]
     Late(Duration),
     /// Somebody stopped it.
     #[error("the job was stopped")]
@@ -88,7 +64,7 @@ impl EngineHandle {
     /// # Errors
     /// What the engine says of the job, or what became of the engine.
     pub async fn ask(&self, job: Hash, ask: &Ask) -> Result<Done, AskFault> {
-        if !is_answer(ask) {
+        if !ask.is_answer() {
             return self.asked(job, ask).await;
         }
         let wanted = self.wanted(job);
@@ -106,6 +82,7 @@ impl EngineHandle {
                 Reply::Done { outcome, .. } => return Ok(outcome),
                 Reply::Failed { reason, .. } if self.deaths() != deaths => return Err(AskFault::Died(reason)),
                 Reply::Failed { reason, .. } => return Err(AskFault::Failed(reason)),
+                Reply::Late { after_s, .. } => return Err(AskFault::Late(Duration::from_secs(after_s))),
                 Reply::Ready { .. }
                 | Reply::Begun { .. }
                 | Reply::Progress { .. }
@@ -132,31 +109,6 @@ impl EngineHandle {
         match asked? {
             Done::Inspected(facts) => Ok(facts),
             other => Err(AskFault::Failed(format!("the engine answered another question: {other:?}"))),
-        }
-    }
-
-    /// Gives the suspect that is computed now up when its time is over, and ends the process that it hangs in.
-    pub(super) fn watch_suspect(&self) {
-        let Some(turn) = self.open().pending.suspect() else { return };
-        let handle = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(handle.limits().suspect).await;
-            // Under the lock: the next process is started only after its death was told here.
-            let mut open = handle.open();
-            if open.pending.suspect() == Some(turn) {
-                tracing::warn!(job = %turn.0.short(), "an answer hangs: the engine is ended");
-                open.pending.ended(&turn.0);
-                open.fail(turn.0, "the engine did not end this answer in time after a process died with it");
-                handle.kill();
-            }
-        });
-    }
-
-    /// Ends the process without waiting for whoever writes to it.
-    fn kill(&self) {
-        let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) else { return };
-        if let Err(error) = kill_process(pid, Signal::KILL) {
-            tracing::debug!(%error, "the engine was gone already");
         }
     }
 }

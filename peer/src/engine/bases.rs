@@ -5,26 +5,28 @@
 //! is never forgotten, so all of it counts.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tributary_compute::chat::apart::Renderer;
 use tributary_compute::device::Device;
+use tributary_compute::gguf::GgufFile;
 use tributary_compute::model::{Base, BaseFacts};
 use tributary_protocol::id::Hash;
 
-use super::shelf::locked;
 use crate::bases::{Facts, RECORDS_MAX};
+use crate::lock::locked;
 
 /// Bases whose places are remembered: all that a node keeps, and as many that are being looked at. The node tells a
 /// forgotten one again before a job that needs it.
 const BASES_MAX: usize = 2 * RECORDS_MAX;
-/// Half precision on the disk is single precision in memory; quantised weights stay as they are.
+/// Half precision on the disk is single precision in memory.
 const GROWTH: u64 = 2;
-/// The part of the memory that one base may take while others are put away for it.
-const MEMORY_PARTS: (u64, u64) = (3, 4);
-/// Memory where the system does not say.
-const MEMORY_UNKNOWN: u64 = 8 << 30;
+/// The part of the engine's memory that bases may take; the rest is for what is computed with them.
+const MEMORY_PARTS: (u64, u64) = (4, 5);
 
 struct Slot {
     path: PathBuf,
@@ -42,6 +44,9 @@ pub(super) struct Loaded {
 /// The bases of an engine process.
 pub(super) struct BaseShelf {
     device: Device,
+    memory_bytes: u64,
+    /// Who reads and renders their chat templates, where it is not this process.
+    renderer: Option<Renderer>,
     slots: Mutex<BTreeMap<Hash, Arc<Slot>>>,
     /// Loading is one at a time, since each one is measured against what is there.
     loading: Mutex<()>,
@@ -49,9 +54,15 @@ pub(super) struct BaseShelf {
 }
 
 impl BaseShelf {
-    /// A shelf whose bases compute on `device`.
-    pub(super) fn on(device: Device) -> Self {
-        Self { device, slots: Mutex::default(), loading: Mutex::default(), clock: AtomicU64::new(0) }
+    /// A shelf whose bases compute on `device`, in an engine that has so much memory.
+    pub(super) fn on(device: Device, memory_bytes: u64) -> Self {
+        let (slots, loading, clock) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Self { device, memory_bytes, renderer: None, slots, loading, clock }
+    }
+
+    /// The same with chat templates in processes of their own.
+    pub(super) fn rendering_by(self, renderer: Option<Renderer>) -> Self {
+        Self { renderer, ..self }
     }
 
     /// Remembers where a base lies.
@@ -92,6 +103,7 @@ impl BaseShelf {
         let put_away = self.make_room(id, slot.memory_bytes)?;
         let base = Base::load(&slot.path).and_then(|base| base.to_device(&self.device));
         let base = base.map_err(|error| error.to_string())?;
+        let base = self.renderer.as_ref().map_or_else(|| base.clone(), |renderer| base.rendering_by(renderer));
         let slots = locked(&self.slots);
         if !slots.get(&id).is_some_and(|held| Arc::ptr_eq(held, &slot)) {
             return Err(format!("base {} was removed while it was loaded", id.short()));
@@ -106,7 +118,7 @@ impl BaseShelf {
 
     /// Puts away the bases not used for longest until the new one fits.
     fn make_room(&self, id: Hash, wanted: u64) -> Result<Vec<Hash>, String> {
-        let most = memory_bytes().unwrap_or(MEMORY_UNKNOWN) / MEMORY_PARTS.1 * MEMORY_PARTS.0;
+        let most = self.memory_bytes / MEMORY_PARTS.1 * MEMORY_PARTS.0;
         if wanted > most {
             return Err(format!(
                 "base {} needs about {} MB of memory, {} MB may be used here",
@@ -132,11 +144,13 @@ impl BaseShelf {
     }
 }
 
-/// What loading a file or folder takes, by its size on the disk.
+/// What loading a file or folder takes: of a GGUF file by what its tensors become, else by the size on the disk.
 fn memory_of(path: &Path) -> u64 {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
     if path.is_file() {
-        return size(path);
+        let opened = File::open(path).ok().and_then(|file| GgufFile::open(BufReader::new(file)).ok());
+        // What is no such file is refused when it is loaded.
+        return opened.map_or(0, |file| file.bytes_in_memory()).max(size(path));
     }
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     let weights =
@@ -150,14 +164,6 @@ pub(super) fn facts_of(base: &Base) -> Facts {
     let BaseFacts { family, parameters, stored, quantised, context, vocab, chat } = base.facts();
     let (context, vocab) = (count(context), count(vocab));
     Facts { family: family.into(), parameters, stored, quantised, context, vocab, chat }
-}
-
-/// The machine's memory, where the system says how much there is.
-pub(super) fn memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib: u64 =
-        text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib.saturating_mul(1024))
 }
 
 #[cfg(test)]
@@ -183,7 +189,7 @@ mod tests {
     fn a_base_is_loaded_once_and_one_that_cannot_fit_is_refused_unread() {
         let folder = tempfile::tempdir().unwrap();
         write_builtin(folder.path());
-        let shelf = BaseShelf::on(Device::Cpu);
+        let shelf = BaseShelf::on(Device::Cpu, 2 << 30);
         let id = Hash([1; 32]);
         assert!(refused(&shelf, id).contains("not known"));
         shelf.hold(id, folder.path().to_owned());
@@ -200,8 +206,27 @@ mod tests {
     }
 
     #[test]
+    fn a_gguf_file_counts_by_what_its_tensors_become() {
+        use candle_core::quantized::{GgmlDType, QTensor};
+        use tributary_compute::gguf::{GgufTensor, write};
+        let tensor = |kind| {
+            let zeros = candle_core::Tensor::zeros((64, 64), candle_core::DType::F32, &Device::Cpu).unwrap();
+            GgufTensor { name: "token_embd.weight".into(), tensor: QTensor::quantize(&zeros, kind).unwrap() }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let counted = |kind| {
+            std::fs::write(&path, write(&[], &[tensor(kind)]).unwrap()).unwrap();
+            (memory_of(&path), std::fs::metadata(&path).unwrap().len())
+        };
+        assert_eq!(counted(GgmlDType::F16).0, 64 * 64 * 4, "half precision becomes single");
+        let (memory, disk) = counted(GgmlDType::Q8_0);
+        assert_eq!(memory, disk, "blocks stay as they are");
+    }
+
+    #[test]
     fn the_idle_base_not_used_for_longest_is_forgotten_and_never_a_loaded_one() {
-        let shelf = BaseShelf::on(Device::Cpu);
+        let shelf = BaseShelf::on(Device::Cpu, 2 << 30);
         let folder = tempfile::tempdir().unwrap();
         write_builtin(folder.path());
         let id = |number: usize| Hash::of(&number.to_le_bytes());

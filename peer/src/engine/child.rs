@@ -13,27 +13,30 @@ use tributary_compute::device::{self, Classes, Wanted};
 use tributary_protocol::id::Hash;
 use tributary_protocol::wire;
 
-use super::bases::memory_bytes;
+use super::bases::BaseShelf;
 use super::context::JobContext;
-use super::shelf::{Shelf, locked};
-use super::{Ask, Done, EngineFolder, FRAME_MAX_BYTES, Reply, jobs};
+use super::shelf::Shelf;
+use super::{Ask, Done, EngineFolder, FRAME_MAX_BYTES, Reply, jobs, memory, template};
+use crate::lock::locked;
 
 /// Replies that wait for the node to read them.
 const REPLY_QUEUE: usize = 64;
 /// How much lower than the node the engine is scheduled, so that heartbeats go out while it computes.
 const NICENESS: i32 = 5;
 
-/// Runs the engine on the files in `folder` and a device that was chosen before, until standard input ends.
+/// Runs the engine on the files in `folder` and a device that was chosen before, until standard input ends. Its user may
+/// allow less memory than there is.
 ///
 /// # Errors
 /// When the folder or the device can't be used, or standard input or output breaks.
-pub fn run(folder: &Path, wanted: Wanted) -> io::Result<()> {
+pub fn run(folder: &Path, wanted: Wanted, allowed_bytes: Option<u64>) -> io::Result<()> {
     lower_priority();
+    let memory_bytes = memory::engine_bytes(allowed_bytes);
     // Computing elsewhere instead would be in another class than the node has announced.
     let device = device::open(wanted).map_err(io::Error::other)?;
     if device.is_cpu() {
         // A GPU's driver takes hundreds of gigabytes of addresses that are no memory.
-        limit_memory();
+        limit_memory(memory_bytes);
     }
     let shared = EngineFolder::at(folder);
     shared.prepare().map_err(|error| io::Error::other(format!("{}: {error}", folder.display())))?;
@@ -46,7 +49,8 @@ pub fn run(folder: &Path, wanted: Wanted) -> io::Result<()> {
         Ok::<(), io::Error>(())
     });
     let class = Classes::of(&device).dense;
-    let shelf = Arc::new(Shelf::new(shared, device));
+    let bases = BaseShelf::on(device, memory_bytes).rendering_by(template::renderer());
+    let shelf = Arc::new(Shelf::new(shared, bases));
     let _ = replies.send(Reply::Ready { class });
     let mut input = io::stdin().lock();
     while let Some(frame) = read_frame(&mut input)? {
@@ -61,11 +65,8 @@ pub fn run(folder: &Path, wanted: Wanted) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps a job that runs away from taking the whole machine with it: the engine may use nine tenths of what
-/// memory there is, and fails alone beyond that.
-fn limit_memory() {
-    let Some(total) = memory_bytes() else { return };
-    let bytes = total / 10 * 9;
+/// Keeps a job that runs away from taking the whole machine with it: the engine fails alone beyond its memory.
+fn limit_memory(bytes: u64) {
     let limit = rustix::process::Rlimit { current: Some(bytes), maximum: Some(bytes) };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::As, limit) {
         tracing::debug!(%error, "the engine runs without a memory limit");
@@ -103,25 +104,8 @@ fn take(ask: Ask, shelf: &Arc<Shelf>, replies: &SyncSender<Reply>) {
     }
 }
 
-fn job_of(ask: &Ask) -> Hash {
-    match ask {
-        Ask::Base { id: job, .. }
-        | Ask::Forget { id: job }
-        | Ask::Train { job, .. }
-        | Ask::Replay { job, .. }
-        | Ask::Index { job, .. }
-        | Ask::Open { job, .. }
-        | Ask::Embed { job, .. }
-        | Ask::Answer { job, .. }
-        | Ask::Check { job, .. }
-        | Ask::Inspect { job, .. }
-        | Ask::Export { job, .. }
-        | Ask::Stop { job } => *job,
-    }
-}
-
 fn start(ask: Ask, shelf: &Arc<Shelf>, replies: &SyncSender<Reply>) {
-    let job = job_of(&ask);
+    let job = ask.job();
     let stop = Arc::new(AtomicBool::new(false));
     locked(&shelf.stopped).insert(job, Arc::clone(&stop));
     let context = JobContext::new(job, Arc::clone(shelf), replies.clone(), stop);

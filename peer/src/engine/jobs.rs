@@ -3,6 +3,7 @@
 mod training;
 
 use tributary_compute::attribute::Index;
+use tributary_compute::chat::ChatError;
 use tributary_compute::engine::{GenerateParams, replay_answer};
 use tributary_compute::lora::{Adapter, AdapterFiles};
 use tributary_compute::model::Base;
@@ -19,6 +20,9 @@ use super::serving::{self, Ended, credits, params_of, reported, tokens_of};
 use super::shelf::Served;
 use super::{Ask, Done};
 use crate::bundle::{self, Transcript};
+
+/// What to do about a chat template that can't be used.
+const TEMPLATE_HINT: &str = "correct it, or take it out of the model's files to use the base without one";
 
 fn text<E: std::fmt::Display>(error: E) -> String {
     error.to_string()
@@ -39,25 +43,44 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
         Ask::Check { base, adapter, class, prompt, transcript, decoding, .. } => {
             check(context, base, adapter, &Claim { class, prompt, transcript, decoding })
         }
-        Ask::Inspect { base, .. } => Ok(Done::Inspected(bases::facts_of(&context.shelf.base(base)?))),
+        Ask::Inspect { base, .. } => inspect(&context.shelf.base(base)?),
         Ask::Export { export, .. } => super::export::perform(context, &export),
         Ask::Base { .. } | Ask::Forget { .. } | Ask::Stop { .. } => Err("not a job".into()),
     }
 }
 
-fn adapter_bytes(adapter: &Adapter) -> Result<Vec<u8>, String> {
-    Ok(bundle::adapter_to_bytes(adapter.to_files().map_err(text)?))
+/// A base that was loaded, and whose chat template can be used if it has one.
+fn inspect(base: &Base) -> Result<Done, String> {
+    match base.chat() {
+        Ok(template) => template.check().map_err(|error| format!("{error}; {TEMPLATE_HINT}"))?,
+        Err(error) if matches!(*error, ChatError::None) => {}
+        Err(error) => return Err(format!("{error}; {TEMPLATE_HINT}")),
+    }
+    Ok(Done::Inspected(bases::facts_of(base)))
 }
 
-fn index(context: &JobContext, base: Hash, id: Hash, leave_out: &[(u32, Option<Hash>)]) -> Result<Done, String> {
-    let base = context.shelf.base(base)?;
+/// An adapter's blob, which names the base it is for: two bases of equal weights lead to two adapters.
+fn adapter_bytes(adapter: &Adapter, base: Hash) -> Result<Vec<u8>, String> {
+    Ok(bundle::adapter_to_bytes(adapter.to_files_on(&bundle::base_name(base)).map_err(text)?))
+}
+
+/// Reads an adapter's files, unless they name another base.
+fn adapter_on(base: &Base, id: Hash, files: &AdapterFiles) -> Result<Adapter, String> {
+    match bundle::base_of(files).map_err(text)? {
+        Some(named) if named != id => Err(format!("the adapter is for base {}, not {}", named.short(), id.short())),
+        _ => Adapter::from_files(base.config(), files).map_err(text),
+    }
+}
+
+fn index(context: &JobContext, base_id: Hash, id: Hash, leave_out: &[(u32, Option<Hash>)]) -> Result<Done, String> {
+    let base = context.shelf.base(base_id)?;
     let files = handed(context, id)?;
-    let adapter = Adapter::from_files(base.config(), &files).map_err(text)?;
+    let adapter = adapter_on(&base, base_id, &files)?;
     let without = leave_out
         .iter()
         .map(|(contributor, blob)| {
             let without = match blob {
-                Some(blob) => Adapter::from_files(base.config(), &handed(context, *blob)?).map_err(text)?,
+                Some(blob) => adapter_on(&base, base_id, &handed(context, *blob)?)?,
                 None => untrained(&base, &adapter)?,
             };
             Ok((*contributor, without))

@@ -4,12 +4,14 @@
 //! tried again hears that it failed.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tributary_protocol::id::Hash;
 use tributary_protocol::logprobs::TokenReport;
 
 use super::Reply;
+use super::deadlines::{Deadlines, Limits};
 use super::pending::Pending;
 
 /// What was passed on of something that a process may give again from the beginning.
@@ -51,6 +53,7 @@ impl Listener {
 pub(super) struct Open {
     listeners: BTreeMap<Hash, Listener>,
     pub(super) pending: Pending,
+    pub(super) deadlines: Deadlines,
     /// The frames that have a process hold the bases, by their hash.
     pub(super) bases: BTreeMap<Hash, Vec<u8>>,
 }
@@ -64,6 +67,10 @@ pub(super) struct Delivery {
 }
 
 impl Open {
+    pub(super) fn within(limits: Limits) -> Self {
+        Self { deadlines: Deadlines::new(limits), ..Self::default() }
+    }
+
     /// From now on `replies` gets what is heard of `job`.
     pub(super) fn listen(&mut self, job: Hash, replies: mpsc::Sender<Reply>) {
         let listener = Listener { replies, text_bytes: Passed::default(), tokens: Passed::default() };
@@ -73,20 +80,39 @@ impl Open {
     /// Forgets a job. Whether other answers waited for its end.
     pub(super) fn forget(&mut self, job: &Hash) -> bool {
         self.listeners.remove(job);
+        self.stopped(job);
         // A suspect that hangs heeds no stop: the others wait until the process says that it ended, or is ended itself.
         let is_computed_alone = self.pending.suspect().is_some_and(|(suspect, _)| suspect == *job);
         !is_computed_alone && self.pending.ended(job)
     }
 
+    /// Forgets a job that no process has got.
+    pub(super) fn unsent(&mut self, job: &Hash) {
+        self.forget(job);
+        self.deadlines.ended(job);
+    }
+
+    /// A job is to end soon.
+    pub(super) fn stopped(&mut self, job: &Hash) {
+        match self.pending.is_computed(job) {
+            Some(has_begun) => self.deadlines.stop_answer(*job, has_begun, Instant::now()),
+            None => self.deadlines.stop(job),
+        }
+    }
+
     /// Takes a reply in.
     pub(super) fn deliver(&mut self, job: Hash, reply: Reply) -> Delivery {
         let mut others_waited = false;
+        match reply {
+            Reply::Done { .. } | Reply::Failed { .. } | Reply::Late { .. } => self.deadlines.ended(&job),
+            _ => self.deadlines.heard(&job, Instant::now()),
+        }
         let to = match reply {
             Reply::Begun { .. } => {
                 self.pending.begun(job);
                 None
             }
-            Reply::Done { .. } | Reply::Failed { .. } => {
+            Reply::Done { .. } | Reply::Failed { .. } | Reply::Late { .. } => {
                 others_waited = self.pending.ended(&job);
                 self.listeners.remove(&job).map(|listener| (listener.replies, reply))
             }
@@ -100,13 +126,26 @@ impl Open {
     }
 
     pub(super) fn fail(&mut self, job: Hash, reason: &str) {
-        let Some(listener) = self.listeners.remove(&job) else { return };
-        // A reader whose queue is full finds it closed, which means the same.
-        let _ = listener.replies.try_send(Reply::Failed { job, reason: reason.to_owned() });
+        self.end(job, Reply::Failed { job, reason: reason.to_owned() });
+    }
+
+    /// A job has taken longer than it may.
+    pub(super) fn late(&mut self, job: Hash, allowed: Duration) {
+        self.pending.ended(&job);
+        self.deadlines.ended(&job);
+        self.end(job, Reply::Late { job, after_s: allowed.as_secs() });
+    }
+
+    fn end(&mut self, job: Hash, last: Reply) {
+        if let Some(listener) = self.listeners.remove(&job) {
+            // A reader whose queue is full finds it closed, which means the same.
+            let _ = listener.replies.try_send(last);
+        }
     }
 
     /// The process died: fails what is not tried again and gives what is to be sent to the next one.
     pub(super) fn died(&mut self, reason: &str) -> Vec<Vec<u8>> {
+        self.deadlines.clear();
         // Nobody waits any more for a suspect that was stopped.
         if let Some((suspect, _)) = self.pending.suspect().filter(|(job, _)| !self.listeners.contains_key(job)) {
             self.pending.ended(&suspect);

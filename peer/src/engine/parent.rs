@@ -2,26 +2,31 @@
 //!
 //! Invariant: what is sent and what a death means for it change only under the process's lock, so a frame goes to
 //! exactly one process at a time. When the engine dies, answers are computed again by the next one and every other open
-//! job gets [`Reply::Failed`]. Nobody's slow reading holds up another job's replies: an answer's queue holds all of it.
+//! job gets [`Reply::Failed`]; one that did not end in time gets [`Reply::Late`], and its process is ended. Nobody's slow reading holds up another job's replies: an answer's queue holds all of it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 use tributary_compute::device::Wanted;
 use tributary_protocol::id::Hash;
-use tributary_protocol::wire;
 
-use super::asking::Limits;
+use super::deadlines::Limits;
+use super::frames::{self, read, write};
 use super::open::{Delivery, Open};
 use super::{Ask, EngineFolder, FRAME_MAX_BYTES, Reply};
+use crate::lock::locked;
 
 /// Replies of one job that wait to be read, beside the pieces of an answer's text.
 const JOB_QUEUE: usize = 64;
+
+/// How often it is looked for jobs that should have ended.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Why the engine could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +54,30 @@ struct Shared {
     program: PathBuf,
     folder: EngineFolder,
     device: Wanted,
+    memory_bytes: Option<u64>,
     limits: Limits,
     running: tokio::sync::Mutex<Option<Running>>,
     open: Mutex<Open>,
     pid: AtomicU32,
     deaths: AtomicU32,
     is_closing: AtomicBool,
+}
+
+/// How an engine runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Where models run.
+    pub device: Wanted,
+    /// What it may take of the memory, where its user says so.
+    pub memory_bytes: Option<u64>,
+    /// How long jobs may take.
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { device: Wanted::Cpu, memory_bytes: None, limits: Limits::default() }
+    }
 }
 
 /// A handle on the engine process.
@@ -65,25 +88,21 @@ impl EngineHandle {
     /// A handle that starts `program engine` on `folder` and the processor when it is first needed.
     #[must_use]
     pub fn new(program: PathBuf, folder: EngineFolder) -> Self {
-        Self::on(program, folder, Wanted::Cpu)
+        Self::with(program, folder, Options::default())
     }
 
-    /// The same on a device.
+    /// The same with what is not usual.
     #[must_use]
-    pub fn on(program: PathBuf, folder: EngineFolder, device: Wanted) -> Self {
-        Self::limited(program, folder, device, Limits::default())
-    }
-
-    /// The same with other limits.
-    #[must_use]
-    pub fn limited(program: PathBuf, folder: EngineFolder, device: Wanted, limits: Limits) -> Self {
+    pub fn with(program: PathBuf, folder: EngineFolder, options: Options) -> Self {
+        let Options { device, memory_bytes, limits } = options;
         Self(Arc::new(Shared {
             program,
             folder,
             device,
+            memory_bytes,
             limits,
             running: tokio::sync::Mutex::default(),
-            open: Mutex::default(),
+            open: Mutex::new(Open::within(limits)),
             pid: AtomicU32::new(0),
             deaths: AtomicU32::new(0),
             is_closing: AtomicBool::new(false),
@@ -123,14 +142,15 @@ impl EngineHandle {
         let frame = {
             let mut open = self.open();
             open.listen(job, replies);
-            if is_answer(ask) { open.pending.admit(job, frame) } else { Some(frame) }
+            open.deadlines.begin(job, ask, Instant::now());
+            if ask.is_answer() { open.pending.admit(job, frame) } else { Some(frame) }
         };
         let Some(frame) = frame else { return Ok(receiver) };
         match self.send(&mut running, &frame).await {
             // Whoever reads the process's replies notices its end, and then the answer is sent to the next one.
-            Err(EngineError::Gone(_)) if is_answer(ask) => Ok(receiver),
+            Err(EngineError::Gone(_)) if ask.is_answer() => Ok(receiver),
             Err(error) => {
-                self.open().forget(&job);
+                self.open().unsent(&job);
                 Err(error)
             }
             Ok(()) => Ok(receiver),
@@ -178,6 +198,7 @@ impl EngineHandle {
 
     /// Has a job end soon; it still tells what it leaves.
     pub async fn wind_up(&self, job: Hash) {
+        self.open().stopped(&job);
         if self.pid() == 0 {
             return;
         }
@@ -200,8 +221,8 @@ impl EngineHandle {
         self.0.limits
     }
 
-    pub(super) fn open(&self) -> MutexGuard<'_, Open> {
-        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, Open> {
+        locked(&self.0.open)
     }
 
     /// Sends what waited for a suspect's end.
@@ -251,6 +272,7 @@ impl EngineHandle {
             .arg("engine")
             .arg(self.0.folder.path())
             .args(["--device", self.0.device.name()])
+            .args(self.0.memory_bytes.map(|bytes| format!("--memory={bytes}")))
             .env_remove("TRIBUTARY_PASSPHRASE")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -259,9 +281,54 @@ impl EngineHandle {
             .spawn()?;
         let input = child.stdin.take().ok_or_else(|| std::io::Error::other("no standard input"))?;
         let output = child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
-        self.0.pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
+        let pid = child.id().unwrap_or(0);
+        self.0.pid.store(pid, Ordering::Relaxed);
         tokio::spawn(self.clone().route(output));
+        tokio::spawn(self.clone().watch(pid));
         Ok(Running { child, input })
+    }
+
+    /// Ends the process when a job has not ended in time: what else it did is done again by the next one.
+    async fn watch(self, pid: u32) {
+        while self.pid() == pid {
+            self.end_overdue();
+            tokio::time::sleep(WATCH_INTERVAL).await;
+        }
+    }
+
+    fn end_overdue(&self) {
+        // Under the lock: the next process is started only after this one's death was told here.
+        let mut open = self.open();
+        if let Some((job, allowed)) = open.deadlines.overdue(Instant::now()) {
+            tracing::warn!(job = %job.short(), "a job hangs: the engine is ended");
+            open.late(job, allowed);
+            self.kill();
+        }
+    }
+
+    /// Gives the suspect that is computed now up when its time is over, and ends the process that it hangs in.
+    fn watch_suspect(&self) {
+        let Some(turn) = self.open().pending.suspect() else { return };
+        let handle = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(handle.0.limits.suspect).await;
+            // Under the lock, as above.
+            let mut open = handle.open();
+            if open.pending.suspect() == Some(turn) {
+                tracing::warn!(job = %turn.0.short(), "an answer hangs: the engine is ended");
+                open.pending.ended(&turn.0);
+                open.fail(turn.0, "the engine did not end this answer in time after a process died with it");
+                handle.kill();
+            }
+        });
+    }
+
+    /// Ends the process without waiting for whoever writes to it.
+    fn kill(&self) {
+        let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) else { return };
+        if let Err(error) = kill_process(pid, Signal::KILL) {
+            tracing::debug!(%error, "the engine was gone already");
+        }
     }
 
     /// Passes replies to their jobs until the process ends.
@@ -307,38 +374,7 @@ impl EngineHandle {
     }
 }
 
-pub(super) const fn is_answer(ask: &Ask) -> bool {
-    matches!(ask, Ask::Answer { .. } | Ask::Embed { .. })
-}
-
 /// The frame of a request; one that is too large is refused before anything is written.
 fn frame_of(ask: &Ask) -> Result<Vec<u8>, EngineError> {
-    let frame = wire::encode(ask);
-    if frame.len() > FRAME_MAX_BYTES {
-        return Err(EngineError::TooLarge(frame.len()));
-    }
-    Ok(frame)
-}
-
-async fn write(input: &mut ChildStdin, frame: &[u8]) -> std::io::Result<()> {
-    let length = u32::try_from(frame.len()).map_err(std::io::Error::other)?;
-    input.write_all(&length.to_le_bytes()).await?;
-    input.write_all(frame).await?;
-    input.flush().await
-}
-
-async fn read(output: &mut ChildStdout) -> std::io::Result<Option<Reply>> {
-    let mut length = [0; 4];
-    match output.read_exact(&mut length).await {
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    let length = usize::try_from(u32::from_le_bytes(length)).map_err(std::io::Error::other)?;
-    if length > FRAME_MAX_BYTES {
-        return Err(std::io::Error::other("a reply is beyond its bound"));
-    }
-    let mut frame = vec![0; length];
-    output.read_exact(&mut frame).await?;
-    wire::decode(&frame, FRAME_MAX_BYTES).map(Some).map_err(std::io::Error::other)
+    frames::frame_of(ask).map_err(EngineError::TooLarge)
 }

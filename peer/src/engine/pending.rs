@@ -61,6 +61,11 @@ impl Pending {
         self.held.contains_key(job)
     }
 
+    /// Whether a process has this answer, and if so, whether it computes it.
+    pub(super) fn is_computed(&self, job: &Hash) -> Option<bool> {
+        self.held.get(job).filter(|held| held.is_sent).map(|held| held.has_begun)
+    }
+
     /// The suspect that is computed now, with the number of its turn.
     pub(super) fn suspect(&self) -> Option<(Hash, u64)> {
         let first = *self.suspects.front()?;

@@ -5,10 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tributary_compute::attribute::Index;
-use tributary_compute::device::Device;
 use tributary_compute::lora::{Adapter, AdapterFiles};
 use tributary_compute::model::Base;
 use tributary_compute::serve::{Server, ServerConfig};
@@ -16,6 +15,7 @@ use tributary_protocol::id::Hash;
 
 use super::EngineFolder;
 use super::bases::BaseShelf;
+use crate::lock::locked;
 
 /// Bytes of adapters with their indexes that stay in memory between answers, for their credits.
 const SERVED_BYTES: u64 = 512 << 20;
@@ -42,19 +42,15 @@ pub(super) struct Shelf {
     pub(super) stopped: Mutex<BTreeMap<Hash, Arc<AtomicBool>>>,
 }
 
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn text<E: std::fmt::Display>(error: E) -> String {
     error.to_string()
 }
 
 impl Shelf {
-    pub(super) fn new(folder: EngineFolder, device: Device) -> Self {
+    pub(super) fn new(folder: EngineFolder, bases: BaseShelf) -> Self {
         Self {
             folder,
-            bases: BaseShelf::on(device),
+            bases,
             servers: Mutex::default(),
             served: Mutex::default(),
             names: Mutex::default(),

@@ -10,7 +10,7 @@ use tributary_protocol::refusal::{Refusal, RefusalKind};
 
 use super::{JobError, Workshop};
 use crate::bundle::Transcript;
-use crate::engine::asking::ANSWER_TIME;
+use crate::engine::deadlines::ANSWER_TIME;
 use crate::engine::{Ask, Done, Reply};
 
 /// How long an asker may leave its answer unread before its place goes to others.
@@ -57,8 +57,8 @@ impl Workshop {
             Reply::Done { outcome: Done::Refused { kind, reason }, .. } => {
                 Ok(JobOutcome::Refused(Refusal::new(RefusalKind::of_code(kind), reason)))
             }
-            Reply::Failed { reason, .. } => Err(reason),
-            other => Err(format!("the engine answered another question: {other:?}")),
+            Reply::Failed { reason, .. } => Err(reason.into()),
+            other => Err(format!("the engine answered another question: {other:?}").into()),
         }
     }
 
@@ -70,11 +70,11 @@ impl Workshop {
             let reply = tokio::select! {
                 reply = replies.recv() => reply.ok_or("the answer was stopped")?,
                 () = self.answers.gone(stream) => return Err("the asker went away".into()),
-                () = &mut late => return Err(format!("the answer did not end within {} s", ANSWER_TIME.as_secs())),
+                () = &mut late => return Err(JobError::Late(ANSWER_TIME)),
             };
             let (text, tokens) = match reply {
                 Reply::Text { text, tokens, .. } => (text, tokens),
-                Reply::Done { .. } | Reply::Failed { .. } => return Ok(reply),
+                Reply::Done { .. } | Reply::Failed { .. } | Reply::Late { .. } => return Ok(reply),
                 Reply::Ready { .. }
                 | Reply::Begun { .. }
                 | Reply::Progress { .. }

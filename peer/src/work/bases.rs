@@ -11,7 +11,7 @@ use tributary_storage::base::{self, BaseError, BaseFile, BaseManifest, MANIFEST_
 use tributary_storage::blobs::BlobStore;
 
 use super::{FETCH_PAUSE, FETCH_TRIES, JobError, Workshop};
-use crate::bases::{BUILTIN, BaseRecord, FROM_PEER, Facts, Origin};
+use crate::bases::{BUILTIN, BaseRecord, FROM_HUB, FROM_PEER, Facts, Origin};
 use crate::engine::asking::AskFault;
 use crate::runtime::now_ms;
 
@@ -41,6 +41,16 @@ pub enum BaseFault {
         /// What the node's user set.
         limit: u64,
     },
+    /// Another base or model has its name.
+    #[error("{kind} {id} is called {name} already", id = id.short())]
+    NameTaken {
+        /// What has it.
+        kind: &'static str,
+        /// Which.
+        id: Hash,
+        /// The name.
+        name: String,
+    },
     /// It is needed, or no more can be kept.
     #[error("{0}")]
     InTheWay(String),
@@ -63,7 +73,7 @@ impl From<BaseError> for BaseFault {
     }
 }
 
-fn machine(error: impl ToString) -> BaseFault {
+pub(super) fn machine(error: impl ToString) -> BaseFault {
     BaseFault::Machine(error.to_string())
 }
 
@@ -91,16 +101,49 @@ impl Workshop {
         let id = manifest.id();
         let turn = self.bases.turn(id);
         let _mine = turn.lock().await;
-        let made = self.sound(&manifest, origin).await;
+        let made = match self.free_name(&origin.name, Some((id, &origin.source))).await {
+            Ok(()) => self.sound(&manifest, origin).await,
+            Err(fault) => Err(fault),
+        };
         match made {
             Ok(record) => {
                 self.store.put(Bytes::from(manifest.to_bytes())).await.map_err(machine)?;
                 Ok(record)
             }
             Err(fault) => {
-                self.discard(&manifest).await;
+                // One that was here before under another name stays.
+                if self.bases.record(&id).map_err(machine)?.is_none() {
+                    self.discard(&manifest).await;
+                }
                 Err(fault)
             }
+        }
+    }
+
+    /// Sees that no other base of this node and no released model has a name; the states of one model of a hub share
+    /// theirs.
+    ///
+    /// # Errors
+    /// Names what has it, or says what of this machine failed.
+    pub async fn free_name(&self, name: &str, base: Option<(Hash, &str)>) -> Result<(), BaseFault> {
+        let taken = |kind, id| BaseFault::NameTaken { kind, id, name: name.to_owned() };
+        let others = self.bases.all().map_err(machine)?;
+        let is_version = |other: &BaseRecord| {
+            base.is_some_and(|(id, source)| {
+                id == other.id || (source.starts_with(FROM_HUB) && source == other.origin.source)
+            })
+        };
+        if let Some(other) = others.iter().find(|other| other.origin.name == name && !is_version(other)) {
+            return Err(taken("base", other.id));
+        }
+        let wanted = name.to_owned();
+        let look = move |node: &tributary_protocol::node::Node| {
+            let mut named = node.releases().filter(|release| release.body.name == wanted);
+            named.next().map(|release| release.body.adapter)
+        };
+        match self.node.view(look).await.map_err(machine)? {
+            Some(adapter) => Err(taken("model", adapter)),
+            None => Ok(()),
         }
     }
 
@@ -162,7 +205,7 @@ impl Workshop {
                 if matches!(fault, BaseFault::Refused(_) | BaseFault::EngineEnded(_)) {
                     self.discard(&manifest).await;
                 }
-                Err(format!("base {}: {fault}", base.short()))
+                Err(format!("base {}: {fault}", base.short()).into())
             }
         }
     }
@@ -238,7 +281,10 @@ impl Workshop {
         for attempt in 0..FETCH_TRIES {
             if let Some(bytes) = self.store.size(file.hash).await.map_err(|error| error.to_string())? {
                 let same = bytes == file.bytes;
-                return if same { Ok(()) } else { Err(format!("{} has {bytes} bytes, not {}", file.name, file.bytes)) };
+                if !same {
+                    return Err(format!("{} has {bytes} bytes, not {}", file.name, file.bytes).into());
+                }
+                return Ok(());
             }
             if attempt > 0 {
                 tokio::time::sleep(FETCH_PAUSE).await;
@@ -248,7 +294,7 @@ impl Workshop {
                 Err(error) => reason = error.to_string(),
             }
         }
-        Err(format!("{} of the base cannot be fetched: {reason}", file.name))
+        Err(format!("{} of the base cannot be fetched: {reason}", file.name).into())
     }
 
     /// Gives back what a base took on the disk, apart from what others have too.
@@ -269,6 +315,12 @@ impl Workshop {
             if let Err(error) = self.store.remove(file.hash).await {
                 tracing::warn!(%error, name = file.name, "a file of a base stays");
             }
+        }
+        // A second name of each file lay in the folder; now the disk is free.
+        match self.store.sweep().await {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("removed files stay on the disk until the next start"),
+            Err(error) => tracing::warn!(%error, "removed files stay on the disk until the next start"),
         }
     }
 }

@@ -85,7 +85,7 @@ impl Workshop {
         let ask = Ask::Replay { job, run: run.clone(), start, to_step };
         match self.ask(job, &ask).await? {
             Done::Replayed { end, adapter, kept_step, is_over } => Ok(Replayed { end, adapter, kept_step, is_over }),
-            other => Err(format!("the engine answered another question: {other:?}")),
+            other => Err(format!("the engine answered another question: {other:?}").into()),
         }
     }
 

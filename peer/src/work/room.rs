@@ -5,13 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tributary_protocol::id::Hash;
 use tributary_protocol::node::Input;
 use tributary_storage::blobs::BlobStore;
 
+use super::bases::machine;
 use super::{BaseFault, JobError, Workshop};
+use crate::lock::locked;
 use crate::runtime::now_ms;
 
 /// What was used so lately is in use, in milliseconds: whoever asked once asks again soon.
@@ -45,10 +47,6 @@ impl Drop for Busy {
             all.insert(self.base, left);
         }
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Room {
@@ -121,13 +119,13 @@ impl Workshop {
     pub(super) async fn make_room(&self, needed: u64) -> Result<(), BaseFault> {
         let _mine = self.room.turn.lock().await;
         let limit = self.room.limit_bytes;
-        let kept = self.kept().await.map_err(BaseFault::Machine)?;
+        let kept = self.kept().await.map_err(machine)?;
         let victims = plan(&kept, needed, limit).map_err(|taken| BaseFault::NoRoom { bytes: needed, taken, limit })?;
         for victim in victims {
             let id = victim.id;
             tracing::info!(id = %id.short(), bytes = victim.bytes, "removed to make room");
             match victim.base {
-                Some(_) => self.remove_adapter(id).await.map_err(BaseFault::Machine)?,
+                Some(_) => self.remove_adapter(id).await.map_err(machine)?,
                 None => self.remove_base(id).await.map(|_| ())?,
             }
         }
@@ -147,7 +145,7 @@ impl Workshop {
             let size = self.store.size(blob).await.map_err(|error| error.to_string())?;
             bytes = bytes.saturating_add(size.unwrap_or(0) / part);
         }
-        self.make_room(bytes).await.map_err(|fault| fault.to_string())
+        Ok(self.make_room(bytes).await.map_err(|fault| fault.to_string())?)
     }
 
     /// Takes an adapter out of service and off the disk.
@@ -155,7 +153,7 @@ impl Workshop {
         self.node.input(Input::Dropped(adapter)).await.map_err(|error| error.to_string())?;
         let path = self.engine.folder().adapter(adapter);
         let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
-        removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        Ok(removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?)
     }
 
     /// All that takes room here, as it is used now.

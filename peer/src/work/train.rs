@@ -4,7 +4,7 @@
 //! goes on from its newest checkpoint and commits to the same bytes as an unbroken run. Checkpoints are noted by what is
 //! trained, not for whom: a run that was stopped goes on where it was when it is offered again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tributary_protocol::datanet::Contribution;
@@ -45,7 +45,9 @@ impl Workshop {
         let work = work_id(&offer.work, &self.bases.classes());
         let segments = offer.work.steps.div_ceil(super::check::checkpoint_every(&offer.work.recipe)?);
         if usize::try_from(segments).unwrap_or(usize::MAX) >= CHECKPOINTS_MAX {
-            return Err(format!("the recipe makes {segments} checkpoints, at most {CHECKPOINTS_MAX} fit a result"));
+            return Err(
+                format!("the recipe makes {segments} checkpoints, at most {CHECKPOINTS_MAX} fit a result").into()
+            );
         }
         self.hold_base(offer.work.base, &[offer.node]).await?;
         let run = self.run_of(&offer.work, entries).await?;
@@ -81,7 +83,8 @@ impl Workshop {
                         class,
                     }));
                 }
-                Reply::Failed { reason, .. } => return Err(reason),
+                Reply::Failed { reason, .. } => return Err(reason.into()),
+                Reply::Late { after_s, .. } => return Err(JobError::Late(Duration::from_secs(after_s))),
                 Reply::Done { .. } | Reply::Ready { .. } | Reply::Begun { .. } | Reply::Text { .. } => {}
             }
         }
@@ -109,7 +112,7 @@ impl Workshop {
     /// Keeps the state of a stopped training.
     async fn save(&self, work: Hash, step: u32, bytes: Vec<u8>) -> Result<(), JobError> {
         let saved: Noted = vec![(step, self.keep(bytes).await?)];
-        self.journal.index_put(SAVED, &work.0, &wire::encode(&saved)).map_err(|error| error.to_string())
+        Ok(self.journal.index_put(SAVED, &work.0, &wire::encode(&saved)).map_err(|error| error.to_string())?)
     }
 
     async fn note(&self, work: Hash, noted: &mut Noted, step: u32, bytes: Vec<u8>) -> Result<(), JobError> {
@@ -118,6 +121,6 @@ impl Workshop {
         }
         let hash = self.keep(bytes).await?;
         noted.push((step, hash));
-        self.journal.index_put(CHECKPOINTS, &work.0, &wire::encode(noted)).map_err(|error| error.to_string())
+        Ok(self.journal.index_put(CHECKPOINTS, &work.0, &wire::encode(noted)).map_err(|error| error.to_string())?)
     }
 }

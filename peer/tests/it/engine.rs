@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
-use tributary_compute::device::Wanted;
-use tributary_peer::engine::asking::{AskFault, Limits};
-use tributary_peer::engine::parent::EngineHandle;
+use tributary_peer::engine::asking::AskFault;
+use tributary_peer::engine::deadlines::Limits;
+use tributary_peer::engine::parent::{EngineHandle, Options};
 use tributary_peer::engine::{Ask, Done, EngineFolder, Reply};
 use tributary_protocol::decoding::{Decoding, Format, Prompt};
 use tributary_protocol::id::Hash;
@@ -22,6 +22,17 @@ struct Bench {
     _folder: tempfile::TempDir,
 }
 
+/// The files of the built-in base.
+fn write_base(place: &Path) {
+    let files = tributary_almanac::base();
+    std::fs::create_dir(place).unwrap();
+    for (name, bytes) in
+        [("config.json", files.config), ("tokenizer.json", files.tokenizer), ("model.safetensors", files.safetensors)]
+    {
+        std::fs::write(place.join(name), bytes).unwrap();
+    }
+}
+
 async fn bench() -> Bench {
     bench_within(Limits::default()).await
 }
@@ -30,15 +41,9 @@ async fn bench_within(limits: Limits) -> Bench {
     let folder = folder();
     let program = Path::new(env!("CARGO_BIN_EXE_tributary")).to_owned();
     let shared = EngineFolder::at(&folder.path().join("engine"));
-    let engine = EngineHandle::limited(program, shared, Wanted::Cpu, limits);
-    let files = tributary_almanac::base();
+    let engine = EngineHandle::with(program, shared, Options { limits, ..Options::default() });
     let place = folder.path().join("base");
-    std::fs::create_dir(&place).unwrap();
-    for (name, bytes) in
-        [("config.json", files.config), ("tokenizer.json", files.tokenizer), ("model.safetensors", files.safetensors)]
-    {
-        std::fs::write(place.join(name), bytes).unwrap();
-    }
+    write_base(&place);
     let base = Hash::of(b"the built-in base");
     engine.hold_base(base, &place).await.unwrap();
     Bench { engine, base, _folder: folder }
@@ -49,6 +54,24 @@ impl Bench {
         let job = Hash([number; 32]);
         let ask = Ask::Answer { job, base: self.base, adapter: None, prompt, decoding };
         self.engine.begin(job, &ask).await.unwrap()
+    }
+
+    /// The built-in base with a chat template.
+    async fn talking(&self, template: &str) -> Hash {
+        let base = Hash::of(template.as_bytes());
+        let place = self._folder.path().join(base.to_string());
+        write_base(&place);
+        let told = serde_json::json!({"chat_template": template}).to_string();
+        std::fs::write(place.join("tokenizer_config.json"), told).unwrap();
+        self.engine.hold_base(base, &place).await.unwrap();
+        base
+    }
+
+    async fn chat(&self, number: u8, base: Hash) -> Done {
+        let conversation = r#"{"messages": [{"role": "user", "content": "The harbour"}]}"#.into();
+        let (job, prompt) = (Hash([number; 32]), Prompt::Chat { conversation, at_s: 0 });
+        let ask = Ask::Answer { job, base, adapter: None, prompt, decoding: drawn(number) };
+        self.engine.ask(job, &ask).await.unwrap()
     }
 
     async fn outcome(&self, prompt: Prompt, decoding: Decoding) -> Done {
@@ -274,4 +297,86 @@ async fn a_base_is_looked_at_again_when_the_engine_dies_meanwhile_and_never_blam
     let engine = EngineHandle::new(program, EngineFolder::at(&blocked));
     let fault = engine.inspect(none).await.unwrap_err();
     assert!(matches!(fault, AskFault::Died(_) | AskFault::Engine(_)), "{fault}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_templates_end_their_own_process_and_nothing_else() {
+    let bench = bench().await;
+    let doubled = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}x";
+    // minijinja joins constants while it reads them.
+    let constant = format!("{{% set a = {} %}}x", ["('x' * 99999999)"; 60].join(" ~ "));
+    let lists =
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x|list + ns.x|list %}{% endfor %}x";
+    let mut long = bench.ask(1, BEGINNING.into(), long(1)).await;
+    assert!(matches!(next(&mut long).await, Reply::Text { .. }));
+    let pid = bench.engine.pid();
+    let good = bench.talking("{% for m in messages %}{{ m.content }} of the old town{% endfor %}").await;
+    for (number, template) in [(2, doubled), (3, &constant), (4, lists)] {
+        let base = bench.talking(template).await;
+        let outcome = bench.chat(number, base).await;
+        let Done::Refused { kind, reason } = &outcome else { panic!("{outcome:?}") };
+        assert_eq!(*kind, RefusalKind::Invalid.code());
+        assert!(reason.contains("more memory, time or nesting"), "{reason}");
+        let refused = bench.engine.inspect(base).await.unwrap_err();
+        assert!(matches!(&refused, AskFault::Failed(why) if why.contains("chat template")), "{refused}");
+        text_of(bench.chat(number + 10, good).await);
+    }
+    // Whether a value nested so deeply can be printed is the machine's matter; nothing but its process may end.
+    let value = format!("{}ns.x{}", "[".repeat(50), "]".repeat(50));
+    let deep = format!(
+        "{{% set ns = namespace(x=1) %}}{{% for a in range(80) %}}{{% for b in range(100) %}}{{% set ns.x = {value} %}}{{% endfor %}}{{% endfor %}}{{{{ ns.x }}}}"
+    );
+    let deep = bench.talking(&deep).await;
+    bench.chat(5, deep).await;
+    assert_eq!((bench.engine.pid(), bench.engine.deaths()), (pid, 0));
+    let facts = bench.engine.inspect(good).await.unwrap();
+    assert!(facts.chat);
+    let broken = bench.talking("{{ bos_token }}\n{% for m in messages %}\n{{ m.content }\n").await;
+    let refused = bench.engine.inspect(broken).await.unwrap_err().to_string();
+    assert!(refused.contains(":3)") && refused.contains("take it out"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_hangs_ends_in_time_with_its_engine_and_the_next_one_goes_on() {
+    let bench = bench_within(Limits { job: Duration::from_secs(8), ..Limits::default() }).await;
+    let facts = bench.engine.inspect(bench.base).await.expect("eight seconds are enough");
+    signal("-STOP", bench.engine.pid());
+    let (engine, base) = (bench.engine.clone(), bench.base);
+    let looked = tokio::spawn(async move { engine.inspect(base).await });
+    let mut answer = bench.ask(1, BEGINNING.into(), Decoding::default()).await;
+    let fault = looked.await.unwrap().unwrap_err();
+    assert!(matches!(fault, AskFault::Late(after) if after.as_secs() == 8), "{fault}");
+    text_of(heard(&mut answer).await.1.unwrap());
+    assert_eq!(bench.engine.deaths(), 1);
+    assert_eq!(bench.engine.inspect(bench.base).await.unwrap(), facts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_heeds_no_stop_does_not_keep_its_process() {
+    let bench = bench_within(Limits { stopped: Duration::from_secs(1), ..Limits::default() }).await;
+    let mut hanging = bench.ask(1, BEGINNING.into(), long(1)).await;
+    assert!(matches!(next(&mut hanging).await, Reply::Text { .. }));
+    signal("-STOP", bench.engine.pid());
+    bench.engine.stop(Hash([1; 32])).await;
+    text_of(bench.outcome(BEGINNING.into(), Decoding::default()).await);
+    assert_eq!(bench.engine.deaths(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_fails_alone_beyond_the_memory_that_its_user_allows() {
+    let folder = folder();
+    let program = Path::new(env!("CARGO_BIN_EXE_tributary")).to_owned();
+    let options = Options { memory_bytes: Some(1 << 30), ..Options::default() };
+    let engine = EngineHandle::with(program, EngineFolder::at(&folder.path().join("engine")), options);
+    let place = folder.path().join("base");
+    write_base(&place);
+    let (base, huge) = (Hash([1; 32]), Hash([2; 32]));
+    engine.hold_base(base, &place).await.unwrap();
+    engine.inspect(base).await.expect("a small base fits");
+    let file = folder.path().join("huge.gguf");
+    std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    engine.hold_base(huge, &file).await.unwrap();
+    let refused = engine.inspect(huge).await.unwrap_err();
+    assert!(matches!(&refused, AskFault::Failed(why) if why.contains("may be used here")), "{refused}");
+    assert_eq!(engine.deaths(), 0);
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tributary_compute::device::repeats_bits;
 use tributary_compute::model::Base;
 use tributary_compute::train::{Answers, Evaluation, Example, Recipe, StepReport, Trainer};
+use tributary_protocol::id::Hash;
 use tributary_protocol::limits::CURVE_POINTS_MAX;
 use tributary_protocol::message::{HeldOut, Measurement};
 
@@ -91,7 +92,7 @@ pub(super) fn train(context: &JobContext, run: &Run, resume: Option<&[u8]>) -> R
             context.reply(told.progress(job, is_last));
         }
     }
-    let (adapter, kept_step) = kept(&trainer)?;
+    let (adapter, kept_step) = kept(&trainer, run.base)?;
     Ok(Done::Trained { adapter, steps: trainer.steps_done(), kept_step, loss_micro_nats: told.loss_micro_nats })
 }
 
@@ -107,14 +108,14 @@ pub(super) fn replay(context: &JobContext, run: &Run, start: Option<&[u8]>, to_s
         }
         trainer.step().map_err(text)?;
     }
-    let (adapter, kept_step) = kept(&trainer)?;
+    let (adapter, kept_step) = kept(&trainer, run.base)?;
     Ok(Done::Replayed { end: trainer.checkpoint(), adapter, kept_step, is_over: is_over(&trainer, run) })
 }
 
 /// The blob of the adapter that the run is told by, and the step after which it was.
-fn kept(trainer: &Trainer) -> Result<(Vec<u8>, u32), String> {
+fn kept(trainer: &Trainer, base: Hash) -> Result<(Vec<u8>, u32), String> {
     let (adapter, step) = trainer.kept().map_err(text)?;
-    Ok((adapter_bytes(&adapter)?, step))
+    Ok((adapter_bytes(&adapter, base)?, step))
 }
 
 /// What was measured and not told yet.
@@ -189,7 +190,7 @@ impl Told {
         self.since.elapsed() >= REPORT_INTERVAL
     }
 
-    fn progress(&mut self, job: tributary_protocol::id::Hash, is_last: bool) -> Reply {
+    fn progress(&mut self, job: Hash, is_last: bool) -> Reply {
         if is_last {
             self.end_point();
         }
