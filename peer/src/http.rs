@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_protocol::id::Hash;
 use tributary_settlement::rpc::bounded::{Bounds, serve_bounded};
 
+pub use self::asks::TIMEOUT_MAX_S as ASK_TIMEOUT_MAX_S;
 pub use self::error::ApiError;
 use crate::cards::Cards;
 use crate::evidence::Evidence;

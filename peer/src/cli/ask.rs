@@ -1,20 +1,24 @@
 //! `tributary ask`: a question whose answer streams, and who made it possible.
 
+mod wording;
+
 use std::io::IsTerminal;
 
 use clap::Args;
 use serde_json::{Value, json};
 use tributary_protocol::id::Amount;
 
+use self::wording::WordingArgs;
 use super::failure::Failure;
 use super::output::{Context, Output, emit};
 use super::table::Table;
 use super::{amount, model, text};
+use crate::http::ASK_TIMEOUT_MAX_S;
 
 #[derive(Debug, Args)]
 pub(crate) struct AskArgs {
-    /// The question.
-    prompt: String,
+    /// The question, as the text that the model goes on from; see --chat.
+    prompt: Option<String>,
     /// The model: its name, its id, or the beginning of it; not needed when there is only one name.
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
@@ -27,18 +31,11 @@ pub(crate) struct AskArgs {
     /// The most to pay, in OPEN.
     #[arg(long, value_name = "OPEN", value_parser = amount::parse, default_value = "1")]
     max_price: Amount,
-    /// The most tokens of an answer.
-    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
-    max_tokens: u32,
-    /// How freely words are chosen, in thousandths: 0 always takes the likeliest.
-    #[arg(long, value_name = "MILLI", default_value_t = 0)]
-    temperature_milli: u32,
-    /// The seed of that choice.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
     /// How long to wait, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=ASK_TIMEOUT_MAX_S))]
     timeout_s: u64,
+    #[command(flatten)]
+    wording: WordingArgs,
 }
 
 /// What of an answer stands on standard output.
@@ -84,21 +81,21 @@ impl Transcript {
 }
 
 pub(super) async fn run(context: &Context, args: AskArgs) -> Result<Output, Failure> {
+    let wording = args.wording.fields(args.prompt.as_deref())?;
     let releases = context.client.get("/api/releases").await?;
     let release = model::choose(&releases, args.model.as_deref())?;
     if context.dry_run {
         return preview(context, release, &args).await;
     }
-    let body = json!({
+    let mut body = json!({
         "model": release["adapter"],
-        "prompt": args.prompt,
-        "max_tokens": args.max_tokens,
-        "temperature_milli": args.temperature_milli,
-        "seed": args.seed,
         "price_max": args.max_price,
         "check": args.check,
         "timeout_s": args.timeout_s,
     });
+    if let Some(fields) = body.as_object_mut() {
+        fields.extend(wording);
+    }
     let done = stream(context, &body).await?;
     Ok(answered(done, &args))
 }

@@ -15,6 +15,7 @@ use super::pick::{BASE, RELEASE};
 use super::spend;
 use super::table::Table;
 use super::text;
+use crate::bases::BUILTIN;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
@@ -90,7 +91,9 @@ fn list(releases: Value, bases: Value) -> Output {
     let document = tagged("adapter", &releases).chain(tagged("base", &bases)).collect();
     let output = Output::new(document, ids, parts.join("\n"));
     if is_empty {
-        return output.note("no adapter is released yet").next("tributary train start --budget OPEN");
+        return output
+            .note("no adapter is released yet: there is nothing to ask")
+            .next("tributary train start --budget OPEN");
     }
     output.next("tributary ask \"…\" --explain")
 }
@@ -160,7 +163,10 @@ fn show_release(release: &Value) -> Output {
 
 async fn remove(context: &Context, given: &str) -> Result<Output, Failure> {
     let known = context.client.get("/api/bases").await?;
-    let row = BASE.find(&known, given)?;
+    let row = match BASE.find(&known, given) {
+        Ok(row) => row,
+        Err(failure) => return Err(not_a_base(context, given).await?.unwrap_or(failure)),
+    };
     let id = text::field(&row["id"]);
     let size = text::size(text::number(&row["bytes"]));
     let lines = [format!("remove base {} from this node, {size}", text::field(&row["name"]))];
@@ -169,15 +175,32 @@ async fn remove(context: &Context, given: &str) -> Result<Output, Failure> {
     }
     let removed = context.client.post(&format!("/api/bases/{id}/remove"), &json!({})).await?;
     Ok(Output::new(removed, vec![id], String::new())
-        .note("✓ the base is removed; its space is given back at the node's next start")
+        .note("✓ the base is removed, and its space is free")
         .next("tributary model ls"))
+}
+
+/// That an adapter is no base, if it is one: whoever removed it here would still hear of it from the others.
+async fn not_a_base(context: &Context, given: &str) -> Result<Option<Failure>, Failure> {
+    let releases = context.client.get("/api/releases").await?;
+    let found = RELEASE.find(&releases, given).is_ok()
+        || text::rows(&releases).iter().any(|row| row["name"].as_str() == Some(given));
+    let reason =
+        format!("{} is a released adapter, which belongs to the network; only bases are removed", text::line(given));
+    let hint =
+        "adapters of others make room by themselves beyond tributary up --disk-limit; tributary model ls shows bases";
+    Ok(found.then(|| Failure::usage(reason, hint)))
 }
 
 /// The release a question is for: the one named, or the newest when all have one name.
 pub(super) fn choose<'list>(releases: &'list Value, given: Option<&str>) -> Result<&'list Value, Failure> {
     let rows = text::rows(releases);
+    if given == Some(BUILTIN) {
+        let hint = "train a model on it: tributary data new, data add, then tributary train start --budget OPEN";
+        return Err(Failure::usage("builtin is a base; questions go to released models", hint));
+    }
     let Some(newest) = rows.last() else {
-        let hint = "wait until one arrives, or make one: tributary train start --budget OPEN";
+        let hint = "wait until one arrives, or make one: tributary data new NAME --licence SPDX, tributary data add FILE, \
+                    tributary train start --budget OPEN";
         return Err(Failure::new(UNREACHABLE, "no model is released in this network yet", hint));
     };
     match given {
@@ -236,5 +259,6 @@ mod tests {
         assert_eq!(chosen(&["a", "b"], None), Err(USAGE));
         assert_eq!(chosen(&["a", "b"], Some("c")), Err(USAGE));
         assert_eq!(chosen(&[], None), Err(UNREACHABLE));
+        assert_eq!(chosen(&[], Some("builtin")), Err(USAGE));
     }
 }

@@ -79,13 +79,13 @@ fn next(status: &Value) -> &'static str {
 }
 
 fn processes(status: &Value, runs: &Value) -> Output {
-    let open = |run: &&Value| run["state"] != "done" && run["state"] != "failed";
+    let open = |run: &&Value| !["done", "failed", "stopped"].iter().any(|end| run["state"] == *end);
     let runs: Vec<Value> = text::rows(runs).iter().filter(open).cloned().collect();
     let mut table = Table::new(&["ID", "WHAT", "STEP", "SPEED", "STATE"]);
     for job in text::rows(&status["jobs"]) {
         table.row([
             text::short(&job["task"]),
-            "job for a peer".into(),
+            "training for a requester".into(),
             format!("{}/{}", text::number(&job["step"]), text::number(&job["steps"])),
             format!("{} tokens/s", text::grouped(text::number(&job["tokens_per_s"]))),
             if job["finished"] == true { "finished, to be settled".into() } else { "running".into() },

@@ -44,7 +44,7 @@ impl Kind {
             rows.iter().filter(|row| is_prefix && id(row).starts_with(&given.to_ascii_lowercase())).collect();
         match if named.is_empty() { begun.as_slice() } else { named.as_slice() } {
             [row] => Ok(row),
-            [] => Err(self.unknown(given)),
+            [] => Err(self.unknown(rows, given)),
             several => Err(self.several(given, several)),
         }
     }
@@ -71,7 +71,12 @@ impl Kind {
         }
     }
 
-    fn unknown(&self, given: &str) -> Failure {
+    fn unknown(&self, rows: &[Value], given: &str) -> Failure {
+        let begins = |row: &Value| row[self.id].as_str().is_some_and(|id| id.starts_with(&given.to_ascii_lowercase()));
+        if !given.is_empty() && given.len() < PREFIX_MIN && rows.iter().any(begins) {
+            let reason = format!("{given} is too little of an id: at least {PREFIX_MIN} digits tell it from a word");
+            return Failure::usage(reason, &format!("{} shows the ids", self.list));
+        }
         let given = text::line(given);
         let reason = format!("no {} here is called {given} or has an id that begins so", self.noun);
         Failure::usage(reason, &format!("{} shows those that are known", self.list))
@@ -130,6 +135,8 @@ mod tests {
         for given in ["lake", "abcde", "abc", "", "nothing", "\u{1b}[2J"] {
             assert_eq!(found(given), Err(USAGE), "{given:?}");
         }
+        assert!(DATANET.find(&list(), "abc").unwrap_err().message.contains("at least 4 digits"));
+        assert!(DATANET.find(&list(), "abd").unwrap_err().message.contains("no datanet"));
         let lakes = DATANET.find(&list(), "lake").unwrap_err().message;
         assert!(lakes.contains("abcdee11 (lake), 1234ffff (lake)"), "{lakes}");
         assert!(DATANET.find_or_only(&list(), None, "--to").unwrap_err().message.contains("abcdef00 (river)"));

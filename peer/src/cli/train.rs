@@ -9,7 +9,7 @@ mod watch;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use self::stage::Stage;
+use self::stage::{End, Stage};
 use self::start::StartArgs;
 use self::watch::Watched;
 use super::failure::Failure;
@@ -44,7 +44,7 @@ pub(crate) enum TrainCommand {
     Resume {
         /// Its key, the beginning of it, or its name.
         run: String,
-        /// When each training must be there, in minutes from now.
+        /// When each training must be there, in minutes from now, up to a week.
         #[arg(long, value_name = "MINUTES", default_value_t = 60)]
         deadline_min: u64,
     },
@@ -63,7 +63,7 @@ pub(super) async fn run(context: &Context, command: TrainCommand) -> Result<Outp
             let known = context.client.get("/api/runs").await?;
             let key = text::field(&RUN.find_or_only(&known, run.as_deref(), "its key")?["key"]);
             Ok(match watch::until_end(context, &key).await? {
-                Watched::Done(run) => show(&run).next("tributary ask \"…\" --explain"),
+                Watched::Done(run) => show(&run),
                 Watched::Left(run) => {
                     let next = format!("tributary train watch {}", text::short(&run["key"]));
                     show(&run).note("the run goes on").next(next)
@@ -152,9 +152,29 @@ fn show(run: &Value) -> Output {
     }
     let mut output = Output::new(run.clone(), vec![text::field(&run["key"])], shown);
     output.notes.extend(run["reason"].as_str().map(|reason| format!("! {}", text::line(reason))));
+    output
+        .notes
+        .extend(stage::ended_early(&run["main"]).map(|early| format!("{early}: the held-out loss got no better")));
     output.notes.extend(kept(run));
     output.notes.extend(unchecked(run));
-    output
+    match next(run, stage.end) {
+        Some(next) => output.next(next),
+        None => output,
+    }
+}
+
+/// What most want next of a run in this state.
+fn next(run: &Value, end: Option<End>) -> Option<String> {
+    let key = text::short(&run["key"]);
+    match end {
+        // Without a release there is nothing to ask.
+        Some(End::Done) if run["release"].is_null() => None,
+        Some(End::Done) => {
+            Some(format!("tributary ask \"…\" --model \"{}\" --explain", text::field(&run["release"]["name"])))
+        }
+        Some(End::Stopped | End::Failed) => Some(format!("tributary train resume {key}")),
+        None => Some(format!("tributary train watch {key}")),
+    }
 }
 
 /// Where the best evaluation lies before the last step, whose adapter it is.

@@ -35,7 +35,13 @@ const WAITING_AFTER: Duration = Duration::from_secs(2);
 /// Digits of a hash that name a model at least, so that a word is not taken for one.
 const PREFIX_MIN: usize = 8;
 /// The longest a question may wait for its answer, in seconds.
-const TIMEOUT_MAX_S: u64 = 3_600;
+pub const TIMEOUT_MAX_S: u64 = 3_600;
+/// How long it waits unless its asker says otherwise.
+const TIMEOUT_S: u64 = 120;
+
+/// What the OpenAI API calls a prompt that does not fit.
+const TOO_LONG: &str = "context_length_exceeded";
+const SHORTEN: &str = "shorten the prompt";
 
 /// A question.
 #[derive(Debug)]
@@ -68,7 +74,8 @@ impl AskBody {
         let prompt = match (self.prompt, self.messages) {
             (Some(prompt), None) => Prompt::Text(prompt),
             (None, Some(messages)) => chat(&json!({"messages": messages})),
-            _ => return Err(ApiError::usage("a question has a prompt or messages", "send one of both")),
+            (None, None) => return Err(ApiError::usage("there is neither a prompt nor messages", "send one of both")),
+            _ => return Err(ApiError::usage("there are a prompt and messages", "send one of both")),
         };
         let Self { key, model, decoding, price_max, check, timeout_s, .. } = self;
         Ok(Ask { key, model, prompt, decoding, price_max, check, timeout_s })
@@ -113,8 +120,19 @@ pub(super) enum Event {
 
 /// Asks, after everything that can be refused at once was looked at; returns the question's key and what happens.
 pub(super) async fn begin(api: &ApiState, ask: Ask) -> Result<(Hash, mpsc::Receiver<Event>), ApiError> {
-    if ask.prompt.is_empty() || ask.prompt.len() > PROMPT_MAX_BYTES {
-        return Err(ApiError::usage(format!("a prompt has 1 to {PROMPT_MAX_BYTES} bytes"), "shorten the prompt"));
+    if ask.prompt.is_empty() {
+        return Err(
+            ApiError::usage("the prompt is empty", "send the text that the model is to go on from").about("prompt")
+        );
+    }
+    if ask.prompt.len() > PROMPT_MAX_BYTES {
+        let reason = format!("the prompt has {} bytes, at most {PROMPT_MAX_BYTES}", ask.prompt.len());
+        return Err(ApiError::usage(reason, SHORTEN).with_detail(TOO_LONG));
+    }
+    let timeout_s = ask.timeout_s.unwrap_or(TIMEOUT_S);
+    if !(1..=TIMEOUT_MAX_S).contains(&timeout_s) {
+        let reason = format!("a question may wait 1 to {TIMEOUT_MAX_S} seconds, not {timeout_s}");
+        return Err(ApiError::usage(reason, "choose another --timeout-s").about("timeout_s"));
     }
     let model = ask.model.clone();
     let adapter = api.handle.view(move |node| find_model(node, &model)).await?;
@@ -123,7 +141,10 @@ pub(super) async fn begin(api: &ApiState, ask: Ask) -> Result<(Hash, mpsc::Recei
         ApiError::not_found(format!("no released model is called {}", ask.model), hint)
     })?;
     if let Some(fault) = ask.decoding.fault() {
-        return Err(ApiError::usage(fault, "see tributary ask --help"));
+        let field = fault.split(' ').next().unwrap_or_default().to_owned();
+        let error = ApiError::usage(fault, "see tributary ask --help");
+        // Most of these sentences begin with their field.
+        return Err(if field.contains('_') { error.about(&field) } else { error });
     }
     let price_max = ask.price_max.unwrap_or(Amount::OPEN);
     let key = ask.key.map_or_else(fresh_key, Ok)?;
@@ -134,7 +155,7 @@ pub(super) async fn begin(api: &ApiState, ask: Ask) -> Result<(Hash, mpsc::Recei
         prompt: ask.prompt,
         decoding: ask.decoding,
         price_max,
-        deadline_ms: now_ms().saturating_add(ask.timeout_s.unwrap_or(120).min(TIMEOUT_MAX_S) * 1_000),
+        deadline_ms: now_ms().saturating_add(timeout_s * 1_000),
         check: ask.check.unwrap_or(false),
     };
     let pieces = api.workshop.answers.listen(key);
@@ -254,8 +275,8 @@ fn refused(refusal: Refusal) -> ApiError {
     let Refusal { kind, reason } = refusal;
     match kind {
         RefusalKind::Transient => ApiError::unreachable(reason, "see who serves the model with tributary model ls"),
-        RefusalKind::Price => ApiError::usage(reason, "raise --max-price, or ask another model"),
-        RefusalKind::TooLong => ApiError::usage(reason, "shorten the prompt"),
+        RefusalKind::Price => ApiError::usage(reason, "raise --max-price, or ask another model").about("price_max"),
+        RefusalKind::TooLong => ApiError::usage(reason, SHORTEN).with_detail(TOO_LONG),
         RefusalKind::Funds => {
             ApiError::funds(reason, "have OPEN sent to this wallet; earlier answers are then paid by themselves")
         }

@@ -12,13 +12,18 @@ use super::{Answer, Api, ApiError, ApiState, fresh_key};
 use crate::bases::{BUILTIN, BaseRecord, Origin};
 use crate::bundle::ADAPTER_MAX_BYTES;
 use crate::engine::{Ask, Done, ExportAsk};
-use crate::work::BaseFault;
+use crate::names;
+use crate::work::{BaseFault, JobError};
 
 const PULL_HINT: &str = "give a folder with config.json, tokenizer.json and safetensors files, or one GGUF file";
+
+const TEMPLATE_HINT: &str =
+    "templates stand in tokenizer_config.json, in chat_template.jinja, or in the GGUF's metadata";
 
 impl From<BaseFault> for ApiError {
     fn from(fault: BaseFault) -> Self {
         match &fault {
+            BaseFault::Refused(reason) if reason.contains("chat template") => Self::usage(fault, TEMPLATE_HINT),
             BaseFault::Refused(_) => Self::usage(fault, PULL_HINT),
             BaseFault::OverLimit { bytes, .. } => {
                 let gigabytes = bytes.div_ceil(1_000_000_000);
@@ -28,6 +33,9 @@ impl From<BaseFault> for ApiError {
                 fault,
                 "remove a base with tributary model rm, or start the node with a larger tributary up --disk-limit",
             ),
+            BaseFault::NameTaken { .. } => {
+                Self::usage(fault, "choose another --name, or remove that one with tributary model rm")
+            }
             BaseFault::InTheWay(_) => Self::usage(fault, "remove one with tributary model rm"),
             BaseFault::EngineEnded(_) | BaseFault::Machine(_) => Self::internal(fault),
         }
@@ -84,8 +92,11 @@ pub(super) struct Import {
 }
 
 pub(super) async fn import(State(api): Api, Json(import): Json<Import>) -> Answer<BaseRecord> {
+    if let Some(fault) = names::fault(&import.origin.name) {
+        return Err(ApiError::usage(fault, "choose another --name"));
+    }
     if !import.origin.is_well_formed() {
-        return Err(ApiError::usage("the base's name or origin is no short line of text", "choose another --name"));
+        return Err(ApiError::usage("the base's origin is no short line of text", "leave source and licence out"));
     }
     let Import { path, origin } = import;
     to_its_end(async move { Ok(Json(api.workshop.import_base(&path, origin).await?)) }).await
@@ -115,8 +126,8 @@ pub(super) async fn resolve(api: &ApiState, given: &str) -> Result<Hash, ApiErro
     let path = PathBuf::from(given);
     let name = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let origin = Origin { name, source: "folder".into(), ..Origin::default() };
-    if !origin.is_well_formed() {
-        return Err(ApiError::usage(format!("{given} cannot be the name of a base"), PULL_HINT));
+    if let Some(fault) = names::fault(&origin.name) {
+        return Err(ApiError::usage(fault, "give it another name: tributary model pull FOLDER --name NAME"));
     }
     Ok(api.workshop.import_base(&path, origin).await?.id)
 }
@@ -159,7 +170,7 @@ async fn find(api: &ApiState, model: Hash) -> Result<Exported, ApiError> {
 pub(super) async fn export(State(api): Api, Json(export): Json<Export>) -> Answer<Value> {
     to_its_end(async move {
         let Exported { base, adapter } = find(&api, export.model).await?;
-        let unreachable = |reason: String| ApiError::unreachable(reason, "try again when its builder is there");
+        let unreachable = |reason: JobError| ApiError::unreachable(reason, "try again when its builder is there");
         let providers: Vec<NodeId> = adapter.iter().map(|(_, node)| *node).collect();
         let workshop = &api.workshop;
         workshop.hold_base(base, &providers).await.map_err(unreachable)?;
@@ -173,7 +184,7 @@ pub(super) async fn export(State(api): Api, Json(export): Json<Export>) -> Answe
         let job = fresh_key()?;
         let ask = ExportAsk { base, source, adapter, format: format.clone(), into: out.clone() };
         let refused =
-            |reason: String| ApiError::verification(reason, "nothing was written; see tributary model export --help");
+            |reason: JobError| ApiError::verification(reason, "nothing was written; see tributary model export --help");
         match workshop.ask(job, &Ask::Export { job, export: ask }).await.map_err(refused)? {
             Done::Exported { files, worst_millionths, largest_millionths, positions } => {
                 let files: Vec<Value> =

@@ -17,23 +17,46 @@ pub struct ApiError {
     code: &'static str,
     message: String,
     hint: String,
-    /// The field of the request that is not honoured.
-    field: Option<&'static str>,
+    /// The field of the request that is at fault.
+    field: Option<String>,
+    /// Its kind in more detail, as the OpenAI API names it.
+    detail: Option<&'static str>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl ToString, hint: &str) -> Self {
-        Self { status, code, message: message.to_string(), hint: hint.to_owned(), field: None }
+        Self { status, code, message: message.to_string(), hint: hint.to_owned(), field: None, detail: None }
     }
 
     /// A field of the request is understood and can't be honoured.
     pub(super) fn unsupported(field: &'static str, message: impl ToString, hint: &str) -> Self {
-        Self { field: Some(field), ..Self::usage(message, hint) }
+        Self::usage(message, hint).about(field).with_detail("unsupported_parameter")
     }
 
-    /// The field that can't be honoured.
-    pub(super) const fn unsupported_field(&self) -> Option<&'static str> {
-        self.field
+    /// The same about this field of the request.
+    pub(super) fn about(self, field: &str) -> Self {
+        Self { field: Some(field.to_owned()), ..self }
+    }
+
+    /// The same with its kind in more detail.
+    pub(super) fn with_detail(self, detail: &'static str) -> Self {
+        Self { detail: Some(detail), ..self }
+    }
+
+    /// The field that is at fault.
+    pub(super) fn field(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
+    /// Its kind in more detail.
+    pub(super) const fn detail(&self) -> Option<&'static str> {
+        self.detail
+    }
+
+    /// What is wrong, and what to do where that is no command of ours: for programs that know the OpenAI API.
+    pub(super) fn sentence_for_programs(&self) -> String {
+        let is_command = self.hint.contains("--") || self.hint.contains("tributary ");
+        if is_command { self.message.clone() } else { self.sentence() }
     }
 
     /// What was given is wrong.

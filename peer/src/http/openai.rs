@@ -73,8 +73,19 @@ impl From<JsonRejection> for OpenAiError {
             JsonRejection::MissingJsonContentType(_) => "send the request as application/json",
             _ => "fields are those of OpenAI's API",
         };
-        ApiError::usage(fault.to_owned(), hint).into()
+        let error = ApiError::usage(fault.to_owned(), hint);
+        match field_of(fault) {
+            Some(field) => error.about(field).into(),
+            None => error.into(),
+        }
     }
+}
+
+/// The field that serde's words are about: "missing field `model` …", or its path before a colon.
+fn field_of(fault: &str) -> Option<&str> {
+    let named = fault.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    let is_path = |path: &&str| path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.[]".contains(&byte));
+    named.or_else(|| fault.split_once(": ").map(|(path, _)| path).filter(is_path))
 }
 
 /// The answer to a request without the key.
@@ -86,15 +97,14 @@ impl OpenAiError {
     fn body(&self) -> Value {
         let (kind, code) = match self.error.code() {
             _ if self.error.is_unauthorised() => ("invalid_request_error", "invalid_api_key"),
-            _ if self.error.unsupported_field().is_some() => ("invalid_request_error", "unsupported_parameter"),
-            "usage" => ("invalid_request_error", "invalid_value"),
+            "usage" => ("invalid_request_error", self.error.detail().unwrap_or("invalid_value")),
             "not_found" => ("invalid_request_error", "not_found"),
             "funds" => ("insufficient_quota", "insufficient_quota"),
             "unreachable" => ("server_error", "no_worker"),
             _ => ("server_error", "internal"),
         };
-        let param = self.error.unsupported_field();
-        json!({"error": {"message": self.error.sentence(), "type": kind, "param": param, "code": code}})
+        let param = self.error.field();
+        json!({"error": {"message": self.error.sentence_for_programs(), "type": kind, "param": param, "code": code}})
     }
 }
 

@@ -6,12 +6,14 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tributary_compute::train::Recipe;
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash};
-use tributary_protocol::limits::{CHECKPOINTS_MAX, NAME_MAX_BYTES, SEGMENTS_MAX};
+use tributary_protocol::limits::{CHECKPOINTS_MAX, CLOCK_WINDOW_MS, DEADLINE_MAX_MS, SEGMENTS_MAX};
 use tributary_protocol::node::{Node, RequestView};
 
 use super::{Answer, Api, ApiError, ApiState, bases, datanets, fresh_key, tasks};
+use crate::names;
 use crate::runs::{OpenRun, RunSpec, RunState, done_adapter};
 use crate::runtime::now_ms;
+use crate::work::BaseFault;
 
 #[derive(Deserialize)]
 pub(super) struct Start {
@@ -33,6 +35,10 @@ pub(super) struct Start {
 
 /// Lines of a curve in one answer.
 const LINES_AT_ONCE: usize = 4_096;
+/// The least and the most seconds a training may take: an auction alone takes some, and what is offered lies no more than a
+/// week ahead; the clocks of two machines differ.
+const DEADLINE_MIN_S: u64 = 60;
+const DEADLINE_MAX_S: u64 = (DEADLINE_MAX_MS - CLOCK_WINDOW_MS) / 1_000;
 /// How long a run may take unless the user says otherwise.
 const DEADLINE_S: u64 = 3_600;
 /// The fee of an answer unless the builder says otherwise: nine tenths of it are others' than the treasury's.
@@ -55,9 +61,10 @@ fn recipe_of(start: &Start) -> Result<Recipe, ApiError> {
 }
 
 pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<Value> {
-    if start.name.is_empty() || start.name.len() > NAME_MAX_BYTES {
-        return Err(ApiError::usage(format!("a name has 1 to {NAME_MAX_BYTES} bytes"), "choose another --name"));
+    if let Some(fault) = names::fault(&start.name) {
+        return Err(ApiError::usage(fault, "choose another --name"));
     }
+    let deadline_ms = deadline_ms(start.deadline_s)?;
     let recipe = recipe_of(&start)?;
     let id = start.datanet;
     let head = api.handle.view(move |node| node.datanet(&id).map(tributary_protocol::datanet::Datanet::head)).await?;
@@ -78,11 +85,12 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
     }
     let key = start.key.map_or_else(fresh_key, Ok)?;
     if api.runs.get(&key)?.is_none() {
+        check_name(&api, &start.name).await?;
         check_funds(&api, start.budget).await?;
     }
     if start.dry_run {
         bases::check(&api, &start.base)?;
-        return Ok(Json(json!({"key": key})));
+        return Ok(Json(json!({"key": key, "verifiers": verifiers(&api).await?})));
     }
     let base = bases::resolve(&api, &start.base).await?;
     let spec = RunSpec {
@@ -93,7 +101,7 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
         recipe: serde_json::to_string(&recipe).map_err(ApiError::internal)?,
         steps: recipe.steps,
         budget: start.budget,
-        deadline_ms: deadline_ms(start.deadline_s),
+        deadline_ms,
         segments_checked: start.segments_checked.unwrap_or(2).min(u16::try_from(SEGMENTS_MAX).unwrap_or(u16::MAX)),
         answer_fee: start.answer_fee.unwrap_or(ANSWER_FEE),
         attribution: start.attribution,
@@ -102,8 +110,43 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
     Ok(Json(json!({"key": key})))
 }
 
-fn deadline_ms(seconds: Option<u64>) -> u64 {
-    now_ms().saturating_add(seconds.unwrap_or(DEADLINE_S).saturating_mul(1_000))
+/// When a run is to be there, in milliseconds since 1970.
+fn deadline_ms(seconds: Option<u64>) -> Result<u64, ApiError> {
+    let seconds = seconds.unwrap_or(DEADLINE_S);
+    if !(DEADLINE_MIN_S..=DEADLINE_MAX_S).contains(&seconds) {
+        let (least, most) = (DEADLINE_MIN_S / 60, DEADLINE_MAX_S / 60);
+        let reason = format!("a training may take {least} to {most} minutes, not {}", seconds / 60);
+        return Err(ApiError::usage(reason, "choose another --deadline-min"));
+    }
+    Ok(now_ms().saturating_add(seconds * 1_000))
+}
+
+/// A name that a released model, a base or a run under way has would mean two things.
+async fn check_name(api: &ApiState, name: &str) -> Result<(), ApiError> {
+    let hint = "choose another --name; a name always means one model";
+    match api.workshop.free_name(name, None).await {
+        Err(fault @ BaseFault::NameTaken { .. }) => return Err(ApiError::usage(fault, hint)),
+        other => other?,
+    }
+    let named: Vec<OpenRun> = api.runs.all()?.into_iter().filter(|run| run.spec.name == name).collect();
+    let is_open = |run: &OpenRun, node: &Node| {
+        matches!(run.state(node).0, RunState::Training | RunState::Attributing | RunState::Releasing)
+    };
+    let open = api.handle.view(move |node| named.iter().find(|run| is_open(run, node)).map(|run| run.spec.key)).await?;
+    match open {
+        Some(key) => Err(ApiError::usage(format!("run {} is called {name} and is not done", key.short()), hint)),
+        None => Ok(()),
+    }
+}
+
+/// Other accounts' peers that check trainings.
+async fn verifiers(api: &ApiState) -> Result<usize, ApiError> {
+    let now = now_ms();
+    let count = move |node: &Node| {
+        let checks = |peer: &tributary_protocol::node::PeerView| peer.record.roles.verifier && peer.is_fresh(now);
+        node.peers().filter(|(_, peer)| checks(peer)).count()
+    };
+    Ok(api.handle.view(count).await?)
 }
 
 /// Money promised must be there; without a chain nothing is promised.
@@ -222,9 +265,10 @@ pub(super) async fn resume(State(api): Api, Path(key): Path<Hash>, Json(wanted):
         RunState::Done => return Err(ApiError::usage("the run is done", "tributary train start begins another")),
         _ => return Err(ApiError::usage("the run goes on already", "tributary train watch follows it")),
     }
+    let deadline_ms = deadline_ms(wanted.deadline_s)?;
     check_funds(&api, budget).await?;
     let hint = "tributary train start begins another";
-    api.runs.resume(&key, deadline_ms(wanted.deadline_s)).map_err(|error| ApiError::usage(error, hint))?;
+    api.runs.resume(&key, deadline_ms).map_err(|error| ApiError::usage(error, hint))?;
     let run = find(&api, &key)?;
     Ok(Json(api.handle.view(move |node| show_run(&run, node)).await?))
 }

@@ -100,6 +100,7 @@ pub(super) fn show(node: &Node, view: &RequestView) -> Value {
     json!({
         "key": view.command.key,
         "task": view.task,
+        "steps": view.command.work.steps,
         "phase": phase,
         "reason": reason,
         "bids": [view.bids.0, view.bids.1],

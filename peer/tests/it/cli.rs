@@ -99,3 +99,45 @@ fn the_views_of_a_new_node_are_empty_and_say_what_to_do() {
     assert!(stdout(&node, &["net", "invite"]).starts_with("tributary1"));
     assert_eq!(stdout(&node, &["status", "-q"]).trim().len(), 64);
 }
+
+#[test]
+fn what_a_newcomer_gets_wrong_is_refused_with_what_to_do() {
+    let folder = folder();
+    let node = NodeProcess::start(&folder.path().join("node"), CHAIN);
+    let id = stdout(&node, &["data", "new", "letters", "--licence", "CC0-1.0"]).trim().to_owned();
+    let file = folder.path().join("letters.jsonl");
+    std::fs::write(&file, "{\"text\":\"one\"}\n{\"text\":\"two\"}\n").unwrap();
+    stdout(&node, &["data", "add", file.to_str().unwrap(), "--to", &id]);
+    let recipe = folder.path().join("recipe.json");
+    std::fs::write(&recipe, r#"{"steps": 5, "lr": "fast"}"#).unwrap();
+    let start = ["train", "start", "--budget", "1", "--yes"];
+    for (rest, exit, word) in [
+        (&["--name", "builtin"][..], 2, "choose another --name"),
+        (&["--name=-x"][..], 2, "does not begin with -"),
+        (&["--deadline-min", "0"][..], 2, "1 to"),
+        (&["--deadline-min", "99999999"][..], 2, "--deadline-min"),
+        (&["--check", "2"][..], 4, "no other peer is known"),
+        (&["--recipe", recipe.to_str().unwrap()][..], 2, "lr: invalid type"),
+        (&["--steps", "-3"][..], 2, "--steps"),
+    ] {
+        let line = [&start[..], rest].concat();
+        let ended = on(&node, &line);
+        assert_eq!(ended.status.code(), Some(exit), "{rest:?}: {}", stderr(&ended));
+        assert!(stderr(&ended).contains(word), "{rest:?}: {}", stderr(&ended));
+    }
+    assert_eq!(document(&node, &["train", "ls"]), serde_json::json!([]), "nothing was started");
+    let preview = on(&node, &[&start[..], &["--dry-run"]].concat());
+    assert!(String::from_utf8_lossy(&preview.stdout).contains("told unchecked"));
+    let ended = on(&node, &["data", "show", &id[..3]]);
+    assert!(stderr(&ended).contains("at least 4 digits"), "{}", stderr(&ended));
+    for (line, exit, word) in [
+        (&["ask", "q", "--model", "builtin"][..], 2, "builtin is a base"),
+        (&["ask", "q"][..], 4, "tributary data new"),
+        (&["ask"][..], 2, "there is no question"),
+        (&["ask", "q", "--temperature", "700"][..], 2, "from 0 to 2"),
+    ] {
+        let ended = on(&node, line);
+        assert_eq!(ended.status.code(), Some(exit), "{line:?}: {}", stderr(&ended));
+        assert!(stderr(&ended).contains(word), "{line:?}: {}", stderr(&ended));
+    }
+}

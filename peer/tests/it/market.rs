@@ -54,6 +54,10 @@ fn a_training_whose_engine_is_killed_goes_on_from_its_checkpoint_to_the_same_ada
     let killed = adapter("killed", true);
     assert!(node.log().contains("the job is performed again"), "{}", node.log());
     assert_eq!(killed, adapter("unbroken", false));
+    let shown = document(&node, &["train", "show", "unbroken"]);
+    assert_eq!(shown["release"]["name"], "killed");
+    let listed = String::from_utf8(on(&node, &["train", "ls"]).stdout).unwrap();
+    assert!(listed.contains("exists already as killed"), "{listed}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! answered and checked by other peers, exported.
 
 mod hub;
-mod small;
+pub mod small;
 
 use std::path::Path;
 
@@ -39,8 +39,10 @@ fn another_peer_trains_and_answers_on_pulled_bases_and_a_third_checks_it() {
         let pulled = document(&builder, &["model", "pull", text(source), "--name", name]);
         assert_eq!((&pulled["family"], &pulled["chat"]), (&json!("qwen2"), &json!(true)), "{pulled}");
         assert_eq!(pulled["quantised"], name == "quantised", "{pulled}");
-        let line =
-            ["train", "start", "--data", id, "--name", name, "--base", name, "--budget", "1", "--steps", "20", "--yes"];
+        let model = format!("{name} cats");
+        let line = [
+            "train", "start", "--data", id, "--name", &model, "--base", name, "--budget", "1", "--steps", "20", "--yes",
+        ];
         let key = document(&builder, &line)["key"].as_str().unwrap().to_owned();
         let path = format!("/api/runs/{key}");
         let done = until("the release", &builder, &path, |run| (run["state"] == "done").then(|| run.clone()));
@@ -56,7 +58,7 @@ fn another_peer_trains_and_answers_on_pulled_bases_and_a_third_checks_it() {
             });
         };
         serving(&builder);
-        let asked = document(&builder, &["ask", "Cat 2?", "--model", name, "--max-tokens", "4", "--check"]);
+        let asked = document(&builder, &["ask", "Cat 2?", "--model", &model, "--max-tokens", "4", "--check"]);
         let path = format!("/api/asks/{}", asked["key"].as_str().unwrap());
         let verdict =
             until("the verdict", &builder, &path, |ask| ask["verdict"]["outcome"].as_str().map(str::to_owned));
@@ -69,7 +71,7 @@ fn another_peer_trains_and_answers_on_pulled_bases_and_a_third_checks_it() {
             assert_eq!((&fetched["source"], &fetched["bytes"]), (&json!("peer"), &pulled["bytes"]));
         }
         let out = root.path().join(format!("peft-{name}"));
-        let exported = document(&builder, &["model", "export", name, "--format", "peft", "--out", text(&out)]);
+        let exported = document(&builder, &["model", "export", &model, "--format", "peft", "--out", text(&out)]);
         assert!(out.join("adapter_model.safetensors").is_file(), "{exported}");
     }
 }
@@ -89,6 +91,9 @@ fn bad_files_are_refused_with_their_reason_and_the_node_lives_on() {
     }
     assert_eq!(node.get("/api/bases").unwrap(), json!([]));
     assert_eq!(std::fs::read_dir(node.folder.join("models")).unwrap().count(), 0, "nothing half is left");
+    let blobs = std::fs::read_dir(node.folder.join("blobs").join("data")).unwrap();
+    let left: Vec<_> = blobs.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "the disk is free of what was refused: {left:?}");
     // The engine takes the good one after all these.
     let preview = document(&node, &["model", "pull", text(&small.folder), "--dry-run"]);
     assert_eq!(preview["would"]["files"].as_array().unwrap().len(), 6, "{preview}");

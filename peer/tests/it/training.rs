@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::models::small::Small;
 use super::support::{NodeProcess, folder, on, stderr, until};
 
 fn path(key: &str) -> String {
@@ -73,6 +74,88 @@ fn a_stopped_run_goes_on_to_bitwise_the_same_adapter() {
     );
 }
 
+#[test]
+fn a_node_that_is_stopped_saves_its_training_and_goes_on_there() {
+    let folder = folder();
+    let (mut node, id) = node(folder.path());
+    // No checkpoint lies between the first step and the stop.
+    let recipe = json!({"rank": 4, "steps": 4000, "batch": 8, "max_len": 32, "checkpoint_every": 4000});
+    let key = start(&node, &id, &recipe);
+    let step = |run: &Value| run["main"]["progress"]["step"].as_u64().filter(|step| *step > 0);
+    until("the first step", &node, &path(&key), step);
+    assert!(node.signal("TERM").success());
+    node.restart();
+    until("the training at a later step", &node, "/api/status", |_| {
+        let log = node.log();
+        let line = log.lines().rfind(|line| line.contains("a training goes on from this step"))?.to_owned();
+        assert!(!line.contains("step=0"), "{line}");
+        Some(())
+    });
+}
+
+#[test]
+fn bases_of_equal_weights_lead_to_adapters_of_their_own() {
+    let root = folder();
+    let small = Small::make(&root.path().join("small"));
+    let other = small.with(&root.path().join("other"), "tokenizer_config.json", |_| {
+        json!({"chat_template": "{{ messages[-1].content }}"}).to_string().into_bytes()
+    });
+    let (node, id) = node(root.path());
+    let recipe = json!({"rank": 2, "steps": 3, "batch": 2, "max_len": 16, "targets": ["q_proj"]});
+    let file = root.path().join("recipe.json");
+    std::fs::write(&file, recipe.to_string()).unwrap();
+    let mut adapters = Vec::new();
+    for (name, source) in [("one", &small.folder), ("two", &other)] {
+        assert!(on(&node, &["model", "pull", source.to_str().unwrap(), "--name", name]).status.success());
+        // Records without conversations: their template makes no difference.
+        let line = [
+            "train",
+            "start",
+            "--data",
+            &plain(&node, root.path(), &id),
+            "--name",
+            &format!("on {name}"),
+            "--base",
+            name,
+        ];
+        let rest = ["--budget", "1", "--recipe", file.to_str().unwrap(), "--yes", "--quiet"];
+        let started = on(&node, &[&line[..], &rest[..]].concat());
+        assert!(started.status.success(), "{}", stderr(&started));
+        let key = String::from_utf8(started.stdout).unwrap().trim().to_owned();
+        let done = until("the end", &node, &path(&key), finished);
+        assert_eq!(done["release"]["name"], format!("on {name}"), "{done}");
+        adapters.push(done["adapter"].clone());
+    }
+    assert_ne!(adapters[0], adapters[1]);
+    let taken = on(&node, &["model", "pull", other.to_str().unwrap(), "--name", "one"]);
+    assert_eq!(taken.status.code(), Some(2));
+    assert!(
+        stderr(&taken).contains("is called one already") && stderr(&taken).contains("--name"),
+        "{}",
+        stderr(&taken)
+    );
+    let taken = on(&node, &["train", "start", "--data", &id, "--name", "on one", "--budget", "1", "--yes"]);
+    assert!(stderr(&taken).contains("is called on one already"), "{}", stderr(&taken));
+    let removed = on(&node, &["model", "rm", "on one", "--yes"]);
+    assert!(stderr(&removed).contains("released adapter"), "{}", stderr(&removed));
+}
+
+/// A datanet of plain records alone.
+fn plain(node: &NodeProcess, folder: &Path, other: &str) -> String {
+    let known = node.get("/api/datanets").unwrap();
+    let made = known.as_array().unwrap().iter().find(|row| row["id"] != other).cloned();
+    if let Some(made) = made {
+        return made["id"].as_str().unwrap().to_owned();
+    }
+    let made = node.post("/api/datanets", &json!({"name": "plain", "licence": "CC0-1.0"})).unwrap();
+    let id = made["id"].as_str().unwrap().to_owned();
+    let file = folder.join("plain.jsonl");
+    let line = |number: u8| format!("{{\"prompt\":\"Cat {number}?\",\"completion\":\" on the mat\"}}\n");
+    std::fs::write(&file, (0..6).map(line).collect::<String>()).unwrap();
+    node.post(&format!("/api/datanets/{id}/records"), &json!({"path": file})).unwrap();
+    id
+}
+
 /// Every line of the metrics file parses, steps rise to the last, and the pictures are there.
 fn curve(node: &NodeProcess, run: &Value) {
     let path = |name: &str| run["files"][name].as_str().unwrap().to_owned();
@@ -109,6 +192,8 @@ fn a_run_ends_early_by_its_rule_and_its_worker_is_paid_for_the_steps_it_did() {
     let steps = done["main"]["result"]["steps"].as_u64().unwrap();
     assert!(steps < 2000 && steps % 10 == 0, "{done}");
     assert_eq!(done["main"]["result"]["kept_step"], steps - 20, "the best evaluation was the third from the end");
+    let listed = String::from_utf8(on(&node, &["train", "ls"]).stdout).unwrap();
+    assert!(listed.contains("ended early"), "{listed}");
     let receipt = done["main"]["receipt"].as_str().unwrap().to_owned();
     let receipt = node.get(&format!("/api/receipts/{receipt}")).unwrap().to_string();
     let whole: u128 = done["main"]["worker"]["price"].as_str().unwrap().parse().unwrap();

@@ -88,11 +88,26 @@ impl Stage {
 }
 
 fn done_message(run: &Value) -> String {
-    match run["adapter"].as_str() {
+    let released = &run["release"]["name"];
+    let end = match run["adapter"].as_str() {
         Some(_) if run["release"].is_null() => "trained, not released".into(),
+        _ if released.is_string() && *released != run["name"] => {
+            format!("this adapter exists already as {}", text::field(released))
+        }
         _ if text::number(&run["unchecked"]) > 0 => "released, unchecked".into(),
-        _ => "released".into(),
+        _ => "released".to_owned(),
+    };
+    match ended_early(&run["main"]) {
+        Some(early) => format!("{end}; {early}"),
+        None => end,
     }
+}
+
+/// That a training ended before its last step, by its recipe's patience.
+pub(super) fn ended_early(task: &Value) -> Option<String> {
+    let (done, offered) = (text::number(&task["result"]["steps"]), text::number(&task["steps"]));
+    let is_early = !task["result"].is_null() && done < offered;
+    is_early.then(|| format!("ended early at step {} of {}", text::grouped(done), text::grouped(offered)))
 }
 
 /// What happens to a task now.
@@ -165,6 +180,20 @@ mod tests {
         assert_eq!((failed.end, failed.line()), (Some(End::Failed), "run: failed: no worker bid".into()));
         assert_eq!(Stage::of(&json!({"state": "done"})).end, Some(End::Done));
         assert_eq!(Stage::of(&json!({"state": "stopped"})).end, Some(End::Stopped));
+    }
+
+    #[test]
+    fn an_early_end_and_an_adapter_that_exists_are_said() {
+        let run = |steps: u64, name: &str| {
+            json!({
+                "state": "done", "name": "mine", "adapter": "ab", "release": {"name": name},
+                "main": {"steps": 300, "result": {"steps": steps}},
+            })
+        };
+        assert_eq!(Stage::of(&run(300, "mine")).message, "released");
+        assert_eq!(Stage::of(&run(60, "mine")).message, "released; ended early at step 60 of 300");
+        assert_eq!(Stage::of(&run(300, "other")).message, "this adapter exists already as other");
+        assert_eq!(ended_early(&json!({"steps": 300, "progress": {"step": 60}})), None);
     }
 
     #[test]

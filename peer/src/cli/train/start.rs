@@ -12,7 +12,7 @@ use tributary_compute::train::Recipe;
 use tributary_protocol::id::Amount;
 
 use crate::bases::BUILTIN;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, UNREACHABLE};
 use crate::cli::output::{Context, Output};
 use crate::cli::pick::{BASE, DATANET};
 use crate::cli::{amount, spend, text};
@@ -21,6 +21,8 @@ use crate::cli::{amount, spend, text};
 const FIRST_ANSWER: Duration = Duration::from_secs(8);
 /// How often it looks.
 const POLL: Duration = Duration::from_millis(300);
+/// Segments of a training that are checked unless its user says otherwise.
+const SEGMENTS_CHECKED: u16 = 2;
 const RECIPE_HINT: &str = "see tributary train start --help for the recipe's fields";
 
 #[derive(Debug, Args)]
@@ -54,10 +56,10 @@ pub(crate) struct StartArgs {
     /// The fee of one answer of the model, in OPEN.
     #[arg(long, value_name = "OPEN", value_parser = amount::parse)]
     answer_fee: Option<Amount>,
-    /// Segments of each training that another peer executes again.
-    #[arg(long, value_name = "SEGMENTS", default_value_t = 2)]
-    check: u16,
-    /// When each training must be there, in minutes.
+    /// Segments of each training that another peer executes again; 2 unless given, and given it needs such a peer.
+    #[arg(long, value_name = "SEGMENTS")]
+    check: Option<u16>,
+    /// When each training must be there, in minutes, up to a week.
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     deadline_min: u64,
     /// Train no leave-out adapters: cheaper, but the model cannot say whose records made an answer and is not released.
@@ -116,14 +118,15 @@ pub(super) async fn start(context: &Context, args: &StartArgs) -> Result<Output,
         "recipe": fields,
         "budget": args.budget,
         "deadline_s": args.deadline_min.saturating_mul(60),
-        "segments_checked": args.check,
+        "segments_checked": args.check.unwrap_or(SEGMENTS_CHECKED),
         "answer_fee": args.answer_fee,
         "attribution": !args.no_attribution,
     });
     let mut trial = body.clone();
     trial["dry_run"] = json!(true);
-    context.client.post("/api/runs", &trial).await?;
-    let lines = preview_lines(args, &name, datanet, &recipe);
+    let tried = context.client.post("/api/runs", &trial).await?;
+    let mut lines = preview_lines(args, &name, datanet, &recipe);
+    lines.extend(unchecked(args.check, text::number(&tried["verifiers"]))?);
     if let Some(end) = spend::preview(context, body.clone(), &lines, "Start?")? {
         return Ok(end);
     }
@@ -136,6 +139,20 @@ pub(super) async fn start(context: &Context, args: &StartArgs) -> Result<Output,
         output.notes.extend(first_answer(context, &key).await?);
     }
     Ok(output.next(next))
+}
+
+/// What follows from nobody being there to check a training: who asked for a check would pay for none.
+fn unchecked(check: Option<u16>, verifiers: u64) -> Result<Option<String>, Failure> {
+    match check {
+        _ if verifiers > 0 => Ok(None),
+        Some(0) => Ok(None),
+        None => Ok(Some("! no other peer is known that could check it: the model will be told unchecked".into())),
+        Some(_) => Err(Failure::new(
+            UNREACHABLE,
+            "no other peer is known that could check the training",
+            "join a network with verifiers (tributary net join), or start without --check",
+        )),
+    }
 }
 
 /// What workers say to the first offer, when none of them bids.
@@ -217,6 +234,14 @@ mod tests {
         assert_eq!((made.steps, made.warmup, made.evaluate_every), (20, 2, 2));
         let alone = Recipe::of_fields(&fields(&args(&["--patience", "2"])).unwrap()).unwrap_err().to_string();
         assert!(alone.contains("held_out"), "{alone}");
+    }
+
+    #[test]
+    fn a_check_that_nobody_can_make_is_refused_before_it_is_paid() {
+        assert_eq!(unchecked(Some(3), 1).unwrap(), None);
+        assert_eq!(unchecked(Some(0), 0).unwrap(), None);
+        assert!(unchecked(None, 0).unwrap().unwrap().contains("unchecked"));
+        assert_eq!(unchecked(Some(3), 0).unwrap_err().code, UNREACHABLE);
     }
 
     #[test]

@@ -131,6 +131,20 @@ struct Message {
     content: Value,
 }
 
+/// Parameters that change no word of an answer here, or only say how to use others that are refused.
+const WITHOUT_EFFECT: [&str; 10] = [
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "parallel_tool_calls",
+    "tool_choice",
+    "function_call",
+];
+
 /// Parameters that would change the answer, each with the values that change nothing.
 const UNSUPPORTED: [(&str, &[&str]); 9] = [
     ("n", &["1"]),
@@ -153,6 +167,7 @@ impl Common {
                 return Err(ApiError::unsupported(name, format!("{name} is not supported"), hint));
             }
         }
+        self.refuse_unknown()?;
         // Out of bounds is refused with the other parameters of decoding.
         let logprobs = logprobs.map(|most| u8::try_from(most).unwrap_or(u8::MAX));
         let decoding = Decoding { logprobs, ..self.decoding(max_tokens)? };
@@ -160,6 +175,21 @@ impl Common {
         let (price_max, check) = (self.price_max, self.check);
         let ask = Ask { key: None, model: self.model, prompt, decoding, price_max, check, timeout_s: None };
         Ok(Question { ask, stream: self.stream, usage, is_seeded: self.seed.is_some() })
+    }
+
+    /// OpenAI's API refuses what it does not know: a misspelt parameter must not be dropped.
+    fn refuse_unknown(&self) -> Result<(), ApiError> {
+        let is_known =
+            |name: &str| WITHOUT_EFFECT.contains(&name) || UNSUPPORTED.iter().any(|(known, _)| *known == name);
+        let unknown = self.rest.iter().find(|(name, value)| !is_known(name) && !value.is_null());
+        match unknown {
+            None => Ok(()),
+            Some((name, _)) => {
+                let shown: String = name.chars().filter(|letter| !letter.is_control()).take(64).collect();
+                let error = ApiError::usage(format!("unrecognized request argument: {shown}"), "leave it out");
+                Err(error.about(&shown).with_detail("unknown_parameter"))
+            }
+        }
     }
 
     fn decoding(&self, max_tokens: u32) -> Result<Decoding, ApiError> {
@@ -171,6 +201,14 @@ impl Common {
             let whole = parts(name, value, parts_of_one, bounds)?;
             u16::try_from(whole).map_err(ApiError::internal)
         };
+        let stop = match &self.stop {
+            None => Vec::new(),
+            Some(Stop::One(stop)) => vec![stop.clone()],
+            Some(Stop::Several(stops)) => stops.clone(),
+        };
+        if stop.iter().any(String::is_empty) {
+            return Err(ApiError::usage("stop has an empty text", "leave it out").about("stop"));
+        }
         // Zero and less mean no bound where this parameter is known.
         let top_k = u32::try_from(self.top_k.unwrap_or(0).max(0)).unwrap_or(u32::MAX);
         Ok(Decoding {
@@ -189,11 +227,7 @@ impl Common {
             )?,
             frequency_penalty_milli: signed("frequency_penalty", self.frequency_penalty)?,
             presence_penalty_milli: signed("presence_penalty", self.presence_penalty)?,
-            stop: match &self.stop {
-                None => Vec::new(),
-                Some(Stop::One(stop)) => vec![stop.clone()],
-                Some(Stop::Several(stops)) => stops.clone(),
-            },
+            stop,
             format: match &self.response_format {
                 None | Some(ResponseFormat::Text) => Format::Text,
                 Some(ResponseFormat::JsonObject) => Format::JsonObject,
@@ -208,10 +242,14 @@ impl Common {
 fn parts(name: &str, value: f64, parts_of_one: u16, bounds: RangeInclusive<f64>) -> Result<i32, ApiError> {
     if !bounds.contains(&value) {
         let reason = format!("{name} must be {} to {}", bounds.start(), bounds.end());
-        return Err(ApiError::usage(reason, "choose another one"));
+        return Err(ApiError::usage(reason, "choose another one").about(name));
     }
     // Written out and read back: there is no checked conversion from floats.
     format!("{:.0}", value * f64::from(parts_of_one)).parse().map_err(ApiError::internal)
+}
+
+fn wrong(what: &str, hint: &str) -> ApiError {
+    ApiError::usage(what, hint)
 }
 
 impl Completion {
@@ -220,9 +258,13 @@ impl Completion {
             Value::String(text) => text.clone(),
             Value::Array(texts) => match texts.as_slice() {
                 [Value::String(text)] => text.clone(),
-                _ => return Err(ApiError::usage("prompt must be one text", "send one request for each prompt")),
+                [] => return Err(wrong("prompt is an empty list", "send the prompt as a string").about("prompt")),
+                [Value::String(_), ..] => {
+                    return Err(wrong("prompt has several texts", "send one request for each prompt").about("prompt"));
+                }
+                _ => return Err(wrong("prompt must be a text", "send text, not tokens").about("prompt")),
             },
-            _ => return Err(ApiError::usage("prompt must be a text", "send the prompt as a string")),
+            _ => return Err(wrong("prompt must be a text", "send the prompt as a string").about("prompt")),
         };
         self.common.into_question(Prompt::Text(prompt), self.max_tokens.unwrap_or(COMPLETION_TOKENS), self.logprobs)
     }
@@ -243,7 +285,8 @@ impl Chat {
 impl Embedding {
     /// The texts, and whether their vectors are wanted as numbers (else in base64).
     pub(super) fn into_inputs(self) -> Result<(Vec<String>, bool), ApiError> {
-        let not_text = || ApiError::usage("input must be a text or a list of texts", "send text, not tokens");
+        let not_text =
+            || ApiError::usage("input must be a text or a list of texts", "send text, not tokens").about("input");
         let inputs: Vec<String> = match self.input {
             Value::String(text) => vec![text],
             Value::Array(texts) => {
@@ -253,7 +296,10 @@ impl Embedding {
             _ => return Err(not_text()),
         };
         let bytes: usize = inputs.iter().map(String::len).sum();
-        if inputs.is_empty() || inputs.len() > INPUTS_MAX || bytes > INPUTS_MAX_BYTES {
+        if inputs.iter().all(String::is_empty) {
+            return Err(ApiError::usage("input is empty", "send one text or more").about("input"));
+        }
+        if inputs.len() > INPUTS_MAX || bytes > INPUTS_MAX_BYTES {
             let reason = format!("there are 1 to {INPUTS_MAX} texts of at most {INPUTS_MAX_BYTES} bytes in all");
             return Err(ApiError::usage(reason, "send them in several requests"));
         }
@@ -271,9 +317,12 @@ impl Embedding {
 
 /// The conversation as the chat template gets it; a model that has none takes one message of the user.
 fn prompt_of(messages: &[Message], variables: Option<Map<String, Value>>) -> Result<Prompt, ApiError> {
-    if messages.is_empty() || messages.len() > MESSAGES_MAX {
-        let reason = format!("a conversation has 1 to {MESSAGES_MAX} messages");
-        return Err(ApiError::usage(reason, "shorten the conversation"));
+    if messages.is_empty() {
+        return Err(ApiError::usage("messages is empty", "send one message of the user or more").about("messages"));
+    }
+    if messages.len() > MESSAGES_MAX {
+        let reason = format!("a conversation has at most {MESSAGES_MAX} messages, not {}", messages.len());
+        return Err(ApiError::usage(reason, "leave the oldest out").about("messages"));
     }
     let messages = messages
         .iter()
@@ -287,7 +336,7 @@ fn prompt_of(messages: &[Message], variables: Option<Map<String, Value>>) -> Res
 }
 
 fn content(content: &Value) -> Result<String, ApiError> {
-    let not_text = || ApiError::usage("content must be text", "send text only");
+    let not_text = || ApiError::usage("content must be text", "send text only").about("messages");
     match content {
         Value::String(text) => Ok(text.clone()),
         Value::Array(parts) => parts
@@ -359,6 +408,24 @@ mod tests {
             decoding("response_format", schema).format,
             Format::JsonSchema(json!({"type": "object"}).to_string())
         );
+    }
+
+    #[test]
+    fn what_is_unknown_or_empty_is_refused_with_its_field() {
+        let of = |name: &str, value: Value| {
+            let mut body = json!({"model": "m", "prompt": "p"});
+            body.as_object_mut().unwrap().insert(name.into(), value);
+            completion(body).unwrap_err()
+        };
+        let unknown = of("heat", json!(0.5));
+        assert_eq!((unknown.field(), unknown.detail()), (Some("heat"), Some("unknown_parameter")));
+        for (name, value) in [("stop", json!("")), ("prompt", json!([])), ("prompt", json!(7)), ("top_p", json!(7))] {
+            assert_eq!(of(name, value).field(), Some(name));
+        }
+        assert!(completion(json!({"model": "m", "prompt": "p", "unheard": null})).is_ok());
+        let empty = chat(json!({"model": "m", "messages": []})).unwrap_err();
+        assert!(empty.sentence().contains("empty") && !empty.sentence().contains("shorten"));
+        assert!(of("n", json!(2)).detail() == Some("unsupported_parameter"));
     }
 
     #[test]

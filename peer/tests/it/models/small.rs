@@ -75,7 +75,7 @@ impl Small {
     }
 
     /// A copy of the folder in which one file is another.
-    fn with(&self, to: &Path, name: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> PathBuf {
+    pub fn with(&self, to: &Path, name: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> PathBuf {
         std::fs::create_dir_all(to).unwrap();
         for entry in std::fs::read_dir(&self.folder).unwrap() {
             let entry = entry.unwrap();
@@ -137,7 +137,15 @@ fn quantised(dense: &[u8], base: &Base) -> Vec<u8> {
 type Break = fn(&Small, &Path) -> PathBuf;
 
 /// Bad models, and a word of what is said about each.
-pub const BROKEN: [(&str, Break, &str); 9] = [
+pub const BROKEN: [(&str, Break, &str); 10] = [
+    (
+        "broken-template",
+        |small, to| {
+            let broken = json!({"chat_template": "{{ bos_token }}\n{% for m in messages %}\n{{ m.content }\n"});
+            small.with(to, "tokenizer_config.json", |_| broken.to_string().into_bytes())
+        },
+        ":3)",
+    ),
     ("truncated-weights", |small, to| small.with(to, SHARDS[1], |bytes| bytes[..bytes.len() - 9].to_vec()), "bytes"),
     (
         "lying-header",
