@@ -134,6 +134,11 @@ impl Model {
         self.norm.device()
     }
 
+    /// Runs `work` with this model where its kernels wait for nobody to wake.
+    pub(crate) fn within_pool<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        ops::within_pool(&self.norm, work)
+    }
+
     /// Whether a product is computed by quantised kernels.
     #[must_use]
     pub fn is_quantised(&self) -> bool {

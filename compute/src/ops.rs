@@ -4,6 +4,29 @@
 //! the number of threads. Candle's fused operations drop gradients without a word; each of these has a
 //! finite-difference check in the tests. Tensors on a GPU go through [`portable`] instead, which promises less.
 
+/// Computes an expression with the widest vector instructions of this processor; the results don't depend on which. What
+/// is not inlined into it is compiled for the oldest processor instead, so functions called here are `inline(always)`.
+macro_rules! vectorised {
+    ($work:expr) => {
+        pulp::Arch::new().dispatch($crate::ops::Vectorised(
+            #[inline(always)]
+            || $work,
+        ))
+    };
+}
+
+/// Work for [`pulp::Arch::dispatch`]. Given a bare closure, that calls it through a function which is not inlined.
+struct Vectorised<W>(W);
+
+impl<T, W: FnMut() -> T> pulp::WithSimd for Vectorised<W> {
+    type Output = T;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(mut self, _: S) -> T {
+        (self.0)()
+    }
+}
+
 mod aligned;
 mod attention;
 mod entropy;
@@ -63,18 +86,17 @@ pub(crate) fn with_floats<T>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> T) ->
     Ok(work(floats(on_processor(&storage)?, layout)?))
 }
 
+/// Runs `work` on one of the threads that the kernels of many rows share, where they find each other awake.
+pub(crate) fn within_pool<T: Send>(like: &Tensor, work: impl FnOnce() -> T + Send) -> T {
+    if portable::is_portable(like) { work() } else { rayon::scope(|_| work()) }
+}
+
 fn stored(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (CpuStorage::F32(values), shape.into())
 }
 
 fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
-}
-
-/// Runs `work` with the widest vector instructions of this processor; the results don't depend on which.
-#[inline(always)]
-fn vectorised<T>(work: impl FnOnce() -> T) -> T {
-    pulp::Arch::new().dispatch(work)
 }
 
 /// Rounds to f32 where f64 was used for accuracy only.
@@ -91,6 +113,12 @@ fn fold(lanes: [f32; LANES]) -> f32 {
 /// Σ f(a, b) over two equally long slices, in eight lanes.
 #[inline(always)]
 fn sum_pairs(left: &[f32], right: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    fold(pair_lanes(left, right, term))
+}
+
+/// The eight lanes of that sum.
+#[inline(always)]
+fn pair_lanes(left: &[f32], right: &[f32], term: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
     let mut lanes = [0.0_f32; LANES];
     let (left_blocks, left_rest) = left.as_chunks::<LANES>();
     let (right_blocks, right_rest) = right.as_chunks::<LANES>();
@@ -102,7 +130,18 @@ fn sum_pairs(left: &[f32], right: &[f32], term: impl Fn(f32, f32) -> f32) -> f32
     for (lane, (a, b)) in left_rest.iter().zip(right_rest).enumerate() {
         lanes[lane] += term(*a, *b);
     }
-    fold(lanes)
+    lanes
+}
+
+/// The dot products of several equally long slices with one, each with the bits of [`dot`].
+#[inline(always)]
+fn dots_of<const N: usize>(left: &[f32], right: [&[f32]; N]) -> [f32; N] {
+    let lanes = right.map(|right| pair_lanes(left, right, |a, b| a * b));
+    let side = |lane: usize| -> [f32; N] { std::array::from_fn(|at| lanes[at][lane]) };
+    let add = |a: [f32; N], b: [f32; N]| -> [f32; N] { std::array::from_fn(|at| a[at] + b[at]) };
+    let even = add(add(side(0), side(4)), add(side(2), side(6)));
+    let odd = add(add(side(1), side(5)), add(side(3), side(7)));
+    add(even, odd)
 }
 
 #[inline(always)]

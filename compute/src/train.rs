@@ -276,10 +276,10 @@ impl Trainer {
         let dropout = Some(&dropout).filter(|dropout| dropout.rate > 0.0);
         let objective = Objective { targets: &targets, weights: &weights, divisor };
         let (model, variables) = (self.base.model(), &self.variables);
-        let measured = match self.recipe.recompute {
+        let measured = model.within_pool(|| match self.recipe.recompute {
             true => measure_by_blocks(model, &self.adapter, dropout, &objective, variables),
             false => measure(model, Hook::One(&self.adapter, dropout), &objective, variables),
-        };
+        });
         measured.map(Some)
     }
 }

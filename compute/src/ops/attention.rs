@@ -3,6 +3,8 @@
 //! Invariant: a query row's result is computed by the same loop in the same order in both, so decoding one token at a
 //! time gives bitwise what one pass over the whole sequence gives.
 
+mod row;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,8 +12,8 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use super::exponential::exponential;
-use super::{add_scaled, dot, floats, largest, pool, portable, stored, sum_pairs, tensor, vectorised, with_floats};
+use super::{add_scaled, dot, floats, pool, portable, stored, tensor, with_floats};
+use row::{add_rows, attend_row, dots, soften};
 
 /// Multiplications below which other cores' shares cost more than they bring.
 const THREAD_WORK: usize = 1 << 15;
@@ -122,11 +124,11 @@ impl Piece<'_> {
         let mut scores = vec![0.0_f32; self.position + 1 - first];
         let mut out = vec![0.0_f32; self.heads.len() * shape.width];
         if first == 0 {
-            vectorised(|| attend_row(self.query, self.runs, shape, self.heads.clone(), &mut scores, &mut out));
+            vectorised!(attend_row(self.query, self.runs, shape, self.heads.clone(), &mut scores, &mut out));
             return out;
         }
         let runs = runs_from(self.runs, first, shape.kv_heads * shape.width);
-        vectorised(|| attend_row(self.query, &runs, shape, self.heads.clone(), &mut scores, &mut out));
+        vectorised!(attend_row(self.query, &runs, shape, self.heads.clone(), &mut scores, &mut out));
         out
     }
 }
@@ -143,47 +145,6 @@ fn runs_from<'a>(runs: &[Run<'a>], first: usize, stride: usize) -> Vec<Run<'a>> 
         }
     }
     kept
-}
-
-/// Some heads of one query row against the first `scores.len()` rows of `runs`; `out` has these heads only.
-#[inline(always)]
-fn attend_row(
-    query: &[f32],
-    runs: &[Run<'_>],
-    shape: HeadShape,
-    heads: Range<usize>,
-    scores: &mut [f32],
-    out: &mut [f32],
-) {
-    let (width, kv_width) = (shape.width, shape.kv_heads * shape.width);
-    let group = shape.heads / shape.kv_heads;
-    for (head, out) in heads.zip(out.chunks_exact_mut(width)) {
-        let query = &query[head * width..][..width];
-        let offset = head / group * width;
-        let keys = runs.iter().flat_map(|run| run.keys.chunks_exact(kv_width));
-        for (score, key) in scores.iter_mut().zip(keys) {
-            *score = dot(query, &key[offset..offset + width]);
-        }
-        let total = soften(scores, width);
-        let values = runs.iter().flat_map(|run| run.values.chunks_exact(kv_width));
-        for (weight, value) in scores.iter().zip(values) {
-            add_scaled(out, *weight, &value[offset..offset + width]);
-        }
-        for out in out.iter_mut() {
-            *out /= total;
-        }
-    }
-}
-
-/// Turns raw scores into e^(scaled score − maximum); gives their sum.
-#[inline(always)]
-fn soften(scores: &mut [f32], width: usize) -> f32 {
-    let scale = 1.0 / (width as f32).sqrt();
-    let largest = largest(scores);
-    for score in scores.iter_mut() {
-        *score = exponential((*score - largest) * scale);
-    }
-    sum_pairs(scores, scores, |value, _| value)
 }
 
 struct Attention {
@@ -228,20 +189,18 @@ impl Attention {
             let (weights, slopes) = (&mut weights[first..=row], &mut slopes[first..=row]);
             let (k, v) = (&k[first * width..], &v[first * width..]);
             let (for_k, for_v) = (&mut for_k[first * width..], &mut for_v[first * width..]);
-            for (weight, key) in weights.iter_mut().zip(k.chunks_exact(width)) {
-                *weight = dot(query, key);
-            }
+            dots(query, k, width, weights);
+            dots(gradient, v, width, slopes);
             let total = soften(weights, width);
-            for ((weight, slope), value) in weights.iter_mut().zip(slopes.iter_mut()).zip(v.chunks_exact(width)) {
-                *weight /= total;
-                *slope = dot(gradient, value);
-            }
+            weights.iter_mut().for_each(|weight| *weight /= total);
             let mean = dot(weights, slopes);
-            let sides = for_k.chunks_exact_mut(width).zip(for_v.chunks_exact_mut(width)).zip(k.chunks_exact(width));
-            for ((weight, slope), ((for_key, for_value), key)) in weights.iter().zip(slopes.iter()).zip(sides) {
-                let slope = weight * (slope - mean) * scale;
-                add_scaled(for_query, slope, key);
-                add_scaled(for_key, slope, query);
+            for (slope, weight) in slopes.iter_mut().zip(weights.iter()) {
+                *slope = weight * (*slope - mean) * scale;
+            }
+            add_rows(for_query, slopes, k, width);
+            let sides = for_k.chunks_exact_mut(width).zip(for_v.chunks_exact_mut(width));
+            for ((weight, slope), (for_key, for_value)) in weights.iter().zip(slopes.iter()).zip(sides) {
+                add_scaled(for_key, *slope, query);
                 add_scaled(for_value, *weight, gradient);
             }
         }
@@ -259,7 +218,7 @@ impl Attention {
             let gradient = columns(gradient, q_stride, head * width, width);
             let mut for_q = vec![0.0; query.len()];
             let inputs = [&query[..], &keys, &values, &gradient];
-            vectorised(|| self.backward_head(inputs, &mut for_q, &mut result.keys, &mut result.values));
+            vectorised!(self.backward_head(inputs, &mut for_q, &mut result.keys, &mut result.values));
             result.queries.extend(for_q);
         }
         result
@@ -316,7 +275,7 @@ impl CustomOp3 for Attention {
             let run = [Run { keys: &k[rows.clone()], values: &v[rows] }];
             let mut scores = vec![0.0_f32; row + 1 - first];
             let query = &q[row * q_stride..][..q_stride];
-            vectorised(|| attend_row(query, &run, self.shape, 0..self.shape.heads, &mut scores, out));
+            vectorised!(attend_row(query, &run, self.shape, 0..self.shape.heads, &mut scores, out));
         });
         Ok(stored(out, q_at.shape().clone()))
     }

@@ -12,7 +12,7 @@ use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
 use super::exponential::exponential;
 use super::weight::Weight;
-use super::{floats, largest, on_processor, portable, stored, sum_pairs, tensor, vectorised, with_floats};
+use super::{floats, largest, on_processor, portable, stored, sum_pairs, tensor, with_floats};
 
 /// Logits held at a time: 16 MB, a hundred and thirty rows of a vocabulary of 32,000.
 const PIECE_LOGITS: usize = 1 << 22;
@@ -66,9 +66,9 @@ fn turn_to_slopes(logits: &mut [f32], targets: &[u32], vocabulary: usize) -> Vec
     let rows = logits.par_chunks_exact_mut(vocabulary).zip(targets.par_iter());
     let losses = rows.map(|(row, target)| {
         let target = *target as usize;
-        let (largest, sum) = vectorised(|| mass(row));
+        let (largest, sum) = vectorised!(mass(row));
         let loss = sum.ln() + (largest - row[target]);
-        vectorised(|| {
+        vectorised!({
             let share = 1.0 / sum;
             row.iter_mut().for_each(|value| *value = share * exponential(*value - largest));
         });
@@ -129,7 +129,7 @@ impl CustomOp1 for Likelihood {
         let logits = floats(logits, at)?;
         let jobs = self.targets.par_iter().zip(logits.par_chunks_exact(vocabulary));
         let losses = jobs.map(|(target, row)| {
-            let (largest, sum) = vectorised(|| mass(row));
+            let (largest, sum) = vectorised!(mass(row));
             sum.ln() + (largest - row[*target as usize])
         });
         Ok(stored(losses.collect(), rows))
@@ -143,7 +143,7 @@ impl CustomOp1 for Likelihood {
             let rows = into.par_chunks_exact_mut(vocabulary).zip(logits.par_chunks_exact(vocabulary)).enumerate();
             rows.for_each(|(index, (into, row))| {
                 let factor = factors[index];
-                vectorised(|| {
+                vectorised!({
                     let (largest, sum) = mass(row);
                     let share = factor / sum;
                     for (into, value) in into.iter_mut().zip(row) {

@@ -15,8 +15,7 @@ use rayon::slice::ParallelSliceMut;
 use super::aligned::Aligned;
 use super::product::BLOCK_TERMS;
 pub(super) use pack::Side;
-use pack::pack;
-use tile::{Lanes, Strip};
+use tile::{Columns, Lanes, Strip};
 
 /// Vectors side by side in a tile; with eight rows their sums leave eight of 32 registers for what is multiplied.
 const VECTORS: usize = 3;
@@ -43,7 +42,8 @@ pub(super) fn add_product(into: &mut [f32], a: Side<'_>, b: Side<'_>, scale: f32
             let packed = packed.take(columns.len().div_ceil(width) * width * terms.len());
             packed.par_chunks_mut(width * terms.len()).enumerate().for_each(|(at, panel)| {
                 let from = columns.start + at * width;
-                pack(b, from..columns.end.min(from + width), terms.clone(), width, panel);
+                let (columns, terms) = (from..columns.end.min(from + width), terms.clone());
+                pulp::Arch::new().dispatch(Columns { b, columns, terms, panel });
             });
             into.par_chunks_mut(rows * b.rows).enumerate().for_each(|(at, into)| {
                 let rows = at * rows..a.rows.min((at + 1) * rows);

@@ -6,9 +6,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
-use super::{
-    ROWS_PER_JOB, add_scaled, dot, floats, narrow, portable, stored, sum_pairs, tensor, vectorised, with_floats,
-};
+use super::{ROWS_PER_JOB, add_scaled, dot, floats, narrow, portable, stored, sum_pairs, tensor, with_floats};
 
 /// x / √(mean(x²) + eps) · weight
 ///
@@ -28,6 +26,7 @@ struct RmsNorm {
     eps: f32,
 }
 
+#[inline(always)]
 fn inverse_root(row: &[f32], eps: f32) -> f32 {
     1.0 / (dot(row, row) / row.len() as f32 + eps).sqrt()
 }
@@ -79,7 +78,7 @@ impl CustomOp2 for RmsNorm {
         let mut y = vec![0.0_f32; x.len()];
         let job = ROWS_PER_JOB * width;
         y.par_chunks_mut(job).zip(x.par_chunks(job)).for_each(|(y, x)| {
-            vectorised(|| {
+            vectorised!({
                 for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
                     let root = inverse_root(x, self.eps);
                     for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
@@ -109,8 +108,7 @@ impl CustomOp2 for RmsNorm {
                 }
                 with_floats(weight, |weight| {
                     let parts = for_x.par_chunks_mut(job).zip(xs.par_chunks(job)).zip(gradient.par_chunks(job));
-                    parts
-                        .for_each(|((into, x), gradient)| vectorised(|| self.backward_rows(x, weight, gradient, into)));
+                    parts.for_each(|((into, x), gradient)| vectorised!(self.backward_rows(x, weight, gradient, into)));
                 })
             })
         })???;

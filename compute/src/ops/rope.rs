@@ -9,7 +9,7 @@ use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
 use super::portable::OnDevice;
-use super::{floats, narrow, portable, stored, vectorised};
+use super::{floats, narrow, portable, stored};
 use crate::model::Frequencies;
 
 /// Cosines and sines of every position and frequency.
@@ -102,7 +102,7 @@ impl CustomOp1 for Rotate {
         let mut y = vec![0.0_f32; x.len()];
         y.par_chunks_mut(width).with_min_len(super::ROWS_PER_JOB).enumerate().for_each(|(row, y)| {
             let position = self.positions[row] as usize;
-            vectorised(|| self.rotate_row(&x[row * width..][..width], y, position));
+            vectorised!(self.rotate_row(&x[row * width..][..width], y, position));
         });
         Ok(stored(y, x_at.shape().clone()))
     }

@@ -7,7 +7,7 @@ use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
 use super::exponential::sigmoid;
-use super::{floats, portable, stored, tensor, vectorised, with_floats};
+use super::{floats, portable, stored, tensor, with_floats};
 
 /// Elements one thread takes at a time.
 const JOB: usize = 8192;
@@ -54,7 +54,7 @@ impl CustomOp2 for Swiglu {
         let (gate, up) = (floats(gate, gate_at)?, floats(up, up_at)?);
         let mut y = vec![0.0_f32; gate.len()];
         y.par_chunks_mut(JOB).zip(gate.par_chunks(JOB).zip(up.par_chunks(JOB))).for_each(|(y, (gate, up))| {
-            vectorised(|| {
+            vectorised!({
                 for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
                     *y = gate * sigmoid(*gate) * up;
                 }
@@ -78,7 +78,7 @@ impl CustomOp2 for Swiglu {
                     let outputs = for_gate.par_chunks_mut(JOB).zip(for_up.par_chunks_mut(JOB));
                     let inputs = gate.par_chunks(JOB).zip(up.par_chunks(JOB)).zip(gradient.par_chunks(JOB));
                     outputs.zip(inputs).for_each(|((for_gate, for_up), ((gate, up), gradient))| {
-                        vectorised(|| backward(gate, up, gradient, for_gate, for_up));
+                        vectorised!(backward(gate, up, gradient, for_gate, for_up));
                     });
                 })
             })

@@ -147,7 +147,8 @@ impl Pretrainer {
         let tokens = targets.iter().map(Target::predicted).sum();
         let weights = vec![1.0; targets.len()];
         let objective = Objective { targets: &targets, weights: &weights, divisor: tokens };
-        let measured = measure(&self.model, Hook::Base, &objective, &self.variables)?;
+        let measured = || measure(&self.model, Hook::Base, &objective, &self.variables);
+        let measured = self.model.within_pool(measured)?;
         let (gradient, loss) = (&measured.gradient, measured.loss());
         if !loss.is_finite() || gradient.iter().any(|value| !value.is_finite()) {
             return Err(TrainError::Diverged { step });

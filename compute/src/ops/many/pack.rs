@@ -49,30 +49,56 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Some rows side by side, term by term: `width` numbers for each term, of which those without a row are zero. `terms`
+/// Some rows side by side, term by term: `WIDTH` numbers for each term, of which those without a row are zero. `terms`
 /// begin at a whole line.
 #[inline(always)]
-pub(super) fn pack(side: Side<'_>, rows: Range<usize>, terms: Range<usize>, width: usize, into: &mut [f32]) {
-    let own = rows.len();
-    if own < width {
-        into.fill(0.0);
+pub(super) fn pack<const WIDTH: usize>(
+    side: Side<'_>,
+    rows: Range<usize>,
+    terms: Range<usize>,
+    into: &mut [[f32; WIDTH]],
+) {
+    let own = rows.len().min(WIDTH);
+    if own < WIDTH {
+        into.fill([0.0; WIDTH]);
     }
     match side.lies {
         Lies::Across { term: stride } => {
-            for (into, term) in into.chunks_exact_mut(width).zip(terms) {
-                into[..own].copy_from_slice(&side.values[term * stride + rows.start..][..own]);
+            for (into, term) in into.iter_mut().zip(terms) {
+                let from = &side.values[term * stride + rows.start..];
+                match from.first_chunk::<WIDTH>().filter(|_| own == WIDTH) {
+                    Some(from) => *into = *from,
+                    None => into[..own].copy_from_slice(&from[..own]),
+                }
             }
         }
         Lies::Along { row: stride, line } => {
-            for (into, start) in into.chunks_mut(width * LINE).zip(terms.clone().step_by(LINE)) {
-                let length = LINE.min(terms.end - start);
-                for (at, row) in rows.clone().enumerate() {
-                    let from = &side.values[start / LINE * line + row * stride..][..length];
-                    for (into, value) in into.chunks_exact_mut(width).zip(from) {
-                        into[at] = *value;
-                    }
+            for (into, start) in into.chunks_mut(LINE).zip(terms.step_by(LINE)) {
+                let from = &side.values[start / LINE * line + rows.start * stride..];
+                match into.first_chunk_mut().filter(|_| own == WIDTH) {
+                    Some(into) => turn_line(from, stride, into),
+                    None => turn(from, stride, own, into),
                 }
             }
+        }
+    }
+}
+
+/// A line of each of `WIDTH` rows that begin every `stride` values.
+#[inline(always)]
+fn turn_line<const WIDTH: usize>(from: &[f32], stride: usize, into: &mut [[f32; WIDTH]; LINE]) {
+    for at in 0..WIDTH {
+        for (into, value) in into.iter_mut().zip(&from[at * stride..][..LINE]) {
+            into[at] = *value;
+        }
+    }
+}
+
+/// The same of fewer rows, or less than a line.
+fn turn<const WIDTH: usize>(from: &[f32], stride: usize, rows: usize, into: &mut [[f32; WIDTH]]) {
+    for at in 0..rows {
+        for (into, value) in into.iter_mut().zip(&from[at * stride..]) {
+            into[at] = *value;
         }
     }
 }

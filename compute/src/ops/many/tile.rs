@@ -25,6 +25,29 @@ impl WithSimd for Lanes {
     }
 }
 
+/// Some columns of the product, to be packed: as many as a panel has, or the last.
+pub(super) struct Columns<'a> {
+    pub(super) b: Side<'a>,
+    pub(super) columns: Range<usize>,
+    pub(super) terms: Range<usize>,
+    pub(super) panel: &'a mut [f32],
+}
+
+impl WithSimd for Columns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { b, columns, terms, panel } = self;
+        match S::F32_LANES {
+            16.. => pack::<{ VECTORS * 16 }>(b, columns, terms, panel.as_chunks_mut().0),
+            8 => pack::<{ VECTORS * 8 }>(b, columns, terms, panel.as_chunks_mut().0),
+            4 => pack::<{ VECTORS * 4 }>(b, columns, terms, panel.as_chunks_mut().0),
+            _ => pack::<VECTORS>(b, columns, terms, panel.as_chunks_mut().0),
+        }
+    }
+}
+
 /// Some rows of the product and some of their columns.
 pub(super) struct Strip<'a> {
     pub(super) a: Side<'a>,
@@ -58,7 +81,8 @@ impl Strip<'_> {
         let (mut rows, mut sums) = (Aligned::default(), Aligned::default());
         let rows = rows.take(self.rows.len().next_multiple_of(R) * terms);
         for (into, start) in rows.chunks_exact_mut(R * terms).zip(self.rows.clone().step_by(R)) {
-            pack(self.a, start..self.rows.end.min(start + R), self.terms.clone(), R, into);
+            let rows = start..self.rows.end.min(start + R);
+            pack::<R>(self.a, rows, self.terms.clone(), into.as_chunks_mut().0);
         }
         let sums = sums.take(rows.len() / terms * width);
         for (panel, start) in self.packed.chunks_exact(width * terms).zip(self.columns.clone().step_by(width)) {
