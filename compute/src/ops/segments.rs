@@ -15,6 +15,9 @@ use super::{pool, portable, tensor, with_floats};
 /// Multiplications below which other cores' shares cost more than they bring.
 const THREAD_WORK: usize = 1 << 15;
 
+/// Additions for each core from which none is divided between cores.
+const ADDITIONS_EACH: usize = 2;
+
 /// The two factors of an addition to one product.
 #[derive(Debug)]
 pub struct Factors {
@@ -66,17 +69,18 @@ pub fn products(x: &Tensor, weights: &[&Weight], additions: &[Addition<'_>]) -> 
     for addition in additions {
         addition.check(rows, terms, weights)?;
     }
-    let places: Vec<(usize, usize)> = additions.iter().enumerate().flat_map(|(at, one)| one.places(at)).collect();
+    // Of many additions each is a core's own; of few, each product.
+    let together = if additions.len() < ADDITIONS_EACH * pool::threads() { 1 } else { weights.len() };
+    let places: Vec<Vec<(usize, usize)>> = additions.iter().enumerate().map(|(at, one)| one.places(at)).collect();
+    let items: Vec<&[(usize, usize)]> = places.iter().flat_map(|places| places.chunks(together)).collect();
     let parts = with_floats(&x, |x| {
-        let part = |place: usize| {
-            let (addition, product) = places[place];
-            additions[addition].part(x, terms, product)
-        };
+        let part = |item: usize| Addition::parts(additions, x, terms, items[item]);
         match additions.iter().map(Addition::work).sum::<usize>() < THREAD_WORK {
-            true => (0..places.len()).map(part).collect::<Vec<_>>(),
-            false => pool::share(places.len(), part),
+            true => (0..items.len()).map(part).collect::<Vec<_>>(),
+            false => pool::share(items.len(), part),
         }
     })?;
+    let (places, parts) = (places.concat(), parts.concat());
     let base = Weight::products(&x, weights)?.into_iter().enumerate();
     let sums = base.map(|(product, base)| {
         let columns = base.dim(1)?;
@@ -113,17 +117,19 @@ impl Addition<'_> {
     }
 
     /// This addition's number `at` and each product that it has factors for.
-    fn places(&self, at: usize) -> impl Iterator<Item = (usize, usize)> {
+    fn places(&self, at: usize) -> Vec<(usize, usize)> {
         let products = self.factors.iter().enumerate().filter(|(_, factors)| factors.is_some());
-        products.map(move |(product, _)| (at, product))
+        products.map(move |(product, _)| (at, product)).collect()
     }
 
-    /// (x·down)·up of the addition's rows of `x` (rows, terms).
-    fn part(&self, x: &[f32], terms: usize, product: usize) -> Vec<f32> {
-        let Some(factors) = self.factors[product] else { return Vec::new() };
-        let x = &x[self.rows.start * terms..self.rows.end * terms];
-        let small = strips::multiply(x, &[&factors.down]).pop().unwrap_or_default();
-        strips::multiply(&small, &[&factors.up]).pop().unwrap_or_default()
+    /// (x·down)·up of one addition's rows of `x` (rows, terms), for each of its products in `places`.
+    fn parts(all: &[Addition<'_>], x: &[f32], terms: usize, places: &[(usize, usize)]) -> Vec<Vec<f32>> {
+        let Some(Addition { rows, factors, .. }) = places.first().map(|(at, _)| &all[*at]) else { return Vec::new() };
+        let factors: Vec<&Factors> = places.iter().filter_map(|(_, product)| factors[*product]).collect();
+        let downs: Vec<&Strips> = factors.iter().map(|factors| &factors.down).collect();
+        let x = &x[rows.start * terms..rows.end * terms];
+        let smalls = strips::multiply_beside(x, &downs).into_iter().zip(factors);
+        smalls.map(|(small, factors)| strips::multiply(&small, &[&factors.up]).pop().unwrap_or_default()).collect()
     }
 }
 

@@ -21,7 +21,7 @@ use super::aligned::Aligned;
 use super::many::Side;
 use super::pool;
 use super::product::BLOCK_TERMS;
-use kernel::StripProduct;
+use kernel::{FEW_TERMS, Strip, StripProduct};
 
 /// Columns of a strip: one cache line of f32, and one vector of the widest instructions.
 pub(super) const STRIP: usize = 16;
@@ -104,6 +104,25 @@ impl Strips {
         Tensor::from_vec(values, (self.terms, self.columns), &Device::Cpu)
     }
 
+    /// The strips of some columns, from a whole strip on, in the order in which they are read. Short ones from each quarter
+    /// in turns, since together they are one run of memory.
+    fn strips(&self, columns: Range<usize>) -> Vec<Strip<'_>> {
+        let first = columns.start / STRIP;
+        let strip = |at: usize| Strip {
+            values: self.values[(first + at) * self.terms * STRIP..].as_chunks().0,
+            columns: at * STRIP..columns.len().min((at + 1) * STRIP),
+        };
+        let count = columns.len().div_ceil(STRIP);
+        match self.terms <= FEW_TERMS && count >= GROUP {
+            true => {
+                let (quarter, rest) = (count / GROUP, count / GROUP * GROUP..count);
+                let turns = (0..quarter).flat_map(|at| (0..GROUP).map(move |part| part * quarter + at));
+                turns.chain(rest).map(strip).collect()
+            }
+            false => (0..count).map(strip).collect(),
+        }
+    }
+
     /// Its rows, whose numbers a gradient is multiplied with.
     pub(super) fn side(&self) -> Side<'_> {
         Side::of_strips(&self.values, self.terms, self.columns)
@@ -128,15 +147,41 @@ pub(super) fn multiply(x: &[f32], weights: &[&Strips]) -> Vec<Vec<f32>> {
     }
 }
 
+/// The same for narrow weights: of few rows their strips are read side by side, by this core alone.
+pub(super) fn multiply_beside(x: &[f32], weights: &[&Strips]) -> Vec<Vec<f32>> {
+    let Some(terms) = weights.first().map(|weight| weight.terms.max(1)) else { return Vec::new() };
+    if x.len() / terms >= MANY_ROWS {
+        return multiply(x, weights);
+    }
+    let (rows, mut strips, mut width) = (x.len() / terms, Vec::new(), 0);
+    for weight in weights {
+        strips.extend(weight.strips(0..weight.columns).into_iter().map(|Strip { values, columns }| {
+            let columns = columns.start + width..columns.end + width;
+            Strip { values, columns }
+        }));
+        width += weight.columns;
+    }
+    let mut y = vec![0.0_f32; rows * width];
+    pulp::Arch::new().dispatch(StripProduct { x, terms, strips: &strips, width, y: &mut y });
+    let mut start = 0;
+    let part = |weight: &&Strips| {
+        let own = start..start + weight.columns;
+        start = own.end;
+        y.chunks_exact(width.max(1)).flat_map(|row| &row[own.clone()]).copied().collect()
+    };
+    weights.iter().map(part).collect()
+}
+
 /// Each core takes some rows.
 fn multiply_many(x: &[f32], weight: &Strips, terms: usize) -> Vec<f32> {
     let (rows, columns) = (x.len() / terms, weight.columns);
     let mut y = vec![0.0_f32; rows * columns];
+    let strips = weight.strips(0..columns);
     let at_once = rows.div_ceil(pool::threads()).next_multiple_of(GROUP).min(ROWS_AT_ONCE);
     y.par_chunks_mut((at_once * columns).max(1))
         .zip(rayon::slice::ParallelSlice::par_chunks(x, at_once * terms))
         .for_each(|(y, x)| {
-            pulp::Arch::new().dispatch(StripProduct { x, weight, columns: 0..columns, y });
+            pulp::Arch::new().dispatch(StripProduct { x, terms, strips: &strips, width: columns, y });
         });
     y
 }
@@ -156,8 +201,9 @@ fn multiply_few(x: &[f32], weights: &[&Strips], terms: usize) -> Vec<Vec<f32>> {
     let pieces: Vec<(usize, Range<usize>)> = pieces.collect();
     let work = |piece: usize| {
         let (at, columns) = pieces[piece].clone();
-        let mut y = vec![0.0_f32; rows * columns.len()];
-        pulp::Arch::new().dispatch(StripProduct { x, weight: weights[at], columns, y: &mut y });
+        let (strips, width) = (weights[at].strips(columns.clone()), columns.len());
+        let mut y = vec![0.0_f32; rows * width];
+        pulp::Arch::new().dispatch(StripProduct { x, terms, strips: &strips, width, y: &mut y });
         y
     };
     let parts = if threads == 1 { (0..pieces.len()).map(work).collect() } else { pool::share(pieces.len(), work) };
@@ -189,7 +235,7 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     use super::super::product::BLOCK_TERMS;
-    use super::{StripProduct, Strips, multiply};
+    use super::{StripProduct, Strips, multiply, multiply_beside};
 
     const SHAPES: [(usize, usize); 8] =
         [(1, 1), (7, 16), (768, 40), (512, 64), (513, 65), (1100, 130), (33, 700), (2048, 256)];
@@ -242,7 +288,8 @@ mod tests {
             for rows in [1, 2, 7] {
                 let x = values(&random(rows, terms));
                 let mut y = vec![0.0; rows * columns];
-                let all = StripProduct { x: &x, weight: &strips, columns: 0..columns, y: &mut y };
+                let own = strips.strips(0..columns);
+                let all = StripProduct { x: &x, terms, strips: &own, width: columns, y: &mut y };
                 pulp::Simd::vectorize(narrow, all);
                 assert!(y == multiply(&x, &[&strips])[0], "{terms}x{columns}, {rows} rows");
             }
@@ -257,6 +304,7 @@ mod tests {
             let x = values(&random(rows, 600));
             let alone: Vec<Vec<f32>> = borrowed.iter().map(|one| multiply(&x, &[one]).remove(0)).collect();
             assert!(multiply(&x, &borrowed) == alone, "{rows} rows");
+            assert!(multiply_beside(&x, &borrowed) == alone, "{rows} rows, side by side");
         }
     }
 

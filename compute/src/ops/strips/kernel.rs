@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::{BLOCK_TERMS, GROUP, STRIP, Strips};
+use super::{BLOCK_TERMS, GROUP, STRIP};
 
 /// Rows whose sums with three strips fill the registers of the widest instructions: each weight is then read half as often.
 const MANY_SUMS: usize = 8;
@@ -14,13 +14,24 @@ const MANY_SUMS: usize = 8;
 const TILE_TERMS: usize = 128;
 /// How many terms ahead memory is asked for, where strips are that long; else it is the next strips' beginning.
 const AHEAD_TERMS: usize = 16;
+/// Terms up to which a strip ends before memory that is asked for within it has come.
+pub(super) const FEW_TERMS: usize = 2 * AHEAD_TERMS;
 
-/// Some columns (from a whole strip on) of x (rows, terms) · weight, written to y (rows, columns).
+/// One strip of a weight.
+#[derive(Debug, Clone)]
+pub(super) struct Strip<'a> {
+    /// From its first term on, and on through the weight's later strips.
+    pub(super) values: &'a [[f32; STRIP]],
+    /// Where its results stand in a row.
+    pub(super) columns: Range<usize>,
+}
+
+/// x (rows, terms) · strips, which are read in their order and may be of several weights, written to y (rows, width).
 pub(super) struct StripProduct<'a> {
     pub(super) x: &'a [f32],
-    pub(super) weight: &'a Strips,
-    pub(super) columns: Range<usize>,
-    /// Zeros.
+    pub(super) terms: usize,
+    pub(super) strips: &'a [Strip<'a>],
+    pub(super) width: usize,
     pub(super) y: &'a mut [f32],
 }
 
@@ -41,8 +52,8 @@ impl WithSimd for StripProduct<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let strips = self.columns.len().div_ceil(STRIP);
-        let rows = self.x.len() / self.weight.terms.max(1);
+        let strips = self.strips.len();
+        let rows = self.x.len() / self.terms.max(1);
         // As many sums as registers hold: with few rows more strips, with narrow vectors fewer.
         let together = match rows {
             1 => GROUP,
@@ -66,11 +77,10 @@ impl StripProduct<'_> {
     /// The products with `N` neighbouring strips; returns `N`.
     #[inline(always)]
     fn group<S: Simd, const N: usize>(&mut self, simd: S, strip: usize, sums: &mut Vec<[f32; STRIP]>) -> usize {
-        let (terms, width) = (self.weight.terms, self.columns.len());
-        let first = self.columns.start / STRIP + strip;
-        let strips = std::array::from_fn(|at| self.weight.values[(first + at) * terms * STRIP..].as_chunks().0);
-        let own = strip * STRIP..width.min((strip + N) * STRIP);
-        let ahead = if terms <= 2 * AHEAD_TERMS { N * terms } else { AHEAD_TERMS };
+        let terms = self.terms;
+        let own: [&Strip<'_>; N] = std::array::from_fn(|at| &self.strips[strip + at]);
+        let strips = own.map(|strip| strip.values);
+        let ahead = if terms <= FEW_TERMS { N * terms } else { AHEAD_TERMS };
         sums.resize(self.x.len() / terms * N, [0.0; STRIP]);
         let sums = sums.as_chunks_mut::<N>().0;
         for block in (0..terms).step_by(BLOCK_TERMS) {
@@ -82,15 +92,24 @@ impl StripProduct<'_> {
                 let tile = Tile { x, stride: terms, strips, terms: now, ahead };
                 tile.add(simd, sums);
             }
-            for (y, sums) in self.y.chunks_exact_mut(width).zip(sums.iter()) {
-                let pairs = y[own.clone()].iter_mut().zip(sums.as_flattened());
-                match block {
-                    0 => pairs.for_each(|(y, sum)| *y = *sum),
-                    _ => pairs.for_each(|(y, sum)| *y += sum),
+            for (y, sums) in self.y.chunks_exact_mut(self.width).zip(sums.iter()) {
+                for (strip, sums) in own.iter().zip(sums) {
+                    put(&mut y[strip.columns.clone()], sums, block == 0);
                 }
             }
         }
         N
+    }
+}
+
+/// Writes a strip's sums of a row, or adds them.
+#[inline(always)]
+fn put(into: &mut [f32], sums: &[f32; STRIP], is_first: bool) {
+    match (into.as_chunks_mut::<STRIP>(), is_first) {
+        (([whole], []), true) => *whole = *sums,
+        (([whole], []), false) => whole.iter_mut().zip(sums).for_each(|(into, sum)| *into += sum),
+        ((_, part), true) => part.copy_from_slice(&sums[..part.len()]),
+        ((_, part), false) => part.iter_mut().zip(sums).for_each(|(into, sum)| *into += sum),
     }
 }
 
@@ -131,16 +150,27 @@ impl<const N: usize> Tile<'_, N> {
         row: usize,
         sums: &mut [[[f32; STRIP]; N]],
     ) {
-        let x: [&[f32]; R] = std::array::from_fn(|at| &self.x[(row + at) * self.stride..][..self.terms]);
-        let strips = self.strips.map(|strip| &strip[..self.terms]);
+        // No maps of arrays: they are not inlined, and copy the sums through memory.
+        let mut x: [&[f32]; R] = [&[]; R];
+        for (at, x) in x.iter_mut().enumerate() {
+            *x = &self.x[(row + at) * self.stride..][..self.terms];
+        }
+        let mut strips: [&[[f32; STRIP]]; N] = [&[]; N];
+        for (own, strip) in strips.iter_mut().zip(&self.strips) {
+            *own = &strip[..self.terms];
+        }
         let sums = &mut sums[row..row + R];
-        let load = |values: &[f32; STRIP]| -> [S::f32s; V] {
-            let vectors = S::as_simd_f32s(values).0;
-            std::array::from_fn(|at| vectors[at])
-        };
-        let mut own: [[[S::f32s; V]; N]; R] = std::array::from_fn(|r| sums[r].each_ref().map(load));
+        let mut own = [[[simd.splat_f32s(0.0); V]; N]; R];
+        for (own, sums) in own.iter_mut().zip(sums.iter()) {
+            for (own, sums) in own.iter_mut().zip(sums) {
+                own.iter_mut().zip(S::as_simd_f32s(sums).0).for_each(|(own, sums)| *own = *sums);
+            }
+        }
         for term in 0..self.terms {
-            let w = strips.map(|strip| load(&strip[term]));
+            let mut w = [[simd.splat_f32s(0.0); V]; N];
+            for (w, strip) in w.iter_mut().zip(&strips) {
+                w.iter_mut().zip(S::as_simd_f32s(&strip[term]).0).for_each(|(w, values)| *w = *values);
+            }
             // Later rows find what the first ones have brought.
             if row == 0 {
                 self.strips.iter().for_each(|strip| bring(strip.get(term + self.ahead)));
