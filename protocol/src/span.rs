@@ -5,7 +5,7 @@
 //! each record ended by a separator. Suffixes are ordered word by word as numbers; a separator is below every word, and
 //! of two separators the earlier one is below, so the order is strict and no comparison leaves its record. The suffix
 //! array (`order`) lists all positions in that order, `inverse` says each position's place in it (Manber and Myers,
-//! SIAM J. Comput. 22(5), 1993). Two adjacent entries between which a text falls prove the longest match of its
+//! SIAM Journal on Computing 22(5), 1993). Two adjacent entries between which a text falls prove the longest match of its
 //! beginning.
 //!
 //! Invariant: pure integer work, equal on every machine; a proof is checked against roots alone, and what it doesn't

@@ -136,7 +136,7 @@ mod tests {
             assert_eq!(found(given), Err(USAGE), "{given:?}");
         }
         assert!(DATANET.find(&list(), "abc").unwrap_err().message.contains("at least 4 digits"));
-        assert!(DATANET.find(&list(), "abd").unwrap_err().message.contains("no datanet"));
+        assert!(DATANET.find(&list(), "abe").unwrap_err().message.contains("no datanet"));
         let lakes = DATANET.find(&list(), "lake").unwrap_err().message;
         assert!(lakes.contains("abcdee11 (lake), 1234ffff (lake)"), "{lakes}");
         assert!(DATANET.find_or_only(&list(), None, "--to").unwrap_err().message.contains("abcdef00 (river)"));
