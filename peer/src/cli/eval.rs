@@ -3,6 +3,9 @@
 //! Invariant: each part is measured by a process of its own that holds nothing else, one after another, and the table is
 //! made of the medians of all rounds.
 
+mod attribution;
+mod report;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -21,6 +24,8 @@ const MAX_ROUNDS: u32 = 20;
 pub(crate) enum EvalCommand {
     /// Speed of serving and training on a random Llama of about 100 million parameters, and on the demonstration's base.
     Serving(ServingArgs),
+    /// Whether attribution is right: contributors are really left out, and every method is judged by what really changed.
+    Attribution(attribution::AttributionArgs),
     /// What a GPU computes beside the processor, and how fast both are on a small random Llama.
     Device(super::device::DeviceArgs),
 }
@@ -55,12 +60,13 @@ pub(super) fn run(context: &Context, command: EvalCommand) -> Result<Output, Fai
     context.no_preview("eval")?;
     let args = match command {
         EvalCommand::Serving(args) => args,
+        EvalCommand::Attribution(args) => return attribution::run(context, &args),
         EvalCommand::Device(args) => return super::device::run(&args),
     };
     if let Some(file) = &args.table {
         return Ok(table(&read_samples(file)?));
     }
-    let cache = args.cache.unwrap_or_else(default_cache);
+    let cache = args.cache.unwrap_or_else(|| default_cache("bench-models"));
     context.say(&format!("the model is in {}, or made there now", cache.display()));
     let material = Material::prepare(&cache, &Shape::SPEED, small_base())?;
     if args.prepare {
@@ -92,10 +98,10 @@ const fn small_base() -> SmallBase<'static> {
     SmallBase { config_json: files.config, tokenizer_json: files.tokenizer, safetensors: files.safetensors }
 }
 
-/// The user's cache for such models.
-fn default_cache() -> PathBuf {
+/// A folder in the user's cache.
+fn default_cache(name: &str) -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-    std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("tributary/bench-models")
+    std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("tributary").join(name)
 }
 
 /// What else runs on the machine, for those who read the figures.
