@@ -2,6 +2,7 @@
 //!
 //! Invariant: what the node would refuse is refused before the preview, in a dry run too.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub(crate) struct StartArgs {
     /// The most to pay for all trainings of the run, fees included, in OPEN.
     #[arg(long, value_name = "OPEN", value_parser = amount::parse)]
     budget: Amount,
-    /// What the model is called; the datanet's name by default.
+    /// What the model is called; as its datanet by default, with a number where that is taken.
     #[arg(long)]
     name: Option<String>,
     /// The base: builtin, one that was pulled (its id, the beginning of it, or its name), or a folder or GGUF file.
@@ -104,11 +105,32 @@ async fn base(context: &Context, given: &str) -> Result<String, Failure> {
     path.to_str().map(str::to_owned).ok_or_else(|| Failure::usage("the folder's name is not UTF-8", "rename it"))
 }
 
+/// Names of models, bases and runs that are not done.
+async fn taken_names(context: &Context) -> Result<BTreeSet<String>, Failure> {
+    let mut taken = BTreeSet::new();
+    for list in ["/api/releases", "/api/bases", "/api/runs"] {
+        let known = context.client.get(list).await?;
+        let is_done = |row: &Value| matches!(row["state"].as_str(), Some("done" | "failed" | "stopped"));
+        taken.extend(text::rows(&known).iter().filter(|row| !is_done(row)).map(|row| text::field(&row["name"])));
+    }
+    Ok(taken)
+}
+
+/// What a model is called whose user gave no name: as its datanet, with a number behind where that is taken.
+fn free_name(plain: &str, taken: &BTreeSet<String>) -> String {
+    let numbered = (2..=taken.len() + 1).map(|number| format!("{plain}-{number}"));
+    let mut free = std::iter::once(plain.to_owned()).chain(numbered).filter(|name| !taken.contains(name));
+    free.next().unwrap_or_default()
+}
+
 /// Has a run begun; what stands in its way is said before the preview.
 pub(super) async fn start(context: &Context, args: &StartArgs) -> Result<Output, Failure> {
     let known = context.client.get("/api/datanets").await?;
     let datanet = DATANET.find_or_only(&known, args.data.as_deref(), "--data")?;
-    let name = args.name.clone().unwrap_or_else(|| datanet["name"].as_str().unwrap_or("model").to_owned());
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => free_name(datanet["name"].as_str().unwrap_or("model"), &taken_names(context).await?),
+    };
     let fields = fields(args)?;
     let recipe = Recipe::of_fields(&fields).map_err(|error| Failure::usage(error, RECIPE_HINT))?;
     let body = json!({
@@ -202,6 +224,14 @@ mod tests {
     struct Only {
         #[command(flatten)]
         start: StartArgs,
+    }
+
+    #[test]
+    fn a_model_without_a_name_takes_its_datanet_s_or_the_first_number_that_is_free() {
+        let taken = ["letters", "letters-2", "other"].map(str::to_owned).into();
+        assert_eq!(free_name("letters", &taken), "letters-3");
+        assert_eq!(free_name("rivers", &taken), "rivers");
+        assert_eq!(free_name("letters", &["letters".to_owned()].into()), "letters-2");
     }
 
     fn args(given: &[&str]) -> StartArgs {
