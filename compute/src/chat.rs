@@ -41,6 +41,9 @@ pub enum ChatError {
     /// The template fails on this conversation or exceeds a bound.
     #[error("chat template failed: {0}")]
     Failed(String),
+    /// The process that renders could not begin or died: another machine may give it more.
+    #[error("chat template failed: {0}")]
+    Ended(String),
     /// The conversation is no JSON of the right form.
     #[error("conversation: {0}")]
     Conversation(String),

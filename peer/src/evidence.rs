@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use tributary_protocol::datanet::Contribution;
@@ -17,6 +18,10 @@ use tributary_storage::blobs::{BlobStore, IrohBlobs};
 use tributary_storage::shard::{self, Record};
 use tributary_storage::spans::{SpanIndex, SpanText, SpansError, build};
 
+/// Words of one index: half a gigabyte of memory while it is made, and nearly as much of the disk.
+const INDEX_WORDS: u64 = 1 << 25;
+/// What all indexes together may take of the disk; the ones made longest ago make room.
+const INDEXES_BYTES: u64 = 4 << 30;
 /// Characters of a record that are shown on each side of its words.
 const CONTEXT_CHARS: usize = 80;
 
@@ -54,15 +59,14 @@ pub struct Found {
     pub record_words: u64,
     /// Their shards.
     pub shards: usize,
+    /// Shards that could not be looked through: not here, damaged, or with too many words.
+    pub skipped: usize,
 }
 
-/// Why there is no evidence.
+/// Why there is no evidence, or none of one shard.
 #[derive(Debug, thiserror::Error)]
 pub enum EvidenceError {
-    /// A shard is not in the store.
-    #[error("shard {0} is not here yet")]
-    Absent(Hash),
-    /// A shard or the store is damaged.
+    /// A shard is not in the store, or the store or the shard is damaged.
     #[error("shard {shard}: {why}")]
     Shard {
         /// Which.
@@ -100,37 +104,60 @@ impl Evidence {
         Self { folder, turn: tokio::sync::Mutex::new(()) }
     }
 
-    /// Where `answer` repeats records of `entries` word for word.
+    /// Where `answer` repeats records of `entries` word for word. The search goes on when nobody waits for it any more, so
+    /// that no index is made twice at once.
     ///
     /// # Errors
-    /// When a shard is missing or damaged, or an index can't be made.
+    /// When the search breaks off; a shard that can't be looked through is counted and left out.
     pub async fn quotations(
+        self: &Arc<Self>,
+        store: &IrohBlobs,
+        entries: Vec<Signed<Contribution>>,
+        answer: String,
+    ) -> Result<Found, EvidenceError> {
+        let (evidence, store) = (Arc::clone(self), store.clone());
+        let search = tokio::spawn(async move {
+            let _turn = evidence.turn.lock().await;
+            evidence.search(&store, entries, answer).await
+        });
+        search.await.map_err(|error| EvidenceError::Broken(error.to_string()))?
+    }
+
+    async fn search(
         &self,
         store: &IrohBlobs,
         mut entries: Vec<Signed<Contribution>>,
         answer: String,
     ) -> Result<Found, EvidenceError> {
-        let _turn = self.turn.lock().await;
         entries.sort_by_key(|entry| (entry.body.claimed_ms, entry.account, entry.body.sequence));
-        let mut places = Vec::new();
+        let (mut places, mut skipped) = (Vec::new(), 0);
         for entry in entries {
-            let index = self.index(store, entry.body.shard).await?;
-            places.push(Place { index, shard: entry.body.shard, contributor: entry.account });
+            let shard = entry.body.shard;
+            match self.index(store, shard).await {
+                Ok(index) => places.push(Place { index, shard, contributor: entry.account }),
+                Err(error) => {
+                    tracing::debug!(%error, "a shard is not looked through");
+                    skipped += 1;
+                }
+            }
         }
-        let (places, spans, answer) = blocking(move || {
+        let (places, mut spans, answer) = blocking(move || {
             let spans = spans(&places, &answer);
             (places, spans, answer)
         })
         .await?;
         let parts: Vec<Range<usize>> = words(&answer).take(MAX_WORDS).map(|(bytes, _)| bytes).collect();
         let mut quotations = Vec::new();
-        for (span, number) in spans {
-            let place = &places[number];
+        // A shard is read once for all of its quotations.
+        spans.sort_by_key(|(_, number)| *number);
+        for group in spans.chunk_by(|one, other| one.1 == other.1) {
+            let Some(place) = group.first().and_then(|(_, number)| places.get(*number)) else { continue };
             let records = records(store, place.shard).await?;
-            quotations.extend(quotation(&answer, &parts, span, place, &records));
+            quotations.extend(group.iter().filter_map(|(span, _)| quotation(&answer, &parts, *span, place, &records)));
         }
+        quotations.sort_by_key(|found| (std::cmp::Reverse(found.micro_bits), found.bytes.start));
         let record_words = places.iter().map(|place| place.index.roots().entries - place.index.roots().records).sum();
-        Ok(Found { quotations, answer_words: parts.len(), record_words, shards: places.len() })
+        Ok(Found { quotations, answer_words: parts.len(), record_words, shards: places.len(), skipped })
     }
 
     /// The index of a shard, made anew where it is missing or damaged.
@@ -140,16 +167,37 @@ impl Evidence {
             return Ok(index);
         }
         let records = records(store, shard).await?;
-        let made = blocking(move || make(shard, &records, &path)).await?;
+        let folder = self.folder.clone();
+        let made = blocking(move || make(shard, &records, &folder, &path)).await?;
         Ok(made?)
     }
 }
 
-fn make(shard: Hash, records: &[Record], path: &Path) -> Result<SpanIndex, SpansError> {
+fn make(shard: Hash, records: &[Record], folder: &Path, path: &Path) -> Result<SpanIndex, SpansError> {
     let io = |source| SpansError::Io { path: path.to_owned(), source };
-    path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(io)?;
-    build(shard, records, path)?;
+    std::fs::create_dir_all(folder).map_err(io)?;
+    build(shard, records, INDEX_WORDS, path)?;
+    make_room(folder, path).map_err(io)?;
     SpanIndex::open(&shard, path)
+}
+
+/// Removes the oldest indexes but `newest` until all fit their bound; one that is mapped stays readable.
+fn make_room(folder: &Path, newest: &Path) -> std::io::Result<()> {
+    let mut kept = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let (path, about) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
+        kept.push((about.modified()?, about.len(), path));
+    }
+    kept.sort();
+    let mut bytes: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
+    for (_, freed, path) in kept.iter().filter(|(_, _, path)| path != newest) {
+        if bytes <= INDEXES_BYTES {
+            break;
+        }
+        std::fs::remove_file(path)?;
+        bytes -= freed;
+    }
+    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, EvidenceError> {
@@ -159,7 +207,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 async fn records(store: &IrohBlobs, shard: Hash) -> Result<Vec<Record>, EvidenceError> {
     let damaged = |why: String| EvidenceError::Shard { shard, why };
     let bytes = store.get(shard).await.map_err(|error| damaged(error.to_string()))?;
-    let bytes = bytes.ok_or(EvidenceError::Absent(shard))?;
+    let bytes = bytes.ok_or_else(|| damaged("it is not here yet".into()))?;
     blocking(move || shard::read(&bytes)).await?.map_err(|error| damaged(error.to_string()))
 }
 

@@ -60,7 +60,7 @@ pub struct ApiState {
     /// The cards of datanets.
     pub cards: Arc<Cards>,
     /// What answers repeat.
-    pub evidence: Evidence,
+    pub evidence: Arc<Evidence>,
     /// Money.
     pub settlement: Arc<Settlement>,
     /// Training runs.

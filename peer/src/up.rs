@@ -193,7 +193,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     let listening = control.listen_addrs().await?;
     handle.input(Input::Listening { control: listening, data: runtime::data_addresses(&data) }).await?;
     let state = Arc::new(ApiState {
-        evidence: Evidence::at(home.path("spans")),
+        evidence: Arc::new(Evidence::at(home.path("spans"))),
         home,
         chain_url: chain.as_ref().and(network.chain.as_ref()).map(|notice| notice.url.clone()),
         network,

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::Hash;
 
-pub use fault::{Fault, judge};
+pub use fault::{Fault, Longer, judge, refutes};
 pub use longest::{Longest, MatchProof, longest};
 pub use page::{PAGE_ENTRIES, Page, page_count, page_hash};
 pub use weigh::{Span, improbability, maximal};

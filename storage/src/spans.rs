@@ -18,7 +18,7 @@ mod search;
 pub use build::{SpanText, build};
 pub use file::SpanIndex;
 
-/// Words and separators of one index: positions are 32 bits, and libsais counts with signed ones.
+/// Words and separators of one index at most: positions are 32 bits, and libsais counts with signed ones.
 pub const MAX_ENTRIES: u64 = (1 << 31) - 1;
 
 /// Why there is no span index.
@@ -27,9 +27,12 @@ pub enum SpansError {
     /// A shard without records.
     #[error("a shard without records has no span index")]
     Empty,
-    /// More words than an index takes.
-    #[error("the shard has more than {MAX_ENTRIES} words")]
-    TooLong,
+    /// More words than the index may have.
+    #[error("the shard has more than {most} words")]
+    TooLong {
+        /// Most allowed.
+        most: u64,
+    },
     /// The suffix sorter failed.
     #[error("the words can't be sorted: {0}")]
     Sort(String),

@@ -116,7 +116,7 @@ impl Apart {
             let process = match &mut *running {
                 Some(process) => process,
                 none => none.insert(self.renderer.start().map_err(|error| {
-                    ChatError::Failed(format!("the process that renders templates cannot be started: {error}"))
+                    ChatError::Ended(format!("the process that renders templates cannot be started: {error}"))
                 })?),
             };
             let was_fresh = process.rendered == 0;
@@ -129,7 +129,7 @@ impl Apart {
                     *running = None;
                     if was_fresh {
                         tracing::debug!(%error, "the process of a chat template died");
-                        return Err(ChatError::Failed(DIED.into()));
+                        return Err(ChatError::Ended(DIED.into()));
                     }
                 }
             }

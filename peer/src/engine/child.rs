@@ -67,8 +67,11 @@ pub fn run(folder: &Path, wanted: Wanted, allowed_bytes: Option<u64>) -> io::Res
 
 /// Keeps a job that runs away from taking the whole machine with it: the engine fails alone beyond its memory.
 fn limit_memory(bytes: u64) {
-    let limit = rustix::process::Rlimit { current: Some(bytes), maximum: Some(bytes) };
-    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::As, limit) {
+    let resource = rustix::process::Resource::As;
+    // Its own limit only: the process that renders templates has another one.
+    let maximum = rustix::process::getrlimit(resource).maximum;
+    let limit = rustix::process::Rlimit { current: Some(maximum.map_or(bytes, |most| most.min(bytes))), maximum };
+    if let Err(error) = rustix::process::setrlimit(resource, limit) {
         tracing::debug!(%error, "the engine runs without a memory limit");
     }
 }

@@ -138,6 +138,7 @@ fn check(context: &JobContext, base: Hash, adapter: Hash, claim: &Claim) -> Resu
             done.abstained = Some(format!("computed in class {}, this machine is {class}", claim.class));
         }
         Err(Ended::Refused(_, reason)) => done.fault = Some(format!("such a question has no answer: {reason}")),
+        Err(Ended::Beyond(reason)) => done.abstained = Some(reason),
         Err(Ended::Failed(reason)) => return Err(reason),
         Ok((_, tokens)) if tokens != transcript.prompt_tokens => {
             done.fault = Some("the prompt's tokens are others".into());

@@ -35,6 +35,8 @@ fn text<E: std::fmt::Display>(error: E) -> String {
 pub(super) enum Ended {
     /// The question is at fault.
     Refused(RefusalKind, String),
+    /// It takes more than this machine gives; another one may give more.
+    Beyond(String),
     /// This machine is.
     Failed(String),
 }
@@ -43,6 +45,7 @@ impl Ended {
     pub(super) fn into_done(self) -> Result<Done, String> {
         match self {
             Self::Refused(kind, reason) => Ok(Done::Refused { kind: kind.code(), reason }),
+            Self::Beyond(reason) => Ok(Done::Refused { kind: RefusalKind::Invalid.code(), reason }),
             Self::Failed(reason) => Err(reason),
         }
     }
@@ -110,7 +113,7 @@ pub(super) fn tokens_of(base: &Base, prompt: &Prompt) -> Result<Vec<u32>, Ended>
             Ok(template) => {
                 let parsed = Conversation::from_json(conversation.as_bytes()).map_err(|error| invalid(&error))?;
                 let at_s = i64::try_from(*at_s).unwrap_or(i64::MAX);
-                let rendered = template.render(&parsed, true, at_s).map_err(|error| invalid(&error))?;
+                let rendered = template.render(&parsed, true, at_s).map_err(|error| unrendered(&error))?;
                 base.tokenizer().encode(&rendered)
             }
             Err(error) if matches!(*error, ChatError::None) => base.tokenizer().encode_prompt(&single(conversation)?),
@@ -118,6 +121,13 @@ pub(super) fn tokens_of(base: &Base, prompt: &Prompt) -> Result<Vec<u32>, Ended>
         },
     };
     encoded.map_err(|error| invalid(&error))
+}
+
+fn unrendered(error: &ChatError) -> Ended {
+    match error {
+        ChatError::Ended(_) => Ended::Beyond(error.to_string()),
+        _ => invalid(error),
+    }
 }
 
 fn invalid(error: &dyn std::fmt::Display) -> Ended {

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tributary_compute::chat::apart::{self, Renderer};
 
 /// The hidden command that [`run`]s.
@@ -28,7 +28,11 @@ pub fn renderer() -> Option<Renderer> {
 /// # Errors
 /// When the limits can't be set, or a stream breaks.
 pub fn run() -> io::Result<()> {
-    let limit = |resource, most| setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
+    // The engine's own limit stands above this one where it is lower.
+    let limit = |resource, wanted: u64| {
+        let most = getrlimit(resource).maximum.map_or(wanted, |most| most.min(wanted));
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+    };
     limit(Resource::Core, 0)?;
     limit(Resource::Cpu, CPU_S)?;
     limit(Resource::As, taken_bytes().saturating_add(ROOM_BYTES))?;

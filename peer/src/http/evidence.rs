@@ -7,7 +7,7 @@ use tributary_protocol::node::Node;
 use tributary_protocol::receipt::Work;
 
 use super::{Answer, Api, ApiError};
-use crate::evidence::{EvidenceError, Found};
+use crate::evidence::Found;
 
 /// The text of an answer and the shards of the datanet that its model was made of.
 pub(super) async fn show(State(api): Api, Path(key): Path<Hash>) -> Answer<Found> {
@@ -32,8 +32,5 @@ pub(super) async fn show(State(api): Api, Path(key): Path<Hash>) -> Answer<Found
         ));
     };
     let found = api.evidence.quotations(&api.workshop.store, entries, text).await;
-    found.map(Json).map_err(|error| match error {
-        EvidenceError::Absent(_) => ApiError::unreachable(error, "the node fetches it from its contributor; try again"),
-        other => ApiError::internal(other),
-    })
+    found.map(Json).map_err(ApiError::internal)
 }

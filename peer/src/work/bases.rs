@@ -3,10 +3,12 @@
 //! Invariant: nothing of a base is fetched before its manifest and its size are known to fit, and none is used before
 //! the engine loaded it once from the folder that holds exactly its files.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use tributary_protocol::id::{Hash, NodeId};
+use tributary_protocol::node::Node;
 use tributary_storage::base::{self, BaseError, BaseFile, BaseManifest, MANIFEST_MAX_BYTES};
 use tributary_storage::blobs::BlobStore;
 
@@ -97,6 +99,7 @@ impl Workshop {
         if bytes <= self.bases.limit_bytes() {
             self.make_room(bytes).await?;
         }
+        let had = self.had().await.map_err(machine)?;
         let manifest = base::import(&self.store, &sources, self.bases.limit_bytes()).await?;
         let id = manifest.id();
         let turn = self.bases.turn(id);
@@ -113,7 +116,7 @@ impl Workshop {
             Err(fault) => {
                 // One that was here before under another name stays.
                 if self.bases.record(&id).map_err(machine)?.is_none() {
-                    self.discard(&manifest).await;
+                    self.discard(&manifest, &had).await;
                 }
                 Err(fault)
             }
@@ -189,7 +192,9 @@ impl Workshop {
         let _mine = turn.lock().await;
         let bytes = self.blob(base, providers, MANIFEST_MAX_BYTES).await?;
         let manifest = BaseManifest::from_bytes(&bytes).map_err(|error| error.to_string())?;
+        let mut had: BTreeSet<Hash> = manifest.files().iter().map(|file| file.hash).collect();
         if !base::folder_of(self.bases.root(), base).is_dir() {
+            had = self.had().await?;
             self.check_limit(&manifest).map_err(|fault| fault.to_string())?;
             self.make_room(manifest.total_bytes()).await.map_err(|fault| format!("base {}: {fault}", base.short()))?;
             for file in manifest.files() {
@@ -203,7 +208,7 @@ impl Workshop {
             Err(fault) => {
                 // Its peers have it still; what nobody could load here must not fill the disk unnoticed.
                 if matches!(fault, BaseFault::Refused(_) | BaseFault::EngineEnded(_)) {
-                    self.discard(&manifest).await;
+                    self.discard(&manifest, &had).await;
                 }
                 Err(format!("base {}: {fault}", base.short()).into())
             }
@@ -232,7 +237,7 @@ impl Workshop {
         let bytes = self.store.get(id).await.map_err(machine)?;
         self.bases.forget(&id).map_err(machine)?;
         match bytes.and_then(|bytes| BaseManifest::from_bytes(&bytes).ok()) {
-            Some(manifest) => self.discard(&manifest).await,
+            Some(manifest) => self.discard(&manifest, &BTreeSet::new()).await,
             None => {
                 self.engine.forget_base(id).await;
                 base::remove_folder(self.bases.root(), id)?;
@@ -297,13 +302,22 @@ impl Workshop {
         Err(format!("{} of the base cannot be fetched: {reason}", file.name).into())
     }
 
-    /// Gives back what a base took on the disk, apart from what others have too.
-    async fn discard(&self, manifest: &BaseManifest) {
+    /// What the store holds now.
+    async fn had(&self) -> Result<BTreeSet<Hash>, String> {
+        Ok(self.store.list().await.map_err(|error| error.to_string())?.into_iter().collect())
+    }
+
+    /// Gives back what a base took on the disk, apart from what was here before it, and what bases, datanets and released
+    /// models have too: a stranger's manifest can name any file.
+    async fn discard(&self, manifest: &BaseManifest, had: &BTreeSet<Hash>) {
         self.engine.forget_base(manifest.id()).await;
         if let Err(error) = base::remove_folder(self.bases.root(), manifest.id()) {
             tracing::warn!(%error, "the folder of a base stays");
         }
-        let mut shared = std::collections::BTreeSet::new();
+        let Ok(mut shared) = self.node.view(named_by_others).await else {
+            return tracing::warn!("the files of a base stay: what else needs them is not known");
+        };
+        shared.extend(had);
         for record in self.bases.all().unwrap_or_default() {
             if let Ok(Some(bytes)) = self.store.get(record.id).await
                 && let Ok(other) = BaseManifest::from_bytes(&bytes)
@@ -323,4 +337,14 @@ impl Workshop {
             Err(error) => tracing::warn!(%error, "removed files stay on the disk until the next start"),
         }
     }
+}
+
+/// Files that datanets and released models name.
+fn named_by_others(node: &Node) -> BTreeSet<Hash> {
+    let shards = node.datanets().flat_map(|datanet| datanet.all_entries().map(|entry| entry.body.shard));
+    let released = node.releases().flat_map(|release| {
+        let left_out = release.body.contributors.iter().map(|one| one.leave_out);
+        left_out.chain([release.body.adapter, release.body.index])
+    });
+    shards.chain(released).collect()
 }

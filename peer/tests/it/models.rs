@@ -4,10 +4,11 @@
 mod hub;
 pub mod small;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use tributary_compute::device;
+use tributary_protocol::id::Hash;
 
 use self::small::Small;
 use super::support::{NodeProcess, document, folder, on, stderr, until};
@@ -101,6 +102,35 @@ fn bad_files_are_refused_with_their_reason_and_the_node_lives_on() {
     let pulled = document(&node, &["model", "pull", text(&small.folder)]);
     assert_eq!((&pulled["name"], &pulled["licence"]), (&json!("folder"), &json!("apache-2.0")), "{pulled}");
     exports_and_goes(&node, root.path());
+}
+
+/// Whoever names a file of somebody else's in a base must not have it deleted with the base.
+#[test]
+fn a_refused_base_takes_no_file_with_it_that_was_here_before() {
+    let root = folder();
+    let small = Small::make(&root.path().join("small"));
+    let node = NodeProcess::start(&root.path().join("node"), &["--offline"]);
+    let made = node.post("/api/datanets", &json!({"name": "noise", "licence": "CC0-1.0"})).unwrap();
+    let line =
+        |number: u32| format!("{{\"prompt\":\"{number}\",\"completion\":\"{}\"}}\n", Hash::of(&number.to_le_bytes()));
+    let records = root.path().join("noise.jsonl");
+    std::fs::write(&records, (0..4_000).map(line).collect::<String>()).unwrap();
+    let datanet = made["id"].as_str().unwrap();
+    node.post(&format!("/api/datanets/{datanet}/records"), &json!({"path": records})).unwrap();
+    let blobs = node.folder.join("blobs").join("data");
+    let files = || -> Vec<PathBuf> {
+        let mut files: Vec<_> = std::fs::read_dir(&blobs).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    let is_shard = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "data");
+    let shard = files().into_iter().find(is_shard).expect("a shard of a hundred kilobytes is a file");
+    let before = files();
+    std::fs::copy(&shard, small.folder.join("model-00001-of-00002.safetensors")).unwrap();
+    let refused = on(&node, &["model", "pull", text(&small.folder)]);
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    assert_eq!(node.get("/api/bases").unwrap(), json!([]));
+    assert_eq!(files(), before);
 }
 
 /// What was pulled is listed, exported whole and compared, and removed.

@@ -7,7 +7,7 @@ use crate::datanet::Datanet;
 use crate::envelope::Signed;
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
 use crate::message::{Heartbeat, Measurement, PeerRecord, Release};
-use crate::receipt::{SignedReceipt, Voucher};
+use crate::receipt::{SignedReceipt, Voucher, Work};
 use crate::task::Award;
 use crate::verification::Verdict;
 
@@ -108,12 +108,18 @@ impl Node {
     /// One question of this node.
     #[must_use]
     pub fn ask_view(&self, key: &Hash) -> Option<AskView> {
-        self.asker.view(key)
+        self.asker.view(key).filter(|view| self.is_of_answer(view))
+    }
+
+    /// Whether it is a question's: trainings are settled by receipts too.
+    fn is_of_answer(&self, view: &AskView) -> bool {
+        let receipt = view.receipt.and_then(|id| self.receipt_of(&id));
+        !receipt.is_some_and(|signed| matches!(signed.receipt.work, Work::Training { .. }))
     }
 
     /// All questions of this node, by key.
     pub fn asks(&self) -> impl Iterator<Item = (Hash, AskView)> {
-        self.asker.keys().filter_map(|key| Some((key, self.asker.view(&key)?)))
+        self.asker.keys().filter_map(|key| Some((key, self.ask_view(&key)?)))
     }
 
     /// Findings about this node's answers.

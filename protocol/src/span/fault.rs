@@ -1,5 +1,5 @@
 //! What refutes an index: two neighbours out of order, a position that the inverse sends elsewhere, words that are not
-//! the record's, a match that is longer than claimed.
+//! the record's, and, of a claim alone, a match that is longer.
 
 use core::cmp::Ordering;
 
@@ -7,7 +7,7 @@ use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use super::page::{Page, Pages};
-use super::{SEPARATOR, SpanError, SpanRoots, start_hash, words};
+use super::{Longest, SEPARATOR, SpanError, SpanRoots, start_hash, words};
 use crate::id::Hash;
 use crate::merkle;
 
@@ -48,15 +48,32 @@ pub enum Fault {
         /// Pages of the text with its place.
         text: Vec<Page>,
     },
-    /// `at` stands a match of `words` words with the beginning of a text, more than an answer's index claimed.
-    Longer {
-        /// The text's beginning, all of which matches.
-        words: Vec<u32>,
-        /// Where.
-        at: u64,
-        /// Pages of the text with it.
-        text: Vec<Page>,
-    },
+}
+
+/// A match that is longer than somebody claimed: words at `at`, as many as it has.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Longer {
+    /// How many words match.
+    pub words: u64,
+    /// Where.
+    pub at: u64,
+    /// Pages of the text with it.
+    pub text: Vec<Page>,
+}
+
+/// Whether `longer` refutes the claim that the longest match of the beginning of `text` is `claimed`. It says nothing of
+/// the index: who claimed it may have looked badly.
+///
+/// # Errors
+/// When the pages are not the committed ones, or what they show is no longer match.
+pub fn refutes(roots: &SpanRoots, text: &[u32], claimed: &Longest, longer: &Longer) -> Result<(), SpanError> {
+    let pages = Pages::check(&roots.text, roots.entries, &longer.text)?;
+    let length = usize::try_from(longer.words).unwrap_or(usize::MAX);
+    let own = text.get(..length).filter(|own| longer.words > claimed.words && !own.contains(&SEPARATOR));
+    match own {
+        Some(own) if stands(&pages, longer.at, own.iter().copied())? => Ok(()),
+        _ => Err(SpanError::NoFault),
+    }
 }
 
 /// Whether `fault` is one of the index under `roots`.
@@ -75,10 +92,6 @@ pub fn judge(roots: &SpanRoots, fault: &Fault) -> Result<(), SpanError> {
             let pages = Pages::check(&roots.text, roots.entries, text)?;
             let wanted = words(content).map(|(_, word)| word).chain([SEPARATOR]);
             !stands(&pages, *start, wanted)?
-        }
-        Fault::Longer { words, at, text } => {
-            let pages = Pages::check(&roots.text, roots.entries, text)?;
-            !words.contains(&SEPARATOR) && stands(&pages, *at, words.iter().copied())?
         }
     };
     if wrong { Ok(()) } else { Err(SpanError::NoFault) }

@@ -39,18 +39,22 @@ pub(super) struct Text {
 }
 
 impl Text {
-    pub(super) fn of<R: SpanText>(records: &[R]) -> Result<Self, SpansError> {
+    pub(super) fn of<R: SpanText>(records: &[R], most: u64) -> Result<Self, SpansError> {
+        let most = most.min(MAX_ENTRIES);
         let mut text = Self { words: Vec::new(), starts: Vec::new(), ids: Vec::new() };
         for record in records {
             text.starts.push(position(text.words.len())?);
             text.ids.push(record.id());
             text.words.extend(words(&record.text()).map(|(_, word)| word));
             text.words.push(SEPARATOR);
+            if text.words.len() as u64 > most {
+                return Err(SpansError::TooLong { most });
+            }
         }
         if text.words.is_empty() {
             return Err(SpansError::Empty);
         }
-        position(text.words.len()).map(|_| text)
+        Ok(text)
     }
 
     /// Numbers for the sorter: separators by their place below all words, words by their own order.
@@ -67,7 +71,7 @@ impl Text {
                     separators - 1
                 }
             };
-            i32::try_from(rank).map_err(|_| SpansError::TooLong)
+            i32::try_from(rank).map_err(|_| SpansError::TooLong { most: MAX_ENTRIES })
         };
         self.words.iter().map(rank).collect()
     }
@@ -75,7 +79,7 @@ impl Text {
 
 fn position(at: usize) -> Result<u32, SpansError> {
     let fits = u64::try_from(at).is_ok_and(|at| at <= MAX_ENTRIES);
-    u32::try_from(at).ok().filter(|_| fits).ok_or(SpansError::TooLong)
+    u32::try_from(at).ok().filter(|_| fits).ok_or(SpansError::TooLong { most: MAX_ENTRIES })
 }
 
 /// Positions in the order of their suffixes.
@@ -102,13 +106,13 @@ fn pages(entries: &[u32]) -> Tree {
     Tree::of(&entries.chunks(page).map(page_hash).collect::<Vec<_>>())
 }
 
-/// Makes the index of `shard`, whose records in their order are `records`, as the file `path`; gives what is to be
-/// committed. The same records give the same file.
+/// Makes the index of `shard`, whose records in their order are `records`, as the file `path`, of at most `most` entries;
+/// gives what is to be committed. The same records give the same file.
 ///
 /// # Errors
 /// When there are no records or too many words, or the disk fails; then there is no file.
-pub fn build<R: SpanText>(shard: Hash, records: &[R], path: &Path) -> Result<SpanRoots, SpansError> {
-    let text = Text::of(records)?;
+pub fn build<R: SpanText>(shard: Hash, records: &[R], most: u64, path: &Path) -> Result<SpanRoots, SpansError> {
+    let text = Text::of(records, most)?;
     let order = order(&text)?;
     let inverse = inverse(&order)?;
     commit(shard, &text, &order, &inverse, path)

@@ -2,7 +2,9 @@
 
 use std::cmp::Ordering;
 
-use tributary_protocol::span::{Fault, Longest, MAX_WORDS, MatchProof, Page, SEPARATOR, Span, improbability, maximal};
+use tributary_protocol::span::{
+    Fault, Longer, Longest, MAX_WORDS, MatchProof, Page, SEPARATOR, Span, improbability, maximal,
+};
 
 use super::SpanIndex;
 use super::file::List;
@@ -97,11 +99,11 @@ impl SpanIndex {
         MatchProof { place, order: self.pages(List::Order, beside.start, beside.end), text: distinct(pages) }
     }
 
-    /// What shows that a match of all of `words` stands at `at`.
+    /// What shows the longest match of the beginning of `text` to whoever claims a shorter one.
     #[must_use]
-    pub fn prove_longer(&self, words: &[u32], at: u64) -> Fault {
-        let text = self.pages(List::Text, at, at + words.len() as u64);
-        Fault::Longer { words: words.to_vec(), at, text }
+    pub fn prove_longer(&self, text: &[u32]) -> Longer {
+        let Longest { words, at } = self.longest(text);
+        Longer { words, at, text: self.pages(List::Text, at, at + words) }
     }
 
     /// The first fault of order or inverse, if there is one: neighbours that are not in order, or a position that the

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 use tributary_protocol::id::Hash;
-use tributary_protocol::span::{Fault, MatchProof, SEPARATOR, SpanError, SpanRoots, judge, longest, word_hash, words};
+use tributary_protocol::span::{
+    Fault, Longer, Longest, MatchProof, SEPARATOR, SpanError, SpanRoots, judge, longest, refutes, word_hash, words,
+};
 
 use super::build::{self, Text};
 use super::*;
@@ -26,7 +28,7 @@ fn made(texts: &[&str]) -> Vec<Made> {
 /// Makes and opens the index of some texts.
 fn index(folder: &tempfile::TempDir, texts: &[&str]) -> SpanIndex {
     let path = folder.path().join("spans");
-    let roots = build(SHARD, &made(texts), &path).unwrap();
+    let roots = build(SHARD, &made(texts), MAX_ENTRIES, &path).unwrap();
     let index = SpanIndex::open(&SHARD, &path).unwrap();
     assert_eq!(*index.roots(), roots);
     index
@@ -35,7 +37,7 @@ fn index(folder: &tempfile::TempDir, texts: &[&str]) -> SpanIndex {
 /// The same, with the lists as `change` leaves them: what a liar would commit to.
 fn false_index(folder: &tempfile::TempDir, texts: &[&str], change: impl FnOnce(&mut Text, &mut [u32])) -> SpanIndex {
     let path = folder.path().join("spans");
-    let mut text = Text::of(&made(texts)).unwrap();
+    let mut text = Text::of(&made(texts), MAX_ENTRIES).unwrap();
     let mut order = build::order(&text).unwrap();
     change(&mut text, &mut order);
     let inverse = build::inverse(&order).unwrap();
@@ -139,22 +141,27 @@ fn words_that_are_not_the_record_s_are_proven() {
 }
 
 #[test]
-fn a_longer_match_refutes_a_claim() {
+fn a_longer_match_refutes_a_claim_and_no_true_one() {
     let folder = tempfile::tempdir().unwrap();
     let index = index(&folder, &RHYME);
-    let there = numbers("look at a king");
-    let at = index.longest(&there).at;
-    assert_eq!(judge(index.roots(), &index.prove_longer(&there, at)), Ok(()));
-    let absent = numbers("look at a queen");
-    assert_eq!(judge(index.roots(), &index.prove_longer(&absent, at)), Err(SpanError::NoFault));
+    let text = numbers("look at a queen");
+    let shown = index.prove_longer(&text);
+    let claimed = |words| Longest { words, at: 0 };
+    assert_eq!(refutes(index.roots(), &text, &claimed(2), &shown), Ok(()));
+    assert_eq!(refutes(index.roots(), &text, &claimed(3), &shown), Err(SpanError::NoFault));
+    let invented = Longer { words: 4, ..shown.clone() };
+    assert_eq!(refutes(index.roots(), &text, &claimed(3), &invented), Err(SpanError::NoFault));
+    let beyond = Longer { words: 5, ..shown };
+    assert_eq!(refutes(index.roots(), &text, &claimed(3), &beyond), Err(SpanError::NoFault));
 }
 
 #[test]
 fn bad_files_are_refused_and_nothing_half_is_left() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("spans");
-    assert!(matches!(build::<Made>(SHARD, &[], &path), Err(SpansError::Empty)));
-    build(SHARD, &made(&RHYME), &path).unwrap();
+    assert!(matches!(build::<Made>(SHARD, &[], MAX_ENTRIES, &path), Err(SpansError::Empty)));
+    assert!(matches!(build(SHARD, &made(&RHYME), 20, &path), Err(SpansError::TooLong { most: 20 })));
+    build(SHARD, &made(&RHYME), MAX_ENTRIES, &path).unwrap();
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     assert!(matches!(SpanIndex::open(&Hash([8; 32]), &path), Err(SpansError::OtherShard { .. })));
     let whole = std::fs::read(&path).unwrap();

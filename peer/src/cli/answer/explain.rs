@@ -93,9 +93,13 @@ fn method(receipt: &Receipt, answer: &Value) -> String {
 
 fn quotations(evidence: &Value) -> String {
     let found = text::rows(&evidence["quotations"]);
+    let skipped = match text::number(&evidence["skipped"]) {
+        0 => String::new(),
+        number => format!(" {} could not be looked through.", text::counted(number, "shard")),
+    };
     if found.is_empty() {
         let looked = format!(
-            "No part of the answer stands in the {} words of {} that chance would not explain.",
+            "No part of the answer stands in the {} words of {} that chance would not explain.{skipped}",
             text::grouped(text::number(&evidence["record_words"])),
             text::counted(text::number(&evidence["shards"]), "shard"),
         );
@@ -113,7 +117,7 @@ fn quotations(evidence: &Value) -> String {
         let lines = text::wrapped(&there, WIDTH - 2 * INDENT);
         format!("{who}\n{}", lines.iter().map(|line| format!("{:INDENT$}{line}\n", "")).collect::<String>())
     };
-    found.iter().map(one).collect()
+    found.iter().map(one).collect::<String>() + skipped.trim_start()
 }
 
 #[cfg(test)]
