@@ -222,10 +222,12 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_or_says_nothing_is_an_error() {
-        for (program, word) in [("/nowhere/tributary", "started"), ("/bin/true", "memory")] {
-            let apart = Apart::new(Renderer::new(program.into(), &[]));
+        // These tests' own program, which knows no such option, ends without a word on its standard output.
+        let silent = std::env::current_exe().unwrap();
+        for (program, word) in [("/nowhere/tributary".into(), "started"), (silent, "memory")] {
+            let apart = Apart::new(Renderer::new(program, &["--no-such-option"]));
             let failed = apart.render(&Sources::default(), &Conversation::of(&[]), true, 0).unwrap_err();
-            assert!(matches!(&failed, ChatError::Failed(why) if why.contains(word)), "{failed}");
+            assert!(matches!(&failed, ChatError::Ended(why) if why.contains(word)), "{failed}");
         }
         assert!(read_frame(&mut u32::MAX.to_le_bytes().as_slice()).is_err());
     }
