@@ -167,6 +167,7 @@ fn routes(state: Arc<ApiState>) -> Router {
         .route("/api/datanets/{id}", get(datanets::show))
         .route("/api/datanets/{id}/card", get(cards::show).post(cards::edit))
         .route("/api/datanets/{id}/records", post(datanets::add_records))
+        .route("/api/datanets/{id}/repeats", get(datanets::repeats))
         .route("/api/runs", get(runs::list).post(runs::start))
         .route("/api/runs/{key}", get(runs::show))
         .route("/api/runs/{key}/metrics", get(runs::metrics))

@@ -1,7 +1,8 @@
 //! From credits to integer shares: how much of an answer each contributor explains.
 //!
-//! Invariant: the shares and the commons' part of one answer sum exactly to [`WHOLE`]; shares are linear in
-//! the credits, so that splitting one identity into several gains nothing (design section 8, "Shares").
+//! Invariant: the shares and the commons' part of one answer sum exactly to [`WHOLE`]. Who splits an identity into
+//! several gains nothing: shares are superadditive in the credits of what helps, and what harms is worth no less under
+//! another identity than left away (design section 8, "Shares").
 
 use std::collections::BTreeMap;
 
@@ -102,7 +103,65 @@ mod tests {
         assert!(shares[0].weight > WHOLE / 10 * 9, "{shares:?}");
     }
 
+    fn weight_of(shares: &[Share], whose: impl Fn(u8) -> bool) -> u64 {
+        shares.iter().filter(|share| whose(share.account.0[0])).map(|share| u64::from(share.weight)).sum()
+    }
+
+    /// Credits of other identities, from noise to many nats, some harmful.
+    fn others() -> impl Strategy<Value = Vec<CreditScore>> {
+        let credit = prop_oneof![-20_000..20_000_i64, -2_000_000..9_000_000_i64];
+        proptest::collection::vec((100..110_u8, credit), 0..8)
+            .prop_map(|all| all.into_iter().map(|(who, nats)| score(who, nats)).collect())
+    }
+
+    /// What the parts of one body of records are worth, from noise to many nats.
+    fn parts(least: i64) -> impl Strategy<Value = Vec<i64>> {
+        proptest::collection::vec(prop_oneof![least.max(-20_000)..20_000, least..4_000_000], 1..12)
+    }
+
+    /// The attacker's parts under identities of their own, 1 and up.
+    fn split(parts: &[i64]) -> Vec<CreditScore> {
+        (1..).zip(parts).map(|(who, nats)| score(who, *nats)).collect()
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn an_identity_gains_nothing_by_splitting(parts in parts(0), others in others()) {
+            let whole = shares(&[vec![score(1, parts.iter().sum())], others.clone()].concat());
+            let apart = shares(&[split(&parts), others].concat());
+            prop_assert!(weight_of(&apart, |who| who < 100) <= weight_of(&whole, |who| who < 100));
+        }
+
+        #[test]
+        fn what_harms_is_worth_no_more_under_another_identity_than_left_away(parts in parts(-4_000_000), others in others()) {
+            let helpful = parts.iter().filter(|nats| **nats > 0).sum();
+            let without = shares(&[vec![score(1, helpful)], others.clone()].concat());
+            let apart = shares(&[split(&parts), others].concat());
+            prop_assert!(weight_of(&apart, |who| who < 100) <= weight_of(&without, |who| who < 100));
+        }
+
+        #[test]
+        fn nobody_loses_by_anothers_splitting(parts in parts(0), others in others()) {
+            // What the noise takes of each part goes to the others and the commons, never the other way.
+            let whole = shares(&[vec![score(1, parts.iter().sum())], others.clone()].concat());
+            let apart = shares(&[split(&parts), others].concat());
+            for who in 100..110 {
+                prop_assert!(weight_of(&apart, |one| one == who) >= weight_of(&whole, |one| one == who));
+            }
+        }
+
+        #[test]
+        fn the_order_of_credits_does_not_matter(mut credits in others(), parts in parts(-4_000_000), turn in 0..20_usize) {
+            credits.extend(split(&parts));
+            let told = shares(&credits);
+            credits.reverse();
+            let turn = turn % credits.len();
+            credits.rotate_left(turn);
+            prop_assert_eq!(told, shares(&credits));
+        }
+
         #[test]
         fn shares_and_commons_are_the_whole(credits in proptest::collection::vec((0..6_u8, any::<i64>()), 0..20)) {
             let scores: Vec<CreditScore> = credits.iter().map(|(who, nats)| score(*who, *nats)).collect();

@@ -26,6 +26,12 @@ const SHINGLE_CHARS: usize = 5;
 /// Texts with fewer words are shingled by characters.
 const FEW_WORDS: usize = 8;
 
+/// Words from which an answer is long: one that is shorter may differ from another by the fact that it tells.
+const LONG_ANSWER_WORDS: usize = 16;
+
+/// Marks that tell nothing in a short text.
+const SENTENCE_MARKS: [char; 6] = ['.', ',', '?', '!', '"', '\''];
+
 /// Shingles of one record: the first ones stand for a very long text.
 const MAX_SHINGLES: usize = 8192;
 
@@ -81,9 +87,21 @@ impl NearIndex {
         if self.ids.contains(&id) {
             return Some(Duplicate { of: id, similarity_permille: 1000, exact: true });
         }
+        self.insert_copy(id, prompt, completion, |_| true)
+    }
+
+    /// As [`NearIndex::insert_text`], where only records count as repeated that `is_copy` takes for it; it is given
+    /// their numbers in the order in which they were added.
+    pub(crate) fn insert_copy(
+        &mut self,
+        id: Hash,
+        prompt: &str,
+        completion: &str,
+        is_copy: impl Fn(usize) -> bool,
+    ) -> Option<Duplicate> {
         let signature = signature(&format!("{prompt}\n{completion}"));
         let keys = bucket_keys(&signature);
-        if let Some(near) = self.nearest(&signature, &keys) {
+        if let Some(near) = self.nearest(&signature, &keys, is_copy) {
             return Some(near);
         }
         let place = u32::try_from(self.signatures.len()).unwrap_or(u32::MAX);
@@ -111,17 +129,55 @@ impl NearIndex {
     }
 
     /// The most similar record that shares a bucket, the earliest of equals.
-    fn nearest(&self, signature: &Signature, keys: &[(u8, u64)]) -> Option<Duplicate> {
+    fn nearest(&self, signature: &Signature, keys: &[(u8, u64)], is_copy: impl Fn(usize) -> bool) -> Option<Duplicate> {
         let mut best: Option<(u16, u32)> = None;
         for place in keys.iter().filter_map(|key| self.buckets.get(key)).flatten() {
             let similarity = similarity_permille(signature, &self.signatures[*place as usize].1);
             let better = best.is_none_or(|(most, first)| similarity > most || (similarity == most && *place < first));
-            if similarity >= self.near_permille && better {
+            if similarity >= self.near_permille && better && is_copy(*place as usize) {
                 best = Some((similarity, *place));
             }
         }
         let (similarity_permille, place) = best?;
         Some(Duplicate { of: self.signatures[place as usize].0, similarity_permille, exact: false })
+    }
+}
+
+/// What makes a record that resembles another one say something else: its figures and its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Essence {
+    figures: u64,
+    answer: u64,
+    has_long_answer: bool,
+    /// A text of few words whole, since a sign may be what it is about: an operator, a smile.
+    short: Option<u64>,
+}
+
+impl Essence {
+    /// The essence of a record's texts; case, punctuation and spacing don't count.
+    pub(crate) fn of(prompt: &str, completion: &str) -> Self {
+        let (prompt, completion) = (prompt.to_lowercase(), completion.to_lowercase());
+        let answer: Vec<&str> = words(&completion).collect();
+        let mut figures: Vec<&str> =
+            words(&prompt).chain(words(&completion)).filter(|word| word.contains(char::is_numeric)).collect();
+        figures.sort_unstable();
+        let hash = |words: &[&str]| shingle_hash(words.join(" ").as_bytes());
+        let is_short = words(&prompt).chain(words(&completion)).take(FEW_WORDS).count() < FEW_WORDS;
+        let signs = |text: &str| text.replace(|c: char| c.is_whitespace() || SENTENCE_MARKS.contains(&c), "");
+        let whole = || shingle_hash(format!("{}\n{}", signs(&prompt), signs(&completion)).as_bytes());
+        Self {
+            figures: hash(&figures),
+            answer: hash(&answer),
+            has_long_answer: answer.len() >= LONG_ANSWER_WORDS,
+            short: is_short.then(whole),
+        }
+    }
+
+    /// Whether a record that resembles this one, of `other`, says the same. Long answers resemble each other by the
+    /// words that they share; a short one must be equal, since one word of it may be the whole fact.
+    pub(crate) fn is_repeated_by(&self, other: &Self) -> bool {
+        let have_long_answers = self.has_long_answer && other.has_long_answer;
+        self.short == other.short && self.figures == other.figures && (self.answer == other.answer || have_long_answers)
     }
 }
 
@@ -175,7 +231,7 @@ const fn high_half(value: u64) -> u32 {
 /// and spacing don't count.
 fn shingles(text: &str) -> Vec<u64> {
     let lower = text.to_lowercase();
-    let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = words(&lower).collect();
     if words.len() >= FEW_WORDS {
         let runs = words.windows(SHINGLE_WORDS).take(MAX_SHINGLES);
         return runs.map(|run| shingle_hash(run.join(" ").as_bytes())).collect();
@@ -186,6 +242,10 @@ fn shingles(text: &str) -> Vec<u64> {
     }
     let runs = chars.windows(SHINGLE_CHARS).take(MAX_SHINGLES);
     runs.map(|run| shingle_hash(run.iter().collect::<String>().as_bytes())).collect()
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
 fn shingle_hash(bytes: &[u8]) -> u64 {

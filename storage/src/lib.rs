@@ -4,6 +4,7 @@
 //! Architecture invariant: what a call here acknowledged survives a crash, and what comes from another machine is
 //! bounded before memory is given to it. Nothing here speaks to the network or knows a rule of money.
 
+pub mod admission;
 pub mod base;
 pub mod blobs;
 pub mod card;

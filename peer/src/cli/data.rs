@@ -14,6 +14,7 @@ use super::table::Table;
 use super::text;
 
 mod card;
+mod repeats;
 
 use card::CardEdit;
 
@@ -48,6 +49,11 @@ pub(crate) enum DataCommand {
         /// Its id, the beginning of it, or its name.
         datanet: String,
     },
+    /// List the records that repeat others: they are neither trained nor credited.
+    Repeats {
+        /// Its id, the beginning of it, or its name.
+        datanet: String,
+    },
     /// Show what people read about one, or change it.
     Card {
         /// Its id, the beginning of it, or its name.
@@ -75,6 +81,7 @@ pub(super) async fn run(context: &Context, command: DataCommand) -> Result<Outpu
             let known = context.client.get("/api/datanets").await?;
             Ok(show(DATANET.find(&known, &datanet)?))
         }
+        DataCommand::Repeats { datanet } => repeats::run(context, &datanet).await,
         DataCommand::Card { datanet, edit } => card::run(context, &datanet, &edit).await,
     }
 }
@@ -179,7 +186,16 @@ fn with_refusals(mut output: Output, summary: &Value) -> Output {
 fn added(summary: Value, datanet: String) -> Output {
     let ids = summary["shard"].as_str().map(str::to_owned).into_iter().collect();
     let line = summary_line(&summary, "added");
-    let output = with_refusals(Output::new(summary.clone(), ids, line), &summary);
+    let mut output = with_refusals(Output::new(summary.clone(), ids, line), &summary);
+    let repeated = text::number(&summary["repeated"]);
+    if repeated > 0 {
+        let records = text::counted(repeated, "record");
+        output = output
+            .note(format!(
+                "! {records} of these repeat others nearly word for word: they are neither trained nor credited"
+            ))
+            .note(format!("  tributary data repeats {datanet} shows them"));
+    }
     let output = match text::number(&summary["added"]) {
         0 => output.note("these records were in the datanet already: nothing changed"),
         _ => output,
@@ -248,7 +264,7 @@ mod tests {
     #[test]
     fn a_summary_counts_and_names_each_refused_line() {
         let summary = json!({
-            "added": 1204, "refused_count": 3, "duplicates": 1, "shard": "ab",
+            "added": 1204, "refused_count": 3, "duplicates": 1, "shard": "ab", "repeated": 2,
             "refused": [
                 {"file": "a.jsonl", "line": 7, "reason": "no JSON"},
                 {"file": "b.bin", "line": 0, "reason": "not UTF-8"},
@@ -256,7 +272,9 @@ mod tests {
         });
         let output = added(summary, "abcdef".into());
         assert_eq!(output.text, "1,204 records added · 3 refused · 1 duplicate\n");
-        assert_eq!(output.notes, ["a.jsonl:7: no JSON", "b.bin: not UTF-8", "… and 1 more"]);
+        assert_eq!(output.notes[..3], ["a.jsonl:7: no JSON", "b.bin: not UTF-8", "… and 1 more"]);
+        assert!(output.notes[3].starts_with("! 2 records of these repeat others"), "{:?}", output.notes);
+        assert_eq!(output.notes[4], "  tributary data repeats abcdef shows them");
         assert_eq!(output.ids, ["ab"]);
     }
 

@@ -1,26 +1,29 @@
 //! Routes about datanets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tributary_protocol::datanet::{Datanet, Genesis, Policy, Schema};
+use tributary_protocol::datanet::{Contribution, Datanet, Genesis, Policy, Schema};
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{AccountId, DatanetId, Hash};
 use tributary_protocol::limits::NAME_MAX_BYTES;
 use tributary_protocol::merkle;
 use tributary_protocol::node::{Command, NewShard, Node};
+use tributary_storage::admission::Admission;
 use tributary_storage::blobs::BlobStore;
-use tributary_storage::dedup;
 use tributary_storage::ingest::{self, IngestLimits, Ingested};
 use tributary_storage::shard::{self, Record};
 
 use super::{Answer, Api, ApiError, ApiState};
 use crate::licence;
 use crate::runtime::now_ms;
+
+/// Copies shown in an answer; the count says how many there are.
+const REPEATS_SHOWN: usize = 1_000;
 
 /// Refusals shown in an answer; the count says how many there are.
 const REFUSALS_SHOWN: usize = 200;
@@ -166,8 +169,54 @@ pub(super) async fn add_records(
     let new = NewShard { datanet: id, shard, bytes: size, records: count, records_root: merkle::root(&ids) };
     api.handle.command(Command::Contribute(new)).await?;
     let head = accepted(&api, id, account, shard).await?;
-    let own = json!({"added": count, "shard": shard, "bytes": size, "head": head});
+    // What others have added and this node has not heard of yet may be repeated too: training looks again.
+    let repeated = match admission_of(&api, id).await? {
+        Some(admission) => {
+            let own: BTreeSet<Hash> = ids.into_iter().collect();
+            json!(admission.repeats.iter().filter(|repeat| own.contains(&repeat.record.id)).count())
+        }
+        None => Value::Null,
+    };
+    let own = json!({"added": count, "shard": shard, "bytes": size, "head": head, "repeated": repeated});
     Ok(Json(merged(summary, own)))
+}
+
+/// Who is credited for the datanet's records; nothing when not all of them are here.
+async fn admission_of(api: &ApiState, id: DatanetId) -> Result<Option<Admission>, ApiError> {
+    let look = move |node: &Node| {
+        let datanet = node.datanet(&id)?;
+        let is_complete = datanet.all_entries().all(|entry| node.holds(&entry.body.shard));
+        Some((datanet.all_entries().cloned().collect::<Vec<Signed<Contribution>>>(), is_complete))
+    };
+    let (entries, is_complete) = api.handle.view(look).await?.ok_or_else(|| unknown(&id))?;
+    if !is_complete {
+        return Ok(None);
+    }
+    Ok(Some(api.workshop.admission(&entries).await.map_err(ApiError::internal)?))
+}
+
+/// The records that repeat another one and are neither trained nor credited.
+pub(super) async fn repeats(State(api): Api, Path(id): Path<DatanetId>) -> Answer<Value> {
+    let Some(admission) = admission_of(&api, id).await? else {
+        let hint = "they arrive by themselves while a peer that has them is there; try again in a minute";
+        return Err(ApiError::unreachable("not all records of the datanet are here yet", hint));
+    };
+    let originals: BTreeMap<Hash, &Record> =
+        admission.admitted.iter().map(|admitted| (admitted.record.id, &admitted.record)).collect();
+    let text = |record: &Record| json!({"id": record.id, "prompt": record.prompt, "completion": record.completion});
+    let shown: Vec<Value> = admission
+        .repeats
+        .iter()
+        .take(REPEATS_SHOWN)
+        .map(|repeat| {
+            json!({
+                "record": text(&repeat.record), "account": repeat.account,
+                "of": originals.get(&repeat.of).map(|original| text(original)), "credited": repeat.credited,
+                "similarity_permille": repeat.similarity_permille,
+            })
+        })
+        .collect();
+    Ok(Json(json!({"trained": admission.admitted.len(), "count": admission.repeats.len(), "repeats": shown})))
 }
 
 /// The records that the datanet does not have yet, whoever added them, and how many it has: an exact duplicate is
@@ -216,19 +265,8 @@ async fn read(path: PathBuf, account: AccountId, licence: String) -> Result<(Val
         .await
         .map_err(ApiError::internal)?
         .map_err(|error| ApiError::usage(error, "give a JSONL, CSV or text file, or a folder of them"))?;
-    let mut summary = summary_of(&ingested);
-    let records = ingested.into_records(account, &licence);
-    let (records, near) = tokio::task::spawn_blocking(move || {
-        let found = dedup::find(&records, dedup::NEAR_PERMILLE);
-        let near = found.into_iter().flatten().filter(|duplicate| !duplicate.exact).count();
-        (records, near)
-    })
-    .await
-    .map_err(ApiError::internal)?;
-    if let Some(fields) = summary.as_object_mut() {
-        fields.insert("near_duplicates".into(), json!(near));
-    }
-    Ok((summary, records))
+    let summary = summary_of(&ingested);
+    Ok((summary, ingested.into_records(account, &licence)))
 }
 
 fn summary_of(ingested: &Ingested) -> Value {
