@@ -34,6 +34,9 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tributary_compute::device::Wanted;
 
+/// The variable that names the node's folder where no option does.
+const DATA_DIR: &str = "TRIBUTARY_DATA_DIR";
+
 /// Share data and idle GPUs, get specialised models, and see everybody paid who made an answer possible.
 #[derive(Debug, Parser)]
 #[command(name = "tributary", version, propagate_version = true)]
@@ -43,7 +46,7 @@ use tributary_compute::device::Wanted;
 )]
 pub(crate) struct Cli {
     /// The node's folder.
-    #[arg(long, global = true, env = "TRIBUTARY_DATA_DIR", value_name = "DIR")]
+    #[arg(long, global = true, env = DATA_DIR, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Print one JSON document on standard output.
     #[arg(long, global = true)]

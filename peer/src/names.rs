@@ -16,7 +16,8 @@ pub fn fault(name: &str) -> Option<String> {
     let is_id = name.len() >= ID_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     let hidden = |letter: char| {
         letter.is_control()
-            || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
+            || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
+            || matches!(letter, '\u{ad}' | '\u{61c}' | '\u{3164}' | '\u{feff}')
     };
     let faults = [
         (name.trim().is_empty(), "a name needs a letter or more".to_owned()),
@@ -40,7 +41,21 @@ mod tests {
             assert_eq!(fault(good), None, "{good}");
         }
         let long = "x".repeat(NAME_MAX_BYTES + 1);
-        for bad in ["", " ", "builtin", "-x", "a\nb", "\u{1b}[2J", " mine", "mine ", "deadbeef", "a\u{200b}", &long] {
+        for bad in [
+            "",
+            " ",
+            "builtin",
+            "-x",
+            "a\nb",
+            "\u{1b}[2J",
+            " mine",
+            "mine ",
+            "deadbeef",
+            "a\u{200b}",
+            "a\u{2028}b",
+            "a\u{feff}",
+            &long,
+        ] {
             assert!(fault(bad).is_some(), "{bad:?}");
         }
     }

@@ -155,7 +155,9 @@ fn answered(done: Value, args: &AskArgs) -> Output {
         text::short(&done["worker"]),
         text::short(&done["receipt"]),
     );
-    Output::new(done, vec![receipt], explanation).note(note).next(next)
+    let was_cut = args.wording.is_spent_by(text::number(&done["answer_tokens"]));
+    let output = Output::new(done, vec![receipt], explanation).note(note).next(next);
+    was_cut.into_iter().fold(output, |output, cut| output.note(cut))
 }
 
 /// Who contributed what share of the answer.

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::failure::{FAILED, Failure, USAGE};
 use super::output::{Context, Output, emit};
 use super::{
-    Cli, Command, DemoArgs, answer, ask, chain, data, down, eval, log, model, net, node, receipt, start, train, wallet,
+    Cli, Command, DATA_DIR, DemoArgs, answer, ask, chain, data, down, eval, log, model, net, node, receipt, start,
+    text, train, wallet,
 };
 use crate::client::Client;
 use crate::demo::{self, DemoOptions};
@@ -49,9 +50,10 @@ pub(super) fn refuse(error: &clap::Error, json: bool) -> ExitCode {
 fn report(failure: &Failure, json: bool) {
     // Both streams may be closed; then there is nobody left to tell.
     let mut err = std::io::stderr().lock();
-    let _ = writeln!(err, "error: {}", failure.message);
+    // It may quote what a peer or a file says.
+    let _ = writeln!(err, "error: {}", text::printable(&failure.message));
     if !failure.hint.is_empty() {
-        let _ = writeln!(err, "  → {}", failure.hint);
+        let _ = writeln!(err, "  → {}", text::printable(&failure.hint));
     }
     if json {
         let body = json!({"message": failure.message, "hint": failure.hint, "exit_code": failure.code});
@@ -60,6 +62,11 @@ fn report(failure: &Failure, json: bool) {
 }
 
 fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let is_meant = cli.data_dir.as_ref().is_some_and(|dir| std::env::var_os(DATA_DIR).is_none_or(|set| *dir != *set));
+    if is_meant && matches!(cli.command, Command::Demo(_)) {
+        let fault = "demo makes a folder of its own for its nodes: --data-dir means a single node's";
+        return Err(Failure::usage(fault, "name the demo's folder with --dir"));
+    }
     let data_dir = cli.data_dir.unwrap_or_else(up::default_data_dir);
     let context = Context {
         json: cli.json,

@@ -95,6 +95,14 @@ fn parts(text: &str, parts_of_one: u16, bounds: std::ops::RangeInclusive<f64>) -
 }
 
 impl WordingArgs {
+    /// What to say of an answer of so many tokens when it has all that it may have.
+    pub(super) fn is_spent_by(&self, answer_tokens: u64) -> Option<String> {
+        let is_json = self.json_object || self.schema.is_some();
+        let what = if is_json { "may be no whole JSON" } else { "may break off" };
+        (answer_tokens >= u64::from(self.max_tokens))
+            .then(|| format!("! the answer has all {} tokens that --max-tokens allows and {what}", self.max_tokens))
+    }
+
     /// The fields of a question: prompt or messages, and how its answer is drawn.
     pub(super) fn fields(&self, prompt: Option<&str>) -> Result<Map<String, Value>, Failure> {
         let mut fields = self.question(prompt)?;
@@ -203,6 +211,15 @@ mod tests {
 
     fn decoding(given: &[&str]) -> Decoding {
         serde_json::from_value(Value::Object(fields(given, Some("p")).unwrap())).unwrap()
+    }
+
+    #[test]
+    fn an_answer_that_took_all_its_tokens_says_what_may_be_missing() {
+        let wording = |given: &[&str]| Only::try_parse_from([&["test"], given].concat()).unwrap().wording;
+        assert_eq!(wording(&["--max-tokens", "8"]).is_spent_by(7), None);
+        let told = wording(&["--max-tokens", "8", "--json-object"]).is_spent_by(8).unwrap();
+        assert!(told.contains("all 8 tokens") && told.contains("no whole JSON"), "{told}");
+        assert!(wording(&[]).is_spent_by(64).unwrap().contains("break off"));
     }
 
     #[test]
