@@ -4,6 +4,7 @@
 //! outcomes, scores and a seed, and no method sees the trainings that it is judged by, but for leave-one-out on the run
 //! that it explains.
 
+pub mod attacks;
 pub mod attributor;
 mod bootstrap;
 pub mod dataset;
@@ -24,8 +25,9 @@ pub use attributor::{Attributor, Case, Scores, all};
 pub use bootstrap::{DRAWS, Figure};
 pub use journal::{Journal, Outcome};
 pub use judge::{Judgement, MEASURES, judge};
-pub use laboratory::{Laboratory, Method, OnTraining, Training};
+pub use laboratory::{Laboratory, OnTraining, Training, recipe};
 pub use matrix::Matrix;
+pub use peers::unrolled;
 pub use truth::{Plan, Truth};
 
 use crate::attribute::AttributeError;

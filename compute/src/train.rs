@@ -14,6 +14,7 @@ mod pretrain;
 mod recipe;
 mod rouge;
 mod turns;
+mod unroll;
 
 use std::ops::Range;
 
@@ -104,8 +105,8 @@ impl Trainer {
         let adapter = Adapter::fresh(base.config(), &recipe.lora(), recipe.seed)?;
         let run = run_hash(base, recipe, examples)?;
         let values = adapter.values()?;
-        let best = recipe.keeps_best().then(|| values.clone());
-        let state = State { run, step: 0, patience: Patience::new(), optimiser: AdamW::new(values), best };
+        let aside = recipe.keeps_aside().then(|| values.clone());
+        let state = State { run, step: 0, patience: Patience::new(), optimiser: AdamW::new(values), aside };
         Self::at(base, recipe, examples, state)
     }
 
@@ -117,7 +118,7 @@ impl Trainer {
         recipe.check()?;
         let count = parameter_count(base.config(), &recipe.lora().checked()?);
         let run = run_hash(base, recipe, examples)?;
-        let expected = Expected { run, count, steps: recipe.steps, keeps_best: recipe.keeps_best() };
+        let expected = Expected { run, count, steps: recipe.steps, keeps_aside: recipe.keeps_aside() };
         let state = State::from_bytes(checkpoint, &expected)?;
         Self::at(base, recipe, examples, state)
     }
@@ -155,13 +156,15 @@ impl Trainer {
         let gradient_norm = self.state.optimiser.update(&measured.gradient, update, &[everything]);
         write_variables(&self.variables, &self.state.optimiser.values)?;
         self.state.step += 1;
+        self.state.average(self.recipe.averaged(self.state.step));
         let evaluation = match self.recipe.evaluates_after(self.state.step) {
-            true => evaluate::evaluate(&self.base, &self.adapter, &self.examples.held_out)?,
+            true => evaluate::evaluate(&self.base, &self.told()?, &self.examples.held_out)?,
             false => None,
         };
         if let Some(evaluation) = evaluation
             && self.state.patience.hear(evaluation.loss, self.state.step)
-            && let Some(best) = &mut self.state.best
+            && self.recipe.patience > 0
+            && let Some(best) = &mut self.state.aside
         {
             best.clone_from(&self.state.optimiser.values);
         }
@@ -181,7 +184,15 @@ impl Trainer {
     /// # Errors
     /// When the model can't run.
     pub fn answers(&self) -> Result<Option<Answers>, TrainError> {
-        evaluate::answers(&self.base, &self.adapter, &self.examples.held_out)
+        evaluate::answers(&self.base, &self.told()?, &self.examples.held_out)
+    }
+
+    /// What evaluations are of: the average where it has begun, else the adapter as it stands.
+    fn told(&self) -> Result<Adapter, TrainError> {
+        match self.recipe.averaged(self.state.step) {
+            0 => Ok(self.adapter.clone()),
+            _ => Ok(self.kept()?.0.to_device(self.base.model().device())?),
+        }
     }
 
     /// Examples that are evaluated and never trained on.
@@ -211,12 +222,12 @@ impl Trainer {
     }
 
     /// The adapter that the run is told by, and the step after which it was: the best evaluation's where the recipe has
-    /// patience, else the last.
+    /// patience, the average of the last steps where it averages, else the last.
     ///
     /// # Errors
     /// When memory can't be had.
     pub fn kept(&self) -> Result<(Adapter, u32), TrainError> {
-        let (values, step) = self.state.kept();
+        let (values, step) = self.state.kept(&self.recipe);
         Ok((Adapter::from_values(self.base.config(), &self.recipe.lora(), values)?, step))
     }
 

@@ -92,8 +92,9 @@ pub fn all() -> Vec<Box<dyn Attributor>> {
 pub struct Case<'a> {
     pub(super) laboratory: &'a Laboratory,
     pub(super) deployed: Adapter,
+    pub(super) seed: u64,
     /// Of the run with everybody; the last is the run's end.
-    pub(super) snapshots: Vec<Snapshot>,
+    snapshots: OnceLock<Vec<Snapshot>>,
     /// One for each contributor, in order.
     pub(super) leave_out: Vec<(u32, Adapter)>,
     pub(super) records: Vec<Target>,
@@ -117,12 +118,22 @@ impl<'a> Case<'a> {
         Ok(Self {
             laboratory,
             deployed,
-            snapshots: laboratory.snapshots(seed, CHECKPOINTS)?,
+            seed,
+            snapshots: OnceLock::new(),
             leave_out: (0..contributors).zip(adapters).collect(),
             records: laboratory.record_targets()?,
             record_gradients: OnceLock::new(),
             query_gradients: OnceLock::new(),
         })
+    }
+
+    /// Points of the run with everybody, the last at its end.
+    pub(super) fn snapshots(&self) -> Result<&[Snapshot], StudyError> {
+        if let Some(found) = self.snapshots.get() {
+            return Ok(found);
+        }
+        let found = self.laboratory.snapshots(self.seed, CHECKPOINTS)?;
+        Ok(self.snapshots.get_or_init(|| found))
     }
 
     /// Gradients of each record's summed loss at the deployed adapter.

@@ -92,7 +92,7 @@ impl Economy {
     }
 
     fn shared(self, laboratory: &Laboratory) -> u32 {
-        let steps = f64::from(laboratory.method.recipe.steps);
+        let steps = f64::from(laboratory.recipe.steps);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of the steps")]
         match self {
             Self::WarmStart(shared) => (steps * shared) as u32,

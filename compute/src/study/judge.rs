@@ -13,7 +13,7 @@ use super::statistics::{auc, mean, misallocated, parts, pearson, spearman};
 use super::truth::{Subsets, Truth};
 
 /// Every measure with what it means, in the order of tables.
-pub const MEASURES: [(&str, &str); 17] = [
+pub const MEASURES: [(&str, &str); 38] = [
     ("clds-tenth", "cLDS, a tenth of the contributors left out"),
     ("clds-half", "cLDS, half of the contributors left out"),
     ("loco-r", "leave one contributor out, r for each answer"),
@@ -31,6 +31,27 @@ pub const MEASURES: [(&str, &str); 17] = [
     ("loo-r", "leave one record out, r for each answer"),
     ("auc-mislabelled", "wrong labels found, AUC"),
     ("auc-poisoned", "poison found, AUC"),
+    ("twins-joint", "two who teach the same: together, as a part of what one alone would get"),
+    ("twins-imbalance", "the same: how far they are from half each"),
+    ("duplicate-2", "duplicating x2: gained beside an average other"),
+    ("duplicate-2-admitted", "the same with admission"),
+    ("duplicate-4", "duplicating x4: gained beside an average other"),
+    ("duplicate-4-admitted", "the same with admission"),
+    ("duplicate-8", "duplicating x8: gained beside an average other"),
+    ("duplicate-8-admitted", "the same with admission"),
+    ("copycat", "a copycat: what the victims lose"),
+    ("copycat-admitted", "the same with admission"),
+    ("paraphrase", "a copycat in other words: what the victims lose"),
+    ("paraphrase-admitted", "the same with admission"),
+    ("sybil", "four names for one: share gained"),
+    ("sybil-admitted", "the same with admission"),
+    ("outlier", "records made strange: share gained"),
+    ("outlier-admitted", "the same with admission"),
+    ("self-dealing", "paying oneself: gained, as a part of the fee"),
+    ("seeds-net-r", "two seeds of one recipe: true net totals, r"),
+    ("seeds-net-rho", "the same, rank correlation"),
+    ("seeds-tv-totals", "the same, totals that differ"),
+    ("loss", "mean loss of the answers, nats a token"),
 ];
 
 /// One method's figures, by measure.

@@ -26,32 +26,11 @@ const PASS_TOKENS: usize = 4_096;
 /// Trainings at once at most: each holds the base's activations.
 pub const MAX_WORKERS: usize = 64;
 
-/// How adapters are made: the trainer's recipe, and what is averaged.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Method {
-    /// The recipe; the training names the seed.
-    pub recipe: Recipe,
-    /// Last steps whose weights are averaged (Izmailov et al., arXiv 1803.05407); 1 takes the last alone.
-    pub average_last: u32,
-}
-
-impl Method {
-    /// What studies use: small enough that a training takes seconds. Larger batches and averaged weights make the truth itself
-    /// less a matter of chance (`compute/ATTRIBUTION.md`).
-    #[must_use]
-    pub fn study() -> Self {
-        let recipe = Recipe {
-            rank: 4,
-            alpha: 8.0,
-            steps: 60,
-            batch: 32,
-            max_len: 128,
-            lr: 0.01,
-            warmup: 6,
-            ..Recipe::default()
-        };
-        Self { recipe, average_last: 15 }
-    }
+/// What studies train by: small enough that a training takes seconds. [`Recipe::stable`] of it makes the truth itself less
+/// a matter of chance (`compute/ATTRIBUTION.md`).
+#[must_use]
+pub fn recipe() -> Recipe {
+    Recipe { rank: 4, alpha: 8.0, steps: 60, batch: 16, max_len: 128, lr: 0.01, warmup: 6, ..Recipe::default() }
 }
 
 /// One training.
@@ -68,7 +47,7 @@ pub struct Training {
 /// Everything that trainings of one dealt dataset need.
 pub struct Laboratory {
     pub(super) base: Base,
-    pub(super) method: Method,
+    pub(super) recipe: Recipe,
     pub(super) dealt: Dealt,
     /// The questions' answers, those behind the trigger last.
     pub(super) queries: Vec<Target>,
@@ -87,22 +66,30 @@ impl Laboratory {
     /// When the recipe holds records out, or a question can't be asked.
     pub fn new(
         base: &Base,
-        method: &Method,
+        recipe: &Recipe,
         dealt: &Dealt,
         journal: Option<Journal>,
         workers: usize,
     ) -> Result<Self, StudyError> {
-        if method.recipe.held_out > 0.0 || method.average_last == 0 || method.average_last > method.recipe.steps {
-            return Err(StudyError::Plan("a study holds nothing out, and averages one step or more".into()));
+        if recipe.held_out > 0.0 {
+            return Err(StudyError::Plan("a study holds nothing out".into()));
         }
         if !(1..=MAX_WORKERS).contains(&workers) {
             return Err(StudyError::Plan(format!("{workers} workers, allowed 1 to {MAX_WORKERS}")));
         }
         let items = dealt.queries.iter().chain(&dealt.triggered);
         let queries = items.map(|item| question(base, item)).collect::<Result<_, _>>()?;
-        let identity = identity(base, method, dealt)?;
-        let (base, method, dealt) = (base.clone(), method.clone(), dealt.clone());
-        Ok(Self { base, method, dealt, queries, identity, journal, memory: Mutex::default(), workers })
+        let identity = identity(base, recipe, dealt)?;
+        let (base, recipe, dealt) = (base.clone(), recipe.clone(), dealt.clone());
+        Ok(Self { base, recipe, dealt, queries, identity, journal, memory: Mutex::default(), workers })
+    }
+
+    /// Another deal of the same questions, with the same journal.
+    ///
+    /// # Errors
+    /// As [`Laboratory::new`].
+    pub fn with(&self, dealt: &Dealt) -> Result<Self, StudyError> {
+        Self::new(&self.base, &self.recipe, dealt, self.journal.clone(), self.workers)
     }
 
     /// The dataset as it was dealt.
@@ -180,7 +167,7 @@ impl Laboratory {
     /// Points of `seed`'s run with everybody: `count` of them, evenly spaced, the last at its end. They are never averaged.
     pub(super) fn snapshots(&self, seed: u64, count: u32) -> Result<Vec<Snapshot>, StudyError> {
         let mut trainer = self.trainer(seed)?;
-        let steps = self.method.recipe.steps;
+        let steps = self.recipe.steps;
         let mut snapshots = Vec::new();
         for number in 1..=count.min(steps) {
             let until = steps * number / count.min(steps);
@@ -202,11 +189,11 @@ impl Laboratory {
     /// # Errors
     /// When its numbers are not finite.
     pub fn adapter(&self, outcome: &Outcome) -> Result<Adapter, StudyError> {
-        Ok(Adapter::from_values(self.base.config(), &self.method.recipe.lora(), &outcome.values)?)
+        Ok(Adapter::from_values(self.base.config(), &self.recipe.lora(), &outcome.values)?)
     }
 
-    fn trainer(&self, seed: u64) -> Result<Trainer, StudyError> {
-        let recipe = Recipe { seed, ..self.method.recipe.clone() };
+    pub(super) fn trainer(&self, seed: u64) -> Result<Trainer, StudyError> {
+        let recipe = Recipe { seed, ..self.recipe.clone() };
         Ok(Trainer::new(&self.base, &recipe, &self.dealt.examples)?)
     }
 
@@ -236,24 +223,17 @@ impl Laboratory {
         if weights.iter().all(|weight| *weight == 0.0) {
             return Err(StudyError::Plan("every record is left out".into()));
         }
-        if training.shared_steps > self.method.recipe.steps - self.method.average_last {
+        if training.shared_steps > self.recipe.steps - self.recipe.average_last {
             return Err(StudyError::Plan(format!("{} shared steps leave none to average", training.shared_steps)));
         }
         let root = roots.get(&(training.seed, training.shared_steps));
         let root = root.ok_or_else(|| StudyError::Plan("a training has no root".into()))?;
         let mut trainer = root.fork(&weights)?;
-        let averaged = self.method.recipe.steps - self.method.average_last;
-        let mut sum: Vec<f64> = Vec::new();
         while !trainer.is_done() {
             trainer.step()?;
-            if trainer.steps_done() > averaged {
-                let values = trainer.adapter()?.values()?;
-                sum.resize(values.len(), 0.0);
-                sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += f64::from(value));
-            }
         }
-        let values: Vec<f32> = sum.into_iter().map(|sum| narrow(sum / f64::from(self.method.average_last))).collect();
-        let adapter = Adapter::from_values(self.base.config(), &self.method.recipe.lora(), &values)?;
+        let (adapter, _) = trainer.kept()?;
+        let values = adapter.values()?;
         let losses = losses(&self.base, &adapter, &self.queries)?;
         let outcome = Outcome { losses, values, seconds: start.elapsed().as_secs_f32() };
         if let Some(journal) = &self.journal {
@@ -280,12 +260,12 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Everything that decides all trainings.
-fn identity(base: &Base, method: &Method, dealt: &Dealt) -> Result<Hash, StudyError> {
+fn identity(base: &Base, recipe: &Recipe, dealt: &Dealt) -> Result<Hash, StudyError> {
     let mut hasher = blake3::Hasher::new_derive_key("tributary 2026 a laboratory of attribution");
-    let recipe = Recipe { seed: 0, ..method.recipe.clone() };
+    let recipe = Recipe { seed: 0, ..recipe.clone() };
     let recipe = serde_json::to_vec(&recipe).map_err(|error| StudyError::Plan(error.to_string()))?;
     hasher.update(base.hash().as_bytes()).update(base.class().as_bytes());
-    hasher.update(&recipe).update(&method.average_last.to_le_bytes());
+    hasher.update(&recipe);
     let examples = dealt.examples.iter().map(|example| [&example.prompt, &example.completion]);
     let queries = dealt.queries.iter().chain(&dealt.triggered).map(|query| [&query.prompt, &query.completion]);
     for text in examples.chain(queries).flatten() {

@@ -8,11 +8,11 @@ use std::ops::Range;
 use crate::ops::narrow;
 
 /// Decay of the first moment.
-const BETA_1: f64 = 0.9;
+pub(super) const BETA_1: f64 = 0.9;
 /// Decay of the second moment; runs are short, so it remembers about a hundred steps.
-const BETA_2: f64 = 0.99;
+pub(super) const BETA_2: f64 = 0.99;
 /// Keeps the division finite.
-const EPSILON: f32 = 1e-8;
+pub(super) const EPSILON: f32 = 1e-8;
 
 /// Values with their moments.
 #[derive(Debug, Clone, PartialEq)]

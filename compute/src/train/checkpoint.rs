@@ -4,12 +4,13 @@
 //!
 //! Layout, little-endian: magic (8), run hash (32), step (u32), best held-out loss so far (f32), evaluations since (u32) and
 //! the step of the best (u32), count (u64), then values, first and second moments (count × f32 each), and where the recipe
-//! has patience the values after the best evaluation.
+//! has patience the values after the best evaluation, or where it averages the average so far.
 
 use tributary_protocol::id::Hash;
 
-use super::TrainError;
 use super::adamw::AdamW;
+use super::{Recipe, TrainError};
+use crate::ops::narrow;
 
 /// Marks a checkpoint of this layout.
 const MAGIC: &[u8; 8] = b"TRIBCKP3";
@@ -54,9 +55,9 @@ pub(super) struct State {
     pub(super) step: u32,
     pub(super) patience: Patience,
     pub(super) optimiser: AdamW,
-    /// The values after the best evaluation, those of the beginning before the first; nothing where the recipe has no
-    /// patience, whose run is told by its last step.
-    pub(super) best: Option<Vec<f32>>,
+    /// The values after the best evaluation, or the average of the last steps; those of the beginning before the first of
+    /// either. Nothing where the recipe's run is told by its last step.
+    pub(super) aside: Option<Vec<f32>>,
 }
 
 /// What a checkpoint must be to be one of a run.
@@ -66,23 +67,33 @@ pub(super) struct Expected {
     pub(super) count: usize,
     /// The recipe's last step.
     pub(super) steps: u32,
-    /// Whether the best evaluation's values are kept.
-    pub(super) keeps_best: bool,
+    /// Whether values are kept aside.
+    pub(super) keeps_aside: bool,
 }
 
 impl State {
-    /// The values that the run is told by, and the step after which they were: the best evaluation's where the recipe has
-    /// patience and there was one, else the last.
-    pub(super) fn kept(&self) -> (&[f32], u32) {
-        match &self.best {
-            Some(best) if self.patience.step > 0 => (best, self.patience.step),
+    /// The values that the run of the recipe is told by, and the step after which they were: the best evaluation's where it
+    /// has patience and there was one, the average where it has begun, else the last.
+    pub(super) fn kept(&self, recipe: &Recipe) -> (&[f32], u32) {
+        match &self.aside {
+            Some(best) if recipe.patience > 0 && self.patience.step > 0 => (best, self.patience.step),
+            Some(average) if recipe.averaged(self.step) > 0 => (average, self.step),
             _ => (&self.optimiser.values, self.step),
+        }
+    }
+
+    /// Takes the values as they stand into the average of `averaged` steps, these included.
+    pub(super) fn average(&mut self, averaged: u32) {
+        let Some(average) = self.aside.as_mut().filter(|_| averaged > 0) else { return };
+        let part = 1.0 / narrow(f64::from(averaged));
+        for (mean, value) in average.iter_mut().zip(&self.optimiser.values) {
+            *mean = if averaged == 1 { *value } else { *mean + (*value - *mean) * part };
         }
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let count = self.optimiser.values.len();
-        let lists = if self.best.is_some() { 4 } else { 3 };
+        let lists = if self.aside.is_some() { 4 } else { 3 };
         let mut bytes = Vec::with_capacity(HEADER_BYTES + count * lists * size_of::<f32>());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(self.run.as_bytes());
@@ -92,7 +103,7 @@ impl State {
         bytes.extend_from_slice(&self.patience.step.to_le_bytes());
         bytes.extend_from_slice(&(count as u64).to_le_bytes());
         let AdamW { values, first, second } = &self.optimiser;
-        for values in [values, first, second].into_iter().chain(&self.best) {
+        for values in [values, first, second].into_iter().chain(&self.aside) {
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         }
         bytes
@@ -100,9 +111,9 @@ impl State {
 
     /// Reads a checkpoint of the expected run, from anybody.
     pub(super) fn from_bytes(bytes: &[u8], expected: &Expected) -> Result<Self, TrainError> {
-        let Expected { run, count, steps, keeps_best } = *expected;
+        let Expected { run, count, steps, keeps_aside } = *expected;
         let refused = |what: &str| Err(TrainError::Checkpoint(what.to_owned()));
-        let lists = if keeps_best { 4 } else { 3 };
+        let lists = if keeps_aside { 4 } else { 3 };
         if bytes.len() != HEADER_BYTES + count * lists * size_of::<f32>() {
             return refused("wrong length");
         }
@@ -131,12 +142,12 @@ impl State {
         let values: Vec<f32> = numbers.by_ref().take(count).collect();
         let first: Vec<f32> = numbers.by_ref().take(count).collect();
         let second: Vec<f32> = numbers.by_ref().take(count).collect();
-        let best: Option<Vec<f32>> = keeps_best.then(|| numbers.collect());
-        let all = values.iter().chain(&first).chain(&second).chain(best.iter().flatten());
+        let aside: Option<Vec<f32>> = keeps_aside.then(|| numbers.collect());
+        let all = values.iter().chain(&first).chain(&second).chain(aside.iter().flatten());
         let finite = all.copied().all(f32::is_finite);
         if !finite || second.iter().any(|value| *value < 0.0) {
             return refused("holds a number that no run reaches");
         }
-        Ok(Self { run, step, patience, optimiser: AdamW { values, first, second }, best })
+        Ok(Self { run, step, patience, optimiser: AdamW { values, first, second }, aside })
     }
 }

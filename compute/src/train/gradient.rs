@@ -41,6 +41,11 @@ impl Objective<'_> {
         Ok((losses * Tensor::from_vec(factors, count, losses.device())?)?.sum_all()?)
     }
 
+    /// Gradients of all variables end to end, given the scored tokens' losses.
+    pub(super) fn gradient(&self, losses: &Tensor, variables: &[Var]) -> Result<Vec<f32>, TrainError> {
+        flatten(&self.of(losses)?.backward()?, variables)
+    }
+
     /// Σ weight · loss and Σ weight.
     fn sums(&self, losses: &Tensor) -> Result<(f64, f64), TrainError> {
         let (losses, weights) = (losses.detach().to_vec1::<f32>()?, self.token_weights());
@@ -86,7 +91,7 @@ pub(super) fn measure(
 ) -> Result<Measured, TrainError> {
     let scored = Scored::of(objective.targets)?;
     let losses = scored.losses(model, &model.hidden(Mode::Train, &scored.batch, hook)?)?;
-    let gradient = flatten(&objective.of(&losses)?.backward()?, variables)?;
+    let gradient = objective.gradient(&losses, variables)?;
     let (loss_sum, weight_sum) = objective.sums(&losses)?;
     Ok(Measured { gradient, loss_sum, weight_sum, tokens: scored.batch.rows() })
 }

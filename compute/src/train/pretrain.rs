@@ -80,7 +80,7 @@ impl Pretrainer {
         let run = identity(config, recipe, &sequences)?;
         let weights = Weights::random(config, recipe.seed)?;
         let count = weights.tensors().map(candle_core::Tensor::elem_count).sum();
-        let expected = Expected { run, count, steps: recipe.steps, keeps_best: false };
+        let expected = Expected { run, count, steps: recipe.steps, keeps_aside: false };
         let state = State::from_bytes(checkpoint, &expected)?;
         let mut trainer = Self::over(config, recipe, sequences, &weights, run)?;
         write_variables(&trainer.variables, &state.optimiser.values)?;
@@ -128,7 +128,7 @@ impl Pretrainer {
             weights,
             variables,
             decayed,
-            state: State { run, step: 0, patience: Patience::new(), optimiser: AdamW::new(Vec::new()), best: None },
+            state: State { run, step: 0, patience: Patience::new(), optimiser: AdamW::new(Vec::new()), aside: None },
         })
     }
 

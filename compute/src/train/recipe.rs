@@ -67,8 +67,17 @@ pub struct Recipe {
     /// Steps between evaluations of what is held out; 0 is after the last step only.
     pub evaluate_every: u32,
     /// Evaluations without a lower loss than the best, one after the other, after which the run ends early; 0 is never.
-    /// A run with patience gives the adapter of its best evaluation, any other that of its last step.
+    /// A run with patience gives the adapter of its best evaluation, any other that of its last steps.
     pub patience: u32,
+    /// Last steps whose weights are averaged (Izmailov et al., arXiv 1803.05407); 1 takes the last alone.
+    #[serde(skip_serializing_if = "is_alone")]
+    pub average_last: u32,
+}
+
+/// Recipes that average nothing keep the bytes, and so the runs the names, that they had before there was averaging.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_alone(average_last: &u32) -> bool {
+    *average_last == 1
 }
 
 impl Default for Recipe {
@@ -93,6 +102,7 @@ impl Default for Recipe {
             held_out: 0.0,
             evaluate_every: 0,
             patience: 0,
+            average_last: 1,
         }
     }
 }
@@ -104,6 +114,9 @@ const WARMUP_OF_STEPS: u32 = 10;
 const CHECKPOINTS: u32 = 400;
 /// Evaluations of a run by default, where something is held out.
 const EVALUATIONS: u32 = 10;
+/// What [`Recipe::stable`] makes of a batch, and the part of the steps that it averages.
+const STABLE_BATCH: u32 = 2;
+const STABLE_PART: u32 = 4;
 
 impl Recipe {
     /// The recipe of some fields as JSON; the defaults of those left out suit the others.
@@ -125,6 +138,15 @@ impl Recipe {
         }
         recipe.check()?;
         Ok(recipe)
+    }
+
+    /// The same run made less a matter of chance, so that who is paid depends less on the seed: batches twice as large, and
+    /// the weights of the last quarter of the steps averaged. Twice the time; figures are in `compute/ATTRIBUTION.md`.
+    #[must_use]
+    pub fn stable(&self) -> Self {
+        let most = MAX_BATCH.min(u32::try_from(MAX_BATCH_TOKENS).unwrap_or(u32::MAX) / self.max_len.max(1));
+        let batch = self.batch.saturating_mul(STABLE_BATCH).min(most).max(self.batch);
+        Self { batch, average_last: (self.steps / STABLE_PART).max(1), ..self.clone() }
     }
 
     /// The first field that alone is refused, and why; serde's words for a wrong type name none.
@@ -173,6 +195,12 @@ impl Recipe {
         if self.patience > 0 && (self.held_out == 0.0 || self.evaluate_every == 0) {
             return Err(TrainError::Recipe("patience needs held_out and evaluate_every: hold a part out".into()));
         }
+        if self.average_last == 0 || self.average_last > self.steps {
+            return Err(TrainError::Recipe(format!("average_last {}, allowed 1 to steps", self.average_last)));
+        }
+        if self.patience > 0 && self.average_last > 1 {
+            return Err(TrainError::Recipe("average_last: a run with patience gives its best evaluation alone".into()));
+        }
         Ok(())
     }
 
@@ -183,9 +211,14 @@ impl Recipe {
         Self { evaluate_every: 0, patience: 0, ..self.clone() }
     }
 
-    /// Whether the run is told by its best evaluation and not by its last step.
-    pub(super) const fn keeps_best(&self) -> bool {
-        self.patience > 0
+    /// Whether the run is told by other weights than those of its last step: its best evaluation's, or an average.
+    pub(super) const fn keeps_aside(&self) -> bool {
+        self.patience > 0 || self.average_last > 1
+    }
+
+    /// How many steps' weights are averaged when `done` are; 0 before the first of them, and where nothing is averaged.
+    pub(super) const fn averaged(&self, done: u32) -> u32 {
+        if self.average_last > 1 { (done + self.average_last).saturating_sub(self.steps) } else { 0 }
     }
 
     /// Whether what is held out is evaluated after `done` steps.

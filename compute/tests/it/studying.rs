@@ -2,12 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tributary_compute::model::Base;
+use tributary_compute::linear::Hook;
+use tributary_compute::loss::{Target, token_losses};
+use tributary_compute::model::{Base, Mode};
+use tributary_compute::study::attacks::assail;
 use tributary_compute::study::dataset::{Dataset, Item};
 use tributary_compute::study::deal::{Dealt, Setting, deal};
-use tributary_compute::study::{
-    Case, Journal, Laboratory, Method, Plan, Scores, StudyError, Training, Truth, all, judge,
-};
+use tributary_compute::study::statistics::pearson;
+use tributary_compute::study::{Case, Journal, Laboratory, Plan, Scores, StudyError, Training, Truth, all, judge};
 use tributary_compute::train::{Example, Recipe, Trainer};
 
 use crate::serving_base::base;
@@ -25,9 +27,8 @@ fn dataset() -> Dataset {
     Dataset { name: "mill".into(), records: (0..24).map(item).collect(), queries: (0..6).map(item).collect() }
 }
 
-fn method() -> Method {
-    let recipe = Recipe { rank: 2, alpha: 8.0, steps: 8, batch: 6, lr: 0.02, warmup: 2, ..Recipe::default() };
-    Method { recipe, average_last: 1 }
+fn recipe() -> Recipe {
+    Recipe { rank: 2, alpha: 8.0, steps: 8, batch: 6, lr: 0.02, warmup: 2, ..Recipe::default() }
 }
 
 fn dealt(setting: Setting, contributors: usize) -> Dealt {
@@ -35,7 +36,7 @@ fn dealt(setting: Setting, contributors: usize) -> Dealt {
 }
 
 fn laboratory(base: &Base, dealt: &Dealt, journal: Option<Journal>, workers: usize) -> Laboratory {
-    Laboratory::new(base, &method(), dealt, journal, workers).unwrap()
+    Laboratory::new(base, &recipe(), dealt, journal, workers).unwrap()
 }
 
 #[test]
@@ -44,9 +45,9 @@ fn a_training_of_the_study_is_the_products_leave_out_run() {
     let dealt = dealt(Setting::Alike, 4);
     let laboratory = laboratory(&base, &dealt, None, 2);
     let found = laboratory.train(&[laboratory.without(9, &[2]), laboratory.without(9, &[])], &|_, _| {}).unwrap();
-    let recipe = Recipe { seed: 9, ..method().recipe };
+    let seeded = Recipe { seed: 9, ..recipe() };
     for (outcome, examples) in found.iter().zip([Example::leave_out(&dealt.examples, 2), dealt.examples.clone()]) {
-        let mut trainer = Trainer::new(&base, &recipe, &examples).unwrap();
+        let mut trainer = Trainer::new(&base, &seeded, &examples).unwrap();
         while !trainer.is_done() {
             trainer.step().unwrap();
         }
@@ -127,10 +128,10 @@ fn exact_credits_of_a_small_index_are_the_truth() {
 fn weights_are_averaged_over_the_last_steps() {
     let base = base(1);
     let dealt = dealt(Setting::Alike, 4);
-    let averaged = Method { average_last: 2, ..method() };
+    let averaged = Recipe { average_last: 2, ..recipe() };
     let laboratory = Laboratory::new(&base, &averaged, &dealt, None, 1).unwrap();
     let found = laboratory.train(&[laboratory.without(4, &[])], &|_, _| {}).unwrap();
-    let mut trainer = Trainer::new(&base, &Recipe { seed: 4, ..method().recipe }, &dealt.examples).unwrap();
+    let mut trainer = Trainer::new(&base, &Recipe { seed: 4, ..recipe() }, &dealt.examples).unwrap();
     let mut last = Vec::new();
     while !trainer.is_done() {
         trainer.step().unwrap();
@@ -161,12 +162,71 @@ fn a_warm_start_shares_the_first_steps() {
 }
 
 #[test]
+fn an_unrolled_run_says_what_a_little_more_of_a_record_does() {
+    let base = base(1);
+    let dealt = dealt(Setting::Alike, 4);
+    let recipe = Recipe { average_last: 3, clip: 0.5, ..recipe() };
+    let laboratory = Laboratory::new(&base, &recipe, &dealt, None, 1).unwrap();
+    let case = Case::prepare(&laboratory, 4, &|_, _| {}).unwrap();
+    let found = unrolled(&case, 2).unwrap().records.unwrap();
+    let root = Trainer::new(&base, &Recipe { seed: 4, ..recipe }, &dealt.examples).unwrap();
+    let loss = |place: usize, weight: f32, query: usize| -> f64 {
+        let mut weights = vec![1.0; dealt.examples.len()];
+        weights[place] = weight;
+        let mut trainer = root.fork(&weights).unwrap();
+        while !trainer.is_done() {
+            trainer.step().unwrap();
+        }
+        let (adapter, _) = trainer.kept().unwrap();
+        let item = &dealt.queries[query];
+        let prompt = base.tokenizer().encode_prompt(&item.prompt).unwrap();
+        let target = Target::new(&prompt, &base.tokenizer().encode_completion(&item.completion).unwrap());
+        let losses = token_losses(base.model(), Mode::Infer, Hook::One(&adapter, None), &[target]).unwrap();
+        f64::from(losses.mean_all().unwrap().to_scalar::<f32>().unwrap())
+    };
+    let (mut given, mut due) = (Vec::new(), Vec::new());
+    for place in (0..dealt.examples.len()).step_by(3) {
+        for query in 0..2 {
+            given.push(f64::from(found.row(place)[query]));
+            due.push((loss(place, 0.95, query) - loss(place, 1.05, query)) / 0.1);
+        }
+    }
+    let r = pearson(&given, &due).unwrap();
+    assert!(r > 0.98, "{r}: {given:?} {due:?}");
+    let (given, due): (f64, f64) = (given.iter().map(|value| value.abs()).sum(), due.iter().map(|value| value.abs()).sum());
+    assert!((given / due - 1.0).abs() < 0.1, "{given} {due}");
+}
+
+#[test]
+fn copies_gain_nothing_where_they_are_admitted_once() {
+    let base = base(1);
+    let dealt = dealt(Setting::Alike, 4);
+    let laboratory = laboratory(&base, &dealt, None, 1);
+    let found = assail(&laboratory, 1, &|_| {}, &|_, _| {}).unwrap();
+    let of = |measure: &str, method: &str| {
+        let one = found.iter().find(|one| one.measure == measure && one.method == method);
+        one.map(|one| one.figure.value)
+    };
+    for method in ["LOCO-delta, exact k=8", "GradDot", "record count"] {
+        for measure in ["duplicate-4-admitted", "copycat-admitted"] {
+            // A base that knows nothing may pay somebody nothing, of which no part can be lost.
+            assert!(of(measure, method).is_none_or(|value| value.abs() < 1e-9), "{measure} {method} {found:?}");
+        }
+    }
+    let gained = of("duplicate-4", "record count").unwrap();
+    // Four times the records beside an average other: at most four fifths, less the half that it was, and what is taken for
+    // noise.
+    assert!((0.2..0.4).contains(&gained), "{gained}");
+    assert_eq!(of("sybil", "equal split").map(|value| value > 1.0), Some(true));
+}
+
+#[test]
 fn what_cannot_be_studied_is_refused() {
     let base = base(1);
     let dealt = dealt(Setting::Alike, 4);
-    let held_out = Method { recipe: Recipe { held_out: 0.1, ..method().recipe }, ..method() };
+    let held_out = Recipe { held_out: 0.1, ..recipe() };
     assert!(matches!(Laboratory::new(&base, &held_out, &dealt, None, 1), Err(StudyError::Plan(_))));
-    assert!(matches!(Laboratory::new(&base, &method(), &dealt, None, 0), Err(StudyError::Plan(_))));
+    assert!(matches!(Laboratory::new(&base, &recipe(), &dealt, None, 0), Err(StudyError::Plan(_))));
     let laboratory = laboratory(&base, &dealt, None, 1);
     let everybody = laboratory.without(1, &[0, 1, 2, 3]);
     assert!(matches!(laboratory.train(&[everybody], &|_, _| {}), Err(StudyError::Plan(_))));

@@ -229,3 +229,38 @@ fn a_recipe_in_json_may_leave_fields_out() {
     assert_eq!(short, Recipe { rank: 4, ..Recipe::default() });
     assert!(serde_json::from_str::<Recipe>(r#"{"ranks": 4}"#).is_err());
 }
+
+#[test]
+fn the_last_weights_are_averaged_also_across_a_break_and_in_a_replay() {
+    let base = base(1);
+    let recipe = Recipe { steps: 6, average_last: 3, ..recipe() };
+    let plain = Recipe { average_last: 1, ..recipe.clone() };
+    let (mut trainer, mut alone) =
+        (Trainer::new(&base, &recipe, &many()).unwrap(), Trainer::new(&base, &plain, &many()).unwrap());
+    let (mut last, mut checkpoints) = (Vec::new(), vec![trainer.checkpoint()]);
+    while !trainer.is_done() {
+        assert_eq!(bytes_of(&trainer.adapter().unwrap()), bytes_of(&alone.adapter().unwrap()), "averaging trains no other");
+        trainer.step().unwrap();
+        alone.step().unwrap();
+        last.push(alone.adapter().unwrap().values().unwrap());
+        checkpoints.push(trainer.checkpoint());
+    }
+    let kept = trainer.kept().unwrap();
+    for (at, found) in kept.0.values().unwrap().iter().enumerate() {
+        let expected = last[3..].iter().map(|values| f64::from(values[at])).sum::<f64>() / 3.0;
+        assert!((f64::from(*found) - expected).abs() < 1e-6, "{found} {expected}");
+    }
+    assert_eq!(kept.1, 6);
+    for from in 0..6 {
+        assert_eq!(replay(&base, &recipe, &many(), &checkpoints[from], 6).unwrap(), checkpoints[6], "from {from}");
+    }
+    let end = Trainer::resume(&base, &recipe, &many(), &checkpoints[6]).unwrap();
+    assert_eq!(bytes_of(&end.kept().unwrap().0), bytes_of(&kept.0));
+    let early = Trainer::resume(&base, &recipe, &many(), &checkpoints[3]).unwrap().kept().unwrap();
+    assert_eq!((early.0.values().unwrap(), early.1), (last[2].clone(), 3));
+    let refused = |recipe: Recipe| Trainer::new(&base, &recipe, &many()).is_err();
+    assert!(refused(Recipe { average_last: 0, ..plain.clone() }) && refused(Recipe { average_last: 7, ..plain.clone() }));
+    assert!(refused(Recipe { held_out: 0.3, evaluate_every: 1, patience: 1, ..recipe }));
+    let written = serde_json::to_string(&plain).unwrap();
+    assert!(!written.contains("average"), "a recipe that averages nothing has the name it had: {written}");
+}

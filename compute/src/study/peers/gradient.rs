@@ -91,7 +91,7 @@ fn along(
     at: impl Fn(&Snapshot, Matrix, Matrix) -> Result<Matrix, StudyError>,
 ) -> Result<Scores, StudyError> {
     let mut sum = Matrix::zeros(case.records.len(), case.laboratory.queries.len());
-    for snapshot in &case.snapshots {
+    for snapshot in case.snapshots()? {
         let of = |targets| gradients(&case.laboratory.base, &snapshot.adapter, targets);
         let found = at(snapshot, of(&case.records)?, of(&case.laboratory.queries)?)?;
         sum.add(&found, narrow(snapshot.lr))?;

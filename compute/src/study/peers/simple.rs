@@ -50,7 +50,7 @@ impl Attributor for TrainingLoss {
 
     fn scores(&self, case: &Case<'_>) -> Result<Scores, StudyError> {
         let mut sums = vec![0.0; case.records.len()];
-        for snapshot in &case.snapshots {
+        for snapshot in case.snapshots()? {
             let losses = losses(&case.laboratory.base, &snapshot.adapter, &case.records)?;
             sums.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += f64::from(loss));
         }

@@ -125,7 +125,8 @@ fn bars<'a>(findings: &[&'a Finding], measure: &str) -> Bars<'a> {
 /// Bars with their intervals as whiskers.
 fn plot(bars: &Bars<'_>) -> String {
     let lowest = bars.iter().map(|(_, figure)| figure.low).fold(0.0, f64::min);
-    let at = |value: f64| LEFT + (value - lowest) / (1.0 - lowest) * (RIGHT - LEFT);
+    let highest = bars.iter().map(|(_, figure)| figure.high).fold(1.0, f64::max);
+    let at = |value: f64| LEFT + (value - lowest) / (highest - lowest) * (RIGHT - LEFT);
     let height = BAR * bars.len();
     let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n");
     for (row, (name, figure)) in bars.iter().enumerate() {
@@ -146,8 +147,8 @@ fn plot(bars: &Bars<'_>) -> String {
             top + 4.0,
             (to - from).max(0.5),
             BAR - 8,
-            at(figure.low.max(lowest)),
-            at(figure.high.min(1.0)),
+            at(figure.low),
+            at(figure.high),
             RIGHT + 12.0,
             middle + 4.0,
             figure.value

@@ -1,0 +1,161 @@
+//! The parts of a study: each trains what its journal lacks, and adds its findings.
+
+use std::time::Instant;
+
+use tributary_compute::model::Base;
+use tributary_compute::study::attacks::{assail, self_dealing};
+use tributary_compute::study::dataset::Dataset;
+use tributary_compute::study::deal::{Setting, deal};
+use tributary_compute::study::redundancy::redundancy;
+use tributary_compute::study::table::{Finding, OURS, TRUE_RUN};
+use tributary_compute::study::{
+    Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe,
+};
+use tributary_compute::train::Recipe;
+
+use crate::cli::eval::load;
+use crate::cli::failure::{FAILED, Failure};
+use crate::cli::output::Context;
+
+/// Trainings between two words about how far a part is.
+const TOLD: usize = 10;
+
+/// A study under way.
+pub(super) struct Study<'a> {
+    pub(super) context: &'a Context,
+    pub(super) dataset: Dataset,
+    pub(super) base: Base,
+    pub(super) journal: Journal,
+    pub(super) contributors: usize,
+    pub(super) quick: bool,
+    pub(super) workers: usize,
+    pub(super) findings: Vec<Finding>,
+}
+
+impl<'a> Study<'a> {
+    /// One deployed run: its truth, then every method.
+    pub(super) fn methods(&mut self, setting: Setting, seed: u64) -> Result<(), Failure> {
+        let laboratory = self.laboratory(setting, seed, &recipe().stable())?;
+        let plan = if self.quick { Plan::quick(seed) } else { Plan::full(seed) };
+        let contributors = laboratory.dealt().contributors;
+        self.begin(&laboratory, seed, &format!("{} trainings", plan.trainings(contributors)));
+        let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
+        let case = Case::prepare(&laboratory, seed, &|_, _| {})?;
+        for method in all() {
+            let start = Instant::now();
+            let scores = method.scores(&case)?;
+            let seconds = start.elapsed().as_secs_f64();
+            self.context.say(&format!("  {} scored in {seconds:.1} s{}", method.name(), load()));
+            let whose = Finding { trainings: method.trainings(contributors), seconds, ..self.of(method.name()) };
+            self.add(setting, seed, &whose, judge(&truth, &scores)?);
+        }
+        let whose = Finding { trainings: contributors, ..self.of(TRUE_RUN) };
+        let own = Scores::of_contributors(truth.without.clone());
+        self.add(setting, seed, &whose, judge(&truth, &own)?);
+        Ok(())
+    }
+
+    /// What two who teach the same are paid.
+    pub(super) fn twins(&mut self, seed: u64) -> Result<(), Failure> {
+        let laboratory = match self.laboratory(Setting::Twins, seed, &recipe().stable()) {
+            Ok(laboratory) => laboratory,
+            Err(StudyError::Dataset(why)) => {
+                self.context.say(&format!("{}, twins: left out: {why}", self.dataset.name));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.begin(&laboratory, seed, "pairs left out");
+        for row in redundancy(&laboratory, seed, &self.teller())? {
+            let whose = Finding { trainings: row.trainings, ..self.of(row.rule) };
+            let imbalance = row.imbalance.map(|value| Figure { value, low: value, high: value });
+            let figures = [("twins-joint", row.joint), ("twins-imbalance", imbalance)];
+            let known = figures.into_iter().filter_map(|(measure, figure)| Some((measure, figure?)));
+            self.add(Setting::Twins, seed, &whose, known);
+        }
+        Ok(())
+    }
+
+    /// What cheats gain.
+    pub(super) fn attacks(&mut self, setting: Setting, seed: u64) -> Result<(), Failure> {
+        let laboratory = self.laboratory(setting, seed, &recipe().stable())?;
+        self.begin(&laboratory, seed, "attacks");
+        let begun = |measure: &str| self.context.say(&format!("  attack: {measure}{}", load()));
+        let found = assail(&laboratory, seed, &begun, &self.teller())?;
+        for assault in found {
+            let whose = Finding { trainings: assault.trainings, ..self.of(assault.method) };
+            self.add(setting, seed, &whose, [(assault.measure, assault.figure)]);
+        }
+        let figure = self_dealing().map_err(|error| Failure::new(FAILED, error, ""))?;
+        let whose = self.of(OURS);
+        self.add(setting, seed, &whose, [("self-dealing", figure)]);
+        Ok(())
+    }
+
+    /// How far two true runs agree, by each recipe.
+    pub(super) fn recipes(&mut self, setting: Setting, seed: u64) -> Result<(), Failure> {
+        for (name, recipe) in [("plain recipe", recipe()), ("stable recipe", recipe().stable())] {
+            let laboratory = self.laboratory(setting, seed, &recipe)?;
+            self.begin(&laboratory, seed, name);
+            let plan = Plan { unseen: vec![seed + 1], subsets: 0, ..Plan::quick(seed) };
+            let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
+            let loss = Figure { value: truth.loss, low: truth.loss, high: truth.loss };
+            let judged = judge(&truth, &Scores::of_contributors(truth.without.clone()))?;
+            let seeds = judged.into_iter().filter_map(|(measure, figure)| {
+                let measure = match measure {
+                    "unseen-net-r" => "seeds-net-r",
+                    "unseen-net-rho" => "seeds-net-rho",
+                    "unseen-tv-totals" => "seeds-tv-totals",
+                    _ => return None,
+                };
+                Some((measure, figure))
+            });
+            let known: Vec<_> = seeds.chain([("loss", loss)]).collect();
+            self.add(setting, seed, &self.of(name), known);
+        }
+        Ok(())
+    }
+
+    fn laboratory(&self, setting: Setting, seed: u64, recipe: &Recipe) -> Result<Laboratory, StudyError> {
+        let dealt = deal(&self.dataset, setting, self.contributors, seed)?;
+        Laboratory::new(&self.base, recipe, &dealt, Some(self.journal.clone()), self.workers)
+    }
+
+    fn begin(&self, laboratory: &Laboratory, seed: u64, what: &str) {
+        let dealt = laboratory.dealt();
+        let contributors = dealt.contributors;
+        self.context.say(&format!("{}, seed {seed}: {contributors} contributors, {what}{}", dealt.name, load()));
+    }
+
+    /// Says how far trainings are, now and then.
+    fn teller(&self) -> impl Fn(usize, usize) + Sync + use<'a> {
+        let context = self.context;
+        move |done: usize, of: usize| {
+            if done.is_multiple_of(TOLD) || done == of {
+                context.say(&format!("  {done} of {of}{}", load()));
+            }
+        }
+    }
+
+    /// What all findings of a method share.
+    fn of(&self, method: &str) -> Finding {
+        Finding { dataset: self.dataset.name.clone(), method: method.into(), ..Finding::default() }
+    }
+
+    fn add(
+        &mut self,
+        setting: Setting,
+        seed: u64,
+        whose: &Finding,
+        figures: impl IntoIterator<Item = (&'static str, Figure)>,
+    ) {
+        let finding = |(measure, figure): (&'static str, Figure)| Finding {
+            setting: setting.name().into(),
+            seed,
+            measure: measure.into(),
+            figure,
+            ..whose.clone()
+        };
+        self.findings.extend(figures.into_iter().map(finding));
+    }
+}
