@@ -1,14 +1,16 @@
 //! Who taught an answer: each contributor's share of the answer's loss, by the LOCO-delta index.
 //!
 //! A contributor's credit is how much worse the answer would have scored had the adapter been trained without it
-//! (mean nats for each answer token; positive means it helped). The contributors with the longest deltas get the true
-//! difference, from a forward pass with their stored leave-out adapter; the others the first-order estimate g·δ with
-//! g the answer's gradient in the adapter's weights, both quantised.
+//! (mean nats for each answer token; positive means it helped). Few contributors, and of many those with the longest
+//! deltas, get the true difference, from a forward pass with their stored leave-out adapter; the others the first-order
+//! estimate g·δ with g the answer's gradient in the adapter's weights, both quantised, and what such estimates miss of
+//! those whose true difference is known.
 //!
 //! Invariant: credits are a pure function of base, adapter, index and tokens, bitwise equal within a determinism
 //! class; every contributor of the index has exactly one credit, in ascending order.
 
 mod codec;
+mod fit;
 mod index;
 mod quantise;
 
@@ -21,11 +23,15 @@ use crate::linear::Hook;
 use crate::lora::{Adapter, FrozenAdapter, LoraError};
 use crate::loss::{Target, completion_gradient, token_losses};
 use crate::model::{Base, Mode, ModelError};
+use fit::Bend;
 use quantise::{GradientTensor, dot};
 
-/// Contributors scored by a true forward pass: the measured knee, after which more change little (pilot: payout
-/// correlation .95 with four, .97 with eight).
+/// Of many contributors, how many are scored by a true forward pass: the measured knee, after which more change little
+/// (pilot: payout correlation .95 with four, .97 with eight).
 pub const EXACT_CONTRIBUTORS: usize = 8;
+
+/// Contributors who are all scored by forward passes: these cost no more than eight of them and a gradient.
+pub const FEW_CONTRIBUTORS: usize = 11;
 
 /// Tokens of one multi-adapter forward pass; bounds the memory of its logits.
 const BATCH_TOKENS: usize = 4_096;
@@ -103,6 +109,27 @@ pub struct Credit {
     pub exact: bool,
 }
 
+/// How credits are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// Contributors scored by a forward pass, those with the longest deltas.
+    pub exact: usize,
+    /// Whether the others' estimates are bent by what the estimates of these miss.
+    pub bent: bool,
+}
+
+impl Rule {
+    /// What pays, with so many contributors.
+    #[must_use]
+    pub const fn of(contributors: usize) -> Self {
+        let exact = if contributors <= FEW_CONTRIBUTORS { contributors } else { EXACT_CONTRIBUTORS };
+        Self { exact, bent: true }
+    }
+
+    /// First-order estimates alone.
+    pub const LINEAR: Self = Self { exact: 0, bent: false };
+}
+
 /// The credit of every contributor for an answer of `adapter`.
 ///
 /// # Errors
@@ -114,46 +141,44 @@ pub fn credits(
     prompt_tokens: &[u32],
     output_tokens: &[u32],
 ) -> Result<Vec<Credit>, AttributeError> {
-    index.is_of(adapter)?;
-    let exact = index.largest(EXACT_CONTRIBUTORS);
-    let measured = measured_differences(base, adapter, index, &exact, &Target::new(prompt_tokens, output_tokens))?;
-    let gradient = match exact.len() < index.entries().len() {
-        true => Some(gradient(base, adapter, prompt_tokens, output_tokens)?),
-        false => None,
-    };
-    let mut credits = Vec::with_capacity(index.entries().len());
-    for (at, entry) in index.entries().iter().enumerate() {
-        let known = exact.iter().position(|exact| *exact == at);
-        let nats = match (known, &gradient) {
-            (Some(place), _) => measured[place],
-            (None, Some(gradient)) => dot(gradient, &entry.delta),
-            (None, None) => 0.0,
-        };
-        let micro_nats = to_micro(nats / mean_over(output_tokens))?;
-        credits.push(Credit { contributor: entry.contributor, micro_nats, exact: known.is_some() });
-    }
-    Ok(credits)
+    credits_by(Rule::of(index.entries().len()), base, adapter, index, (prompt_tokens, output_tokens))
 }
 
-/// The first-order estimate for every contributor, whatever the length of its delta: what an audit holds against
-/// [`credits`].
+/// The same by a rule of one's own, given prompt and output.
 ///
 /// # Errors
 /// As [`credits`].
-pub fn linear_credits(
+pub fn credits_by(
+    rule: Rule,
     base: &Base,
     adapter: &Adapter,
     index: &Index,
-    prompt_tokens: &[u32],
-    output_tokens: &[u32],
+    (prompt, output): (&[u32], &[u32]),
 ) -> Result<Vec<Credit>, AttributeError> {
     index.is_of(adapter)?;
-    let gradient = gradient(base, adapter, prompt_tokens, output_tokens)?;
-    let credit = |entry: &index::Entry| {
-        let micro_nats = to_micro(dot(&gradient, &entry.delta) / mean_over(output_tokens))?;
-        Ok(Credit { contributor: entry.contributor, micro_nats, exact: false })
+    let entries = index.entries();
+    let exact = index.largest(rule.exact);
+    let measured = match exact.is_empty() {
+        true => Vec::new(),
+        false => measured_differences(base, adapter, index, &exact, &Target::new(prompt, output))?,
     };
-    index.entries().iter().map(credit).collect()
+    let mut nats = vec![0.0; entries.len()];
+    if exact.len() < entries.len() {
+        let gradient = gradient(base, adapter, prompt, output)?;
+        nats = entries.iter().map(|entry| dot(&gradient, &entry.delta)).collect();
+    }
+    if rule.bent {
+        let known = exact.iter().zip(&measured);
+        let bend = Bend::of(known.map(|(at, true_one)| (entries[*at].squared_length(), true_one - nats[*at])));
+        nats.iter_mut().zip(entries).for_each(|(nats, entry)| *nats += bend.missed(entry.squared_length()));
+    }
+    exact.iter().zip(&measured).for_each(|(at, measured)| nats[*at] = *measured);
+    let tokens = mean_over(output);
+    let credit = |(at, nats): (usize, &f64)| {
+        let (contributor, exact) = (entries[at].contributor, exact.contains(&at));
+        Ok(Credit { contributor, micro_nats: to_micro(nats / tokens)?, exact })
+    };
+    nats.iter().enumerate().map(credit).collect()
 }
 
 /// The quantised gradient of the answer's summed loss in the adapter's weights, tensor by tensor.

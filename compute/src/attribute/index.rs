@@ -23,6 +23,13 @@ pub(super) struct Entry {
     pub(super) leave_out: Adapter,
 }
 
+impl Entry {
+    /// |δ|², as it was quantised.
+    pub(super) fn squared_length(&self) -> f64 {
+        self.delta.iter().map(DeltaTensor::squared_norm).sum()
+    }
+}
+
 /// Deltas and leave-out adapters of all contributors of one adapter.
 #[derive(Debug, Clone)]
 pub struct Index {
@@ -107,7 +114,7 @@ impl Index {
 
     /// Positions of the `count` entries with the longest deltas; ties go to the lower contributor.
     pub(super) fn largest(&self, count: usize) -> Vec<usize> {
-        let norm = |at: &usize| self.entries[*at].delta.iter().map(DeltaTensor::squared_norm).sum::<f64>();
+        let norm = |at: &usize| self.entries[*at].squared_length();
         let mut order: Vec<usize> = (0..self.entries.len()).collect();
         order.sort_by(|a, b| norm(b).total_cmp(&norm(a)).then(a.cmp(b)));
         order.truncate(count);

@@ -83,8 +83,9 @@ pub fn all() -> Vec<Box<dyn Attributor>> {
         Box::new(peers::Less),
         Box::new(peers::DataInf),
         Box::new(peers::EkFac),
-        Box::new(peers::LocoDelta { exact: false }),
-        Box::new(peers::LocoDelta { exact: true }),
+        Box::new(peers::LocoDelta::Linear),
+        Box::new(peers::LocoDelta::Exact),
+        Box::new(peers::LocoDelta::Bent),
     ]
 }
 

@@ -27,7 +27,7 @@ impl Plan {
     /// A few minutes on two cores: wide intervals.
     #[must_use]
     pub const fn quick(seed: u64) -> Self {
-        Self { seed, unseen: Vec::new(), subsets: 16, record_subsets: 0, singles: 0 }
+        Self { seed, unseen: Vec::new(), subsets: 16, record_subsets: 12, singles: 24 }
     }
 
     /// What is published.
@@ -146,8 +146,7 @@ impl Truth {
     pub fn of_first(&self, queries: usize) -> Self {
         let queries = queries.min(self.queries);
         let cut = |matrix: &Matrix| if matrix.rows() == 0 { matrix.clone() } else { matrix.slice(0, queries) };
-        let subsets =
-            |subsets: &Subsets| Subsets { left_out: subsets.left_out.clone(), losses: cut(&subsets.losses) };
+        let subsets = |subsets: &Subsets| Subsets { left_out: subsets.left_out.clone(), losses: cut(&subsets.losses) };
         Self {
             without: cut(&self.without),
             unseen: self.unseen.iter().map(cut).collect(),

@@ -81,7 +81,7 @@ impl Trail {
         let mut flow = Flow { values: vec![0.0; count], first: vec![0.0; count], second: vec![0.0; count] };
         let mut influence = vec![0.0; self.trainer.examples.trained.len()];
         let recipe = &self.trainer.recipe;
-        for (number, step) in (0..).zip(&self.steps).rev() {
+        for (number, step) in (0..recipe.steps).rev().zip(self.steps.iter().rev()) {
             let averaged = recipe.averaged(number + 1) > 0 || number + 1 == recipe.steps;
             if averaged {
                 let part = 1.0 / f64::from(recipe.average_last);

@@ -1,7 +1,9 @@
 //! The LOCO-delta index: canonical bytes, a commitment that covers them, and credits with the right sign.
 
 use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
-use tributary_compute::attribute::{AttributeError, Credit, EXACT_CONTRIBUTORS, Index, credits, linear_credits};
+use tributary_compute::attribute::{
+    AttributeError, Credit, EXACT_CONTRIBUTORS, FEW_CONTRIBUTORS, Index, Rule, credits, credits_by,
+};
 use tributary_compute::lora::Adapter;
 use tributary_compute::loss::completion_loss;
 use tributary_compute::model::{Base, Mode};
@@ -114,7 +116,7 @@ fn estimate_and_measurement_agree_for_small_deltas() {
     let index = Index::build(&deployed, &leave_out).unwrap();
     let (prompt, output) = tokens(&base, "who owns the mill?", " the miller owns the old mill");
     let exact = credits(&base, &deployed, &index, &prompt, &output).unwrap();
-    let linear = linear_credits(&base, &deployed, &index, &prompt, &output).unwrap();
+    let linear = credits_by(Rule::LINEAR, &base, &deployed, &index, (&prompt, &output)).unwrap();
     let largest = exact.iter().map(|credit| credit.micro_nats.abs()).max().unwrap();
     assert!(largest > 1_000, "{exact:?}");
     for (exact, linear) in exact.iter().zip(&linear) {
@@ -151,15 +153,18 @@ fn measured_credits_are_differences_of_true_losses() {
 fn many_contributors_get_the_largest_measured_and_the_same_every_time() {
     let base = base(1);
     let deployed = adapter(&base, 5, 8.0);
-    let leave_out: Vec<(u32, Adapter)> = (0_u8..11)
+    let leave_out: Vec<(u32, Adapter)> = (0_u8..12)
         .map(|c| (u32::from(c), nudged(&base, &deployed, u64::from(c) + 40, 0.01 + 0.01 * f32::from(c))))
         .collect();
     let index = Index::build(&deployed, &leave_out).unwrap();
     let (prompt, output) = tokens(&base, "where does the river flow?", " the river flows to the sea");
     let first = credits(&base, &deployed, &index, &prompt, &output).unwrap();
     let exact: Vec<u32> = first.iter().filter(|credit| credit.exact).map(|credit| credit.contributor).collect();
-    assert_eq!(exact, [3, 4, 5, 6, 7, 8, 9, 10]);
+    assert_eq!(exact, [4, 5, 6, 7, 8, 9, 10, 11]);
     assert_eq!(exact.len(), EXACT_CONTRIBUTORS);
+    let few = Index::build(&deployed, &leave_out[..FEW_CONTRIBUTORS]).unwrap();
+    let all = credits(&base, &deployed, &few, &prompt, &output).unwrap();
+    assert!(all.iter().all(|credit| credit.exact));
     let read = Index::from_bytes(base.config(), &index.to_bytes().unwrap()).unwrap();
     assert_eq!(credits(&base, &deployed, &read, &prompt, &output).unwrap(), first);
 }

@@ -113,11 +113,11 @@ fn exact_credits_of_a_small_index_are_the_truth() {
     let base = base(1);
     let dealt = dealt(Setting::Alike, 5);
     let laboratory = laboratory(&base, &dealt, None, 1);
-    let plan = Plan { subsets: 0, ..Plan::quick(3) };
+    let plan = Plan { subsets: 0, record_subsets: 0, singles: 0, ..Plan::quick(3) };
     let truth = Truth::measure(&laboratory, &plan, &|_, _| {}).unwrap();
     let case = Case::prepare(&laboratory, 3, &|_, _| {}).unwrap();
     let ours = all().pop().unwrap();
-    assert_eq!((ours.name(), ours.trainings(5)), ("LOCO-delta, exact k=8", 5));
+    assert_eq!((ours.name(), ours.trainings(5)), ("LOCO-delta, exact k=8, bent", 5));
     let scores = ours.scores(&case).unwrap().contributors.unwrap();
     for (found, due) in scores.iter().flatten().zip(truth.without.iter().flatten()) {
         assert!((found - due).abs() < 1e-4, "{found} {due}");
@@ -193,7 +193,8 @@ fn an_unrolled_run_says_what_a_little_more_of_a_record_does() {
     }
     let r = pearson(&given, &due).unwrap();
     assert!(r > 0.98, "{r}: {given:?} {due:?}");
-    let (given, due): (f64, f64) = (given.iter().map(|value| value.abs()).sum(), due.iter().map(|value| value.abs()).sum());
+    let (given, due): (f64, f64) =
+        (given.iter().map(|value| value.abs()).sum(), due.iter().map(|value| value.abs()).sum());
     assert!((given / due - 1.0).abs() < 0.1, "{given} {due}");
 }
 

@@ -239,7 +239,11 @@ fn the_last_weights_are_averaged_also_across_a_break_and_in_a_replay() {
         (Trainer::new(&base, &recipe, &many()).unwrap(), Trainer::new(&base, &plain, &many()).unwrap());
     let (mut last, mut checkpoints) = (Vec::new(), vec![trainer.checkpoint()]);
     while !trainer.is_done() {
-        assert_eq!(bytes_of(&trainer.adapter().unwrap()), bytes_of(&alone.adapter().unwrap()), "averaging trains no other");
+        assert_eq!(
+            bytes_of(&trainer.adapter().unwrap()),
+            bytes_of(&alone.adapter().unwrap()),
+            "averaging trains no other"
+        );
         trainer.step().unwrap();
         alone.step().unwrap();
         last.push(alone.adapter().unwrap().values().unwrap());
@@ -259,7 +263,9 @@ fn the_last_weights_are_averaged_also_across_a_break_and_in_a_replay() {
     let early = Trainer::resume(&base, &recipe, &many(), &checkpoints[3]).unwrap().kept().unwrap();
     assert_eq!((early.0.values().unwrap(), early.1), (last[2].clone(), 3));
     let refused = |recipe: Recipe| Trainer::new(&base, &recipe, &many()).is_err();
-    assert!(refused(Recipe { average_last: 0, ..plain.clone() }) && refused(Recipe { average_last: 7, ..plain.clone() }));
+    assert!(
+        refused(Recipe { average_last: 0, ..plain.clone() }) && refused(Recipe { average_last: 7, ..plain.clone() })
+    );
     assert!(refused(Recipe { held_out: 0.3, evaluate_every: 1, patience: 1, ..recipe }));
     let written = serde_json::to_string(&plain).unwrap();
     assert!(!written.contains("average"), "a recipe that averages nothing has the name it had: {written}");

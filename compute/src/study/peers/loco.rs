@@ -4,21 +4,39 @@
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use crate::attribute::{Credit, Index, credits, linear_credits};
+use crate::attribute::{Credit, EXACT_CONTRIBUTORS, Index, Rule, credits_by};
 use crate::loss::Target;
 use crate::ops::narrow;
 use crate::study::attributor::{Attributor, Case, Scores};
 use crate::study::{Matrix, StudyError};
 
 /// Credits of the index.
-pub(in crate::study) struct LocoDelta {
-    /// Whether the longest deltas are scored by a forward pass, as in the product.
-    pub(in crate::study) exact: bool,
+pub(in crate::study) enum LocoDelta {
+    /// Of first-order estimates alone.
+    Linear,
+    /// The longest deltas by forward passes, the others by bare estimates.
+    Exact,
+    /// As in the product with many contributors: the others' estimates are bent by what those of the former miss.
+    Bent,
+}
+
+impl LocoDelta {
+    const fn rule(&self) -> Rule {
+        match self {
+            Self::Linear => Rule::LINEAR,
+            Self::Exact => Rule { exact: EXACT_CONTRIBUTORS, bent: false },
+            Self::Bent => Rule { exact: EXACT_CONTRIBUTORS, bent: true },
+        }
+    }
 }
 
 impl Attributor for LocoDelta {
     fn name(&self) -> &'static str {
-        if self.exact { "LOCO-delta, exact k=8" } else { "LOCO-delta, linear" }
+        match self {
+            Self::Linear => "LOCO-delta, linear",
+            Self::Exact => "LOCO-delta, exact k=8",
+            Self::Bent => "LOCO-delta, exact k=8, bent",
+        }
     }
 
     fn trainings(&self, contributors: usize) -> usize {
@@ -28,11 +46,10 @@ impl Attributor for LocoDelta {
     fn scores(&self, case: &Case<'_>) -> Result<Scores, StudyError> {
         let index = Index::build(&case.deployed, &case.leave_out)?;
         let laboratory = case.laboratory;
-        let rule = if self.exact { credits } else { linear_credits };
         let of = |query: &Target| -> Result<Vec<Credit>, StudyError> {
             let start = query.scored.first().map_or(0, |scored| scored.start);
             let (prompt, output) = query.tokens.split_at(start);
-            Ok(rule(&laboratory.base, &case.deployed, &index, prompt, output)?)
+            Ok(credits_by(self.rule(), &laboratory.base, &case.deployed, &index, (prompt, output))?)
         };
         let columns = laboratory.queries.par_iter().map(of).collect::<Result<Vec<_>, _>>()?;
         let mut scores = Matrix::zeros(case.leave_out.len(), columns.len());

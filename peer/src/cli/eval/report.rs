@@ -14,7 +14,8 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
-use tributary_compute::study::table::{Finding, OURS};
+use tributary_compute::bench::table::Row;
+use tributary_compute::study::table::{Finding, OURS, rows};
 use tributary_compute::study::{Figure, MEASURES};
 
 /// The page's file.
@@ -25,14 +26,6 @@ const JSON: &str = "findings.json";
 const SCHEMA: &str = "message finding { required binary dataset (UTF8); required binary setting (UTF8); \
     required int64 seed; required binary method (UTF8); required int64 trainings; required double seconds; \
     required binary measure (UTF8); required double value; required double low; required double high; }";
-
-/// Height of a bar with what is around it, and the plot's width, in the plot's own units.
-const BAR: usize = 24;
-const WIDTH: f64 = 640.0;
-/// Where bars begin: names stand before.
-const LEFT: f64 = 210.0;
-/// Where they end at 1: their values stand after.
-const RIGHT: f64 = 560.0;
 
 /// Writes all three files.
 pub(super) fn write(folder: &Path, findings: &[Finding]) -> io::Result<()> {
@@ -88,22 +81,65 @@ type Bars<'a> = Vec<(&'a str, Figure)>;
 /// The page.
 fn page(findings: &[Finding]) -> String {
     let mut body = String::new();
-    let mut groups: Vec<(&str, &str)> =
-        findings.iter().map(|one| (one.dataset.as_str(), one.setting.as_str())).collect();
-    groups.dedup();
-    for (dataset, setting) in groups {
-        let own: Vec<&Finding> =
-            findings.iter().filter(|one| one.dataset == dataset && one.setting == setting).collect();
+    for dataset in firsts(findings.iter().map(|one| one.dataset.as_str())) {
+        let own: Vec<&Finding> = findings.iter().filter(|one| one.dataset == dataset).collect();
+        let copied: Vec<Finding> = own.iter().copied().cloned().collect();
         // Writing to a string cannot fail.
-        let _ = writeln!(body, "<h2>{}, {}</h2>", escaped(dataset), escaped(setting));
-        for (measure, title) in MEASURES {
-            let bars = bars(&own, measure);
-            if !bars.is_empty() {
-                let _ = write!(body, "<h3>{}</h3>\n{}", escaped(title), plot(&bars));
+        let _ = write!(body, "<h2>{}</h2>\n{}", escaped(dataset), targets(&rows(&copied)));
+        for setting in firsts(own.iter().map(|one| one.setting.as_str())) {
+            let own: Vec<&Finding> = own.iter().copied().filter(|one| one.setting == setting).collect();
+            let mut seeds: Vec<u64> = own.iter().map(|one| one.seed).collect();
+            seeds.sort_unstable();
+            seeds.dedup();
+            let _ = writeln!(body, "<h2>{}, {}</h2><p>Seeds: {seeds:?}</p>", escaped(dataset), escaped(setting));
+            for (measure, title) in MEASURES {
+                let bars = bars(&own, measure);
+                if !bars.is_empty() {
+                    let _ = write!(body, "<h3>{}</h3>\n{}", escaped(title), plot(&bars));
+                }
             }
         }
     }
     format!("{HEAD}{body}</main></body></html>\n")
+}
+
+/// Each name once, in the order in which they first appear.
+fn firsts<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut found = Vec::new();
+    for name in names {
+        if !found.contains(&name) {
+            found.push(name);
+        }
+    }
+    found
+}
+
+/// The targets beside what was measured; what was not measured is left out.
+fn targets(rows: &[Row]) -> String {
+    let mut table = String::from(
+        "<div class=\"wide\"><table><tr><th>measure</th><th>ours</th><th>target</th><th></th><th>beside</th><th></th></tr>\n",
+    );
+    let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.3}"));
+    for row in rows.iter().filter(|row| row.ours.is_some() || row.peer_value.is_some()) {
+        let (class, verdict) = match row.met {
+            Some(true) => ("met", "met"),
+            Some(false) => ("missed", "missed"),
+            None => ("", ""),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            table,
+            "<tr><td>{}</td><td class=\"number\">{}</td><td>{}</td><td class=\"{class}\">{verdict}</td><td>{}</td>\
+             <td class=\"number\">{}</td></tr>",
+            escaped(row.name),
+            number(row.ours),
+            escaped(row.target.as_deref().unwrap_or_default()),
+            escaped(row.peer.as_deref().unwrap_or_default()),
+            number(row.peer_value),
+        );
+    }
+    table.push_str("</table></div>\n");
+    table
 }
 
 fn bars<'a>(findings: &[&'a Finding], measure: &str) -> Bars<'a> {
@@ -122,40 +158,29 @@ fn bars<'a>(findings: &[&'a Finding], measure: &str) -> Bars<'a> {
     order.into_iter().filter_map(|name| Some((name, mean(found.get(name)?)))).collect()
 }
 
-/// Bars with their intervals as whiskers.
+/// Bars with their intervals as whiskers, in percent of the widest.
 fn plot(bars: &Bars<'_>) -> String {
-    let lowest = bars.iter().map(|(_, figure)| figure.low).fold(0.0, f64::min);
-    let highest = bars.iter().map(|(_, figure)| figure.high).fold(1.0, f64::max);
-    let at = |value: f64| LEFT + (value - lowest) / (highest - lowest) * (RIGHT - LEFT);
-    let height = BAR * bars.len();
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n");
-    for (row, (name, figure)) in bars.iter().enumerate() {
-        let top = (row * BAR) as f64;
-        let middle = top + BAR as f64 / 2.0;
+    let lowest = bars.iter().map(|(_, figure)| figure.low.min(figure.value)).fold(0.0, f64::min);
+    let highest = bars.iter().map(|(_, figure)| figure.high.max(figure.value)).fold(lowest + 1.0, f64::max);
+    let at = |value: f64| 100.0 * (value - lowest) / (highest - lowest);
+    let mut plot = String::from("<div class=\"plot\">\n");
+    for (name, figure) in bars {
         let (from, to) = (at(figure.value.min(0.0)), at(figure.value.max(0.0)));
         let class = if *name == OURS { "ours" } else { "bar" };
         // Writing to a string cannot fail.
         let _ = writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" class=\"name\">{}</text>\
-             <rect class=\"{class}\" x=\"{from:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{}\"/>\
-             <line class=\"range\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle:.1}\" y2=\"{middle:.1}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\">{:.3}</text>",
-            LEFT - 8.0,
-            middle + 4.0,
+            plot,
+            "<span>{}</span><span class=\"track\"><i class=\"{class}\" style=\"left:{from:.2}%;width:{:.2}%\"></i>\
+             <i class=\"range\" style=\"left:{:.2}%;width:{:.2}%\"></i></span><span class=\"number\">{:.3}</span>",
             escaped(name),
-            top + 4.0,
-            (to - from).max(0.5),
-            BAR - 8,
+            (to - from).max(0.2),
             at(figure.low),
-            at(figure.high),
-            RIGHT + 12.0,
-            middle + 4.0,
+            (at(figure.high) - at(figure.low)).max(0.0),
             figure.value
         );
     }
-    svg.push_str("</svg>\n");
-    svg
+    plot.push_str("</div>\n");
+    plot
 }
 
 fn escaped(text: &str) -> String {
@@ -165,17 +190,27 @@ fn escaped(text: &str) -> String {
 const HEAD: &str = "<!doctype html>
 <html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">
 <title>Attribution, measured</title><style>
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --bar: #9aa7b4; --ours: #0a6c74; --range: #1b1f24; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171a; --ink: #e6e9ec; --bar: #5a6672; --ours: #35b3bd; --range: #e6e9ec; } }
+:root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --soft: #e4e8ec; --bar: #9aa7b4; --ours: #0a6c74; --missed: #a3262e; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171a; --ink: #e6e9ec; --soft: #2a3036; --bar: #5a6672; --ours: #35b3bd; --missed: #ff8f8f; }
+}
 body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; margin: 0; }
-main { max-width: 44rem; margin: 0 auto; padding: 1rem; }
-svg { width: 100%; height: auto; display: block; } text { fill: var(--ink); font-size: 14px; } .name { text-anchor: end; }
-.bar { fill: var(--bar); } .ours { fill: var(--ours); } .range { stroke: var(--range); stroke-width: 1.5; }
+main { max-width: 52rem; margin: 0 auto; padding: 1rem; }
 h2 { margin-top: 2.5rem; } h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--soft); white-space: nowrap; }
+.number { text-align: right; font-variant-numeric: tabular-nums; } .met { color: var(--ours); } .missed { color: var(--missed); }
+.plot { display: grid; grid-template-columns: max-content 1fr 3.5rem; gap: .15rem .8rem; font-size: .9rem; align-items: center; }
+.track { position: relative; height: 1rem; background: var(--soft); } .track i { position: absolute; }
+.bar, .ours { top: 0; bottom: 0; background: var(--bar); } .ours { background: var(--ours); }
+.range { top: 45%; height: 10%; background: var(--ink); }
+@media (max-width: 36rem) {
+  .plot { grid-template-columns: 1fr 3.5rem; } .plot > span:nth-child(3n + 1) { grid-column: 1 / -1; margin-top: .25rem; line-height: 1.2; }
+}
 </style></head><body><main><h1>Attribution, measured</h1>
 <p>Contributors were really left out: the adapter was trained again without them, from the same seed and order. Each bar
-is the mean over seeds, each line the middle 95 % of 1,000 bootstrap draws over questions and subsets. Misallocation is better
-low, everything else high.</p>
+is the mean over seeds, each line the middle 95 % of 1,000 bootstrap draws over questions and subsets. What is misallocated, lost or
+gained by cheating is better low, everything else high.</p>
 ";
 
 #[cfg(test)]
@@ -212,7 +247,8 @@ mod tests {
         assert_eq!(read, findings());
         let page = std::fs::read_to_string(folder.path().join(PAGE)).unwrap();
         assert!(page.contains("a &lt;b&gt; &amp; c, alike") && !page.contains("<b>"));
-        assert!(page.contains("class=\"ours\"") && page.contains(">0.500</text>"));
+        assert!(page.contains("class=\"ours\"") && page.contains(">0.500</span>"));
+        assert!(page.contains("class=\"missed\">missed</td>") && page.contains(">&gt;= 0.8</td>"), "{page}");
         assert!(!page.contains("http") && page.contains("prefers-color-scheme"), "the page needs nothing else");
     }
 }

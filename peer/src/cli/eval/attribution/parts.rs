@@ -7,9 +7,9 @@ use tributary_compute::study::attacks::{assail, self_dealing};
 use tributary_compute::study::dataset::Dataset;
 use tributary_compute::study::deal::{Setting, deal};
 use tributary_compute::study::redundancy::redundancy;
-use tributary_compute::study::table::{Finding, OURS, TRUE_RUN};
+use tributary_compute::study::table::{Finding, OURS, TRUE_RUN, UNROLLED};
 use tributary_compute::study::{
-    Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe,
+    Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe, unrolled,
 };
 use tributary_compute::train::Recipe;
 
@@ -17,8 +17,14 @@ use crate::cli::eval::load;
 use crate::cli::failure::{FAILED, Failure};
 use crate::cli::output::Context;
 
+/// Answers for which the run is unrolled, each by a pass as long as a few trainings; fewer where it is quick.
+const AUDITED: usize = 16;
+const AUDITED_QUICKLY: usize = 8;
 /// Trainings between two words about how far a part is.
 const TOLD: usize = 10;
+
+/// How a method comes to its scores.
+type Scoring<'a> = dyn Fn() -> Result<Scores, StudyError> + 'a;
 
 /// A study under way.
 pub(super) struct Study<'a> {
@@ -36,23 +42,27 @@ impl<'a> Study<'a> {
     /// One deployed run: its truth, then every method.
     pub(super) fn methods(&mut self, setting: Setting, seed: u64) -> Result<(), Failure> {
         let laboratory = self.laboratory(setting, seed, &recipe().stable())?;
-        let plan = if self.quick { Plan::quick(seed) } else { Plan::full(seed) };
+        let quick = self.quick;
+        let plan = if quick { Plan::quick(seed) } else { Plan::full(seed) };
         let contributors = laboratory.dealt().contributors;
         self.begin(&laboratory, seed, &format!("{} trainings", plan.trainings(contributors)));
         let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
         let case = Case::prepare(&laboratory, seed, &|_, _| {})?;
-        for method in all() {
+        let mut judged = |name: &str, trainings: usize, truth: &Truth, score: &Scoring<'_>| -> Result<(), Failure> {
             let start = Instant::now();
-            let scores = method.scores(&case)?;
+            let scores = score()?;
             let seconds = start.elapsed().as_secs_f64();
-            self.context.say(&format!("  {} scored in {seconds:.1} s{}", method.name(), load()));
-            let whose = Finding { trainings: method.trainings(contributors), seconds, ..self.of(method.name()) };
-            self.add(setting, seed, &whose, judge(&truth, &scores)?);
+            self.context.say(&format!("  {name}: scored in {seconds:.1} s{}", load()));
+            let whose = Finding { trainings, seconds, ..self.of(name) };
+            self.add(setting, seed, &whose, judge(truth, &scores)?);
+            Ok(())
+        };
+        for method in all() {
+            judged(method.name(), method.trainings(contributors), &truth, &|| method.scores(&case))?;
         }
-        let whose = Finding { trainings: contributors, ..self.of(TRUE_RUN) };
-        let own = Scores::of_contributors(truth.without.clone());
-        self.add(setting, seed, &whose, judge(&truth, &own)?);
-        Ok(())
+        let answers = if quick { AUDITED_QUICKLY } else { AUDITED };
+        judged(UNROLLED, 0, &truth.of_first(answers), &|| unrolled(&case, answers))?;
+        judged(TRUE_RUN, contributors, &truth, &|| Ok(Scores::of_contributors(truth.without.clone())))
     }
 
     /// What two who teach the same are paid.
@@ -97,7 +107,7 @@ impl<'a> Study<'a> {
         for (name, recipe) in [("plain recipe", recipe()), ("stable recipe", recipe().stable())] {
             let laboratory = self.laboratory(setting, seed, &recipe)?;
             self.begin(&laboratory, seed, name);
-            let plan = Plan { unseen: vec![seed + 1], subsets: 0, ..Plan::quick(seed) };
+            let plan = Plan { seed, unseen: vec![seed + 1], subsets: 0, record_subsets: 0, singles: 0 };
             let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
             let loss = Figure { value: truth.loss, low: truth.loss, high: truth.loss };
             let judged = judge(&truth, &Scores::of_contributors(truth.without.clone()))?;
