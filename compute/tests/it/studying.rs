@@ -9,7 +9,9 @@ use tributary_compute::study::attacks::assail;
 use tributary_compute::study::dataset::{Dataset, Item};
 use tributary_compute::study::deal::{Dealt, Setting, deal};
 use tributary_compute::study::statistics::pearson;
-use tributary_compute::study::{Case, Journal, Laboratory, Plan, Scores, StudyError, Training, Truth, all, judge};
+use tributary_compute::study::{
+    Case, Journal, Laboratory, Plan, Scores, StudyError, Training, Truth, all, judge, unrolled,
+};
 use tributary_compute::train::{Example, Recipe, Trainer};
 
 use crate::serving_base::base;
