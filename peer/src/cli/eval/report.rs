@@ -88,19 +88,27 @@ fn page(findings: &[Finding]) -> String {
         let _ = write!(body, "<h2>{}</h2>\n{}", escaped(dataset), targets(&rows(&copied)));
         for setting in firsts(own.iter().map(|one| one.setting.as_str())) {
             let own: Vec<&Finding> = own.iter().copied().filter(|one| one.setting == setting).collect();
-            let mut seeds: Vec<u64> = own.iter().map(|one| one.seed).collect();
-            seeds.sort_unstable();
-            seeds.dedup();
-            let _ = writeln!(body, "<h2>{}, {}</h2><p>Seeds: {seeds:?}</p>", escaped(dataset), escaped(setting));
-            for (measure, title) in MEASURES {
-                let bars = bars(&own, measure);
-                if !bars.is_empty() {
-                    let _ = write!(body, "<h3>{}</h3>\n{}", escaped(title), plot(&bars));
-                }
-            }
+            let _ = writeln!(body, "<h2>{}, {}</h2>{}", escaped(dataset), escaped(setting), plots(&own));
         }
     }
     format!("{HEAD}{body}</main></body></html>\n")
+}
+
+/// Every measure of one setting.
+fn plots(findings: &[&Finding]) -> String {
+    let mut seeds: Vec<u64> = findings.iter().map(|one| one.seed).collect();
+    seeds.sort_unstable();
+    seeds.dedup();
+    let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
+    let mut plots = format!("<p>Seeds: {}</p>\n", seeds.join(", "));
+    for (measure, title) in MEASURES {
+        let bars = bars(findings, measure);
+        if !bars.is_empty() {
+            // Writing to a string cannot fail.
+            let _ = write!(plots, "<h3>{}</h3>\n{}", escaped(title), plot(&bars));
+        }
+    }
+    plots
 }
 
 /// Each name once, in the order in which they first appear.
