@@ -3,8 +3,7 @@
 //! A contributor's credit is how much worse the answer would have scored had the adapter been trained without it
 //! (mean nats for each answer token; positive means it helped). Few contributors, and of many those with the longest
 //! deltas, get the true difference, from a forward pass with their stored leave-out adapter; the others the first-order
-//! estimate g·δ with g the answer's gradient in the adapter's weights, both quantised, and what such estimates miss of
-//! those whose true difference is known.
+//! estimate g·δ with g the answer's gradient in the adapter's weights, both quantised.
 //!
 //! Invariant: credits are a pure function of base, adapter, index and tokens, bitwise equal within a determinism
 //! class; every contributor of the index has exactly one credit, in ascending order.
@@ -123,7 +122,7 @@ impl Rule {
     #[must_use]
     pub const fn of(contributors: usize) -> Self {
         let exact = if contributors <= FEW_CONTRIBUTORS { contributors } else { EXACT_CONTRIBUTORS };
-        Self { exact, bent: true }
+        Self { exact, bent: false }
     }
 
     /// First-order estimates alone.

@@ -14,9 +14,9 @@ use crate::study::{Matrix, StudyError};
 pub(in crate::study) enum LocoDelta {
     /// Of first-order estimates alone.
     Linear,
-    /// The longest deltas by forward passes, the others by bare estimates.
+    /// As in the product with many contributors: the longest deltas by forward passes, the others by bare estimates.
     Exact,
-    /// As in the product with many contributors: the others' estimates are bent by what those of the former miss.
+    /// The same, and the others' estimates are bent by what those of the former miss.
     Bent,
 }
 
