@@ -23,7 +23,7 @@ use tributary_protocol::node::{AnswerTranscript, Input};
 use tributary_protocol::refusal::{Refusal, RefusalKind};
 use tributary_protocol::wire;
 
-use crate::bundle::{TRANSCRIPT_MAX_BYTES, Transcript};
+use crate::bundle::{TRANSCRIPT_MAX_BYTES, Transcript, fingerprints_of};
 use crate::handle::NodeHandle;
 use crate::lock::locked;
 use crate::net::data::{AnswerSender, AnswerStream, DataPlane};
@@ -406,7 +406,7 @@ impl Received {
 
     fn into_transcript(self) -> Result<(AnswerTranscript, Vec<TokenReport>), String> {
         let transcript = Transcript::from_bytes(&self.transcript).map_err(|error| error.to_string())?;
-        let fingerprints = fingerprint_root(&transcript.fingerprints()?);
+        let fingerprints = fingerprint_root(&fingerprints_of(&transcript)?);
         let logprobs = match u32::try_from(self.tokens.len()) {
             Ok(0) => None,
             Ok(count) if self.tokens.iter().map(|report| report.chosen.token).eq(transcript.output_tokens) => {

@@ -8,12 +8,12 @@ use tributary_compute::engine::Generation;
 use tributary_compute::lora::{AdapterFiles, MAX_ADAPTER_CONFIG_BYTES};
 use tributary_compute::proof::Fingerprint;
 use tributary_protocol::id::Hash;
+pub use tributary_protocol::limits::TRANSCRIPT_MAX_BYTES;
+pub use tributary_protocol::transcript::Transcript;
 use tributary_protocol::wire::{self, WireError};
 
 /// The largest adapter that travels as one blob.
 pub const ADAPTER_MAX_BYTES: usize = 32 << 20;
-/// The largest transcript: as the protocol bounds it.
-pub const TRANSCRIPT_MAX_BYTES: usize = tributary_protocol::limits::FINGERPRINTS_MAX_BYTES;
 
 #[derive(Encode, Decode)]
 struct AdapterBundle {
@@ -62,49 +62,21 @@ pub fn base_of(files: &AdapterFiles) -> Result<Option<Hash>, serde_json::Error> 
 }
 
 /// What a verifier needs of an answer beside question and receipt.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Transcript {
-    /// The prompt's tokens.
-    pub prompt_tokens: Vec<u32>,
-    /// The answer's tokens.
-    pub output_tokens: Vec<u32>,
-    /// The fingerprints' canonical bytes.
-    pub fingerprints: Vec<Vec<u8>>,
-}
-
-/// What a verifier needs of that answer.
 #[must_use]
-pub fn transcript_of(generation: &Generation) -> Transcript {
+pub fn transcript_of(generation: &Generation, credits: Vec<(u32, i64)>) -> Transcript {
     Transcript {
         prompt_tokens: generation.prompt_tokens.clone(),
         output_tokens: generation.output_tokens.clone(),
         fingerprints: generation.fingerprints.iter().map(Fingerprint::to_bytes).collect(),
+        credits,
     }
 }
 
-impl Transcript {
-    /// The bytes that are sent.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        wire::encode(self)
-    }
-
-    /// Reads bytes that were sent.
-    ///
-    /// # Errors
-    /// When they are too many or no transcript.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
-        wire::decode(bytes, TRANSCRIPT_MAX_BYTES)
-    }
-
-    /// The fingerprints.
-    ///
-    /// # Errors
-    /// When one is malformed.
-    pub fn fingerprints(&self) -> Result<Vec<Fingerprint>, String> {
-        self.fingerprints
-            .iter()
-            .map(|bytes| Fingerprint::from_bytes(bytes).map_err(|error| error.to_string()))
-            .collect()
-    }
+/// The fingerprints of a transcript.
+///
+/// # Errors
+/// When one is malformed.
+pub fn fingerprints_of(transcript: &Transcript) -> Result<Vec<Fingerprint>, String> {
+    let read = |bytes: &Vec<u8>| Fingerprint::from_bytes(bytes).map_err(|error| error.to_string());
+    transcript.fingerprints.iter().map(read).collect()
 }

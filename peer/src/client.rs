@@ -104,13 +104,22 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<reqwest::Response, ClientError> {
-        let notice = self.notice()?;
-        let url = format!("http://{}{path}", notice.address);
-        let request = self.http.request(method, url).bearer_auth(&notice.token);
-        let request = match body {
+        self.request(method, path, |request| match body {
             Some(body) => request.json(body),
             None => request,
-        };
+        })
+        .await
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        fill: impl FnOnce(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, ClientError> {
+        let notice = self.notice()?;
+        let url = format!("http://{}{path}", notice.address);
+        let request = fill(self.http.request(method, url).bearer_auth(&notice.token));
         let response = request.send().await.map_err(|error| {
             if error.is_connect() {
                 ClientError::NodeDown { folder: self.folder.clone() }
@@ -165,6 +174,27 @@ impl Client {
     /// See [`ClientError`].
     pub async fn post_within(&self, path: &str, body: &Value, patience: Duration) -> Result<Value, ClientError> {
         self.call_within(Method::POST, path, Some(body), patience).await
+    }
+
+    /// `POST path` with a file's bytes, for what may take longer than other calls.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn post_file(&self, path: &str, bytes: Vec<u8>, patience: Duration) -> Result<Value, ClientError> {
+        let broken = |error: reqwest::Error| ClientError::Broken(error.to_string());
+        let work = async { self.request(Method::POST, path, |it| it.body(bytes)).await?.json().await.map_err(broken) };
+        let ended = tokio::time::timeout(patience, work).await;
+        ended.map_err(|_| ClientError::Broken(format!("no answer for {} s", patience.as_secs())))?
+    }
+
+    /// `GET path` as a file's bytes.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get_file(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        let response = self.send(Method::GET, path, None).await?;
+        let bytes = response.bytes().await.map_err(|error| ClientError::Broken(error.to_string()))?;
+        Ok(bytes.to_vec())
     }
 
     /// `GET path` as text.

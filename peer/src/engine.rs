@@ -140,6 +140,8 @@ pub enum Ask {
         id: Hash,
         /// Blobs of the adapters trained without each contributor, by number; `None` for the untrained one.
         leave_out: Vec<(u32, Option<Hash>)>,
+        /// Whether it is kept for answers; otherwise only its commitment is wanted.
+        keep: bool,
     },
     /// Say whether an adapter is kept with an index of this commitment.
     Open {
@@ -182,11 +184,13 @@ pub enum Ask {
         base: Hash,
         /// The adapter.
         adapter: Hash,
+        /// The commitment of the index that the answer was attributed by.
+        index: Hash,
         /// The claimed class.
         class: String,
         /// The prompt.
         prompt: Prompt,
-        /// Tokens, fingerprints.
+        /// Tokens, fingerprints, credits.
         transcript: Vec<u8>,
         /// How the answer was to be drawn.
         decoding: Decoding,
@@ -350,14 +354,12 @@ pub enum Done {
     Answered {
         /// The whole text.
         text: String,
-        /// Tokens and fingerprints.
+        /// Tokens, fingerprints, contributors' credits.
         transcript: Vec<u8>,
         /// The root over the fingerprints.
         fingerprints: Hash,
         /// What commits to the tokens' probabilities, if they are to be reported.
         logprobs: Option<Hash>,
-        /// Contributors' credits in micro-nats.
-        credits: Vec<(u32, i64)>,
     },
     /// The texts' embeddings, each of length 1.
     Embedded {

@@ -11,6 +11,7 @@ mod error;
 mod evidence;
 mod money;
 mod openai;
+mod proofs;
 mod runs;
 mod status;
 mod tasks;
@@ -31,6 +32,7 @@ use tributary_settlement::rpc::bounded::{Bounds, serve_bounded};
 
 pub use self::asks::TIMEOUT_MAX_S as ASK_TIMEOUT_MAX_S;
 pub use self::error::ApiError;
+pub use self::proofs::judgement_json;
 use crate::cards::Cards;
 use crate::evidence::Evidence;
 use crate::handle::NodeHandle;
@@ -179,6 +181,10 @@ fn routes(state: Arc<ApiState>) -> Router {
         .route("/api/asks", get(asks::list))
         .route("/api/asks/{key}", get(asks::show))
         .route("/api/asks/{key}/evidence", get(evidence::show))
+        .route("/api/asks/{key}/verify", post(proofs::verify))
+        .route("/api/proofs", get(proofs::list))
+        .route("/api/proofs/judge", post(proofs::judge))
+        .route("/api/proofs/{id}", get(proofs::show))
         .route("/api/base/generate", post(asks::generate))
         .route("/api/bases", get(bases::list).post(bases::import))
         .route("/api/bases/{id}", get(bases::show))

@@ -7,6 +7,7 @@ mod answer;
 mod bases;
 mod check;
 mod data;
+mod judge;
 mod places;
 mod room;
 mod train;
@@ -23,6 +24,7 @@ use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{Hash, NodeId};
 use tributary_protocol::message::{BASE_ALONE, Release};
 use tributary_protocol::node::{Input, JobOutcome, Work};
+use tributary_protocol::proof::Proof;
 use tributary_storage::blobs::{BlobStore, IrohBlobs};
 use tributary_storage::journal::Journal;
 
@@ -80,6 +82,12 @@ pub enum JobError {
     /// Something stood in its way.
     #[error("{0}")]
     Failed(String),
+    /// A release commits to another index than its adapters make.
+    #[error("the attribution index is not the one that was committed to")]
+    OtherIndex {
+        /// The commitment of the index that they make.
+        built: Hash,
+    },
     /// It took longer than it may, and the engine that did it was ended.
     #[error("the engine did not do it within {} s", .0.as_secs())]
     Late(Duration),
@@ -189,7 +197,7 @@ impl Workshop {
                 self.replay(job, &offer.body, &result.body, worker, &segments, &entries).await
             }
             Work::Answer { request, release, stream } => self.answer(job, &request.body, &release.body, stream).await,
-            Work::CheckAnswer { audit, release } => self.check_answer(job, &audit, &release.body).await,
+            Work::CheckAnswer { audit, release } => self.check_answer(job, &audit, &release).await,
         }
     }
 
@@ -234,41 +242,50 @@ impl Workshop {
         }
         let workshop = Arc::clone(self);
         tokio::spawn(async move {
-            let loaded = workshop.load_release(&release.body).await;
+            let loaded = workshop.load_release(&release.body, &[]).await;
             workshop.loading().remove(&adapter);
-            match loaded {
-                Ok(()) => {
-                    let _ = workshop.node.input(Input::Serving(adapter)).await;
+            let found = match loaded {
+                Ok(()) => Some(Input::Serving(adapter)),
+                Err(reason) => {
+                    tracing::warn!(adapter = %adapter.short(), %reason, "a release could not be loaded");
+                    workshop.false_row(release, &reason).await
                 }
-                Err(reason) => tracing::warn!(adapter = %adapter.short(), %reason, "a release could not be loaded"),
+            };
+            if let Some(found) = found {
+                let _ = workshop.node.input(found).await;
             }
         });
+    }
+
+    /// What the node is told of a release whose index its own adapters do not make.
+    async fn false_row(&self, release: Signed<Release>, reason: &JobError) -> Option<Input> {
+        let JobError::OtherIndex { built } = *reason else { return None };
+        let network = self.node.view(tributary_protocol::node::Node::network).await.ok()?;
+        Some(Input::FalsehoodFound(Box::new(Proof::Row { network, release: Box::new(release), built })))
     }
 
     fn loading(&self) -> MutexGuard<'_, BTreeSet<Hash>> {
         locked(&self.loading)
     }
 
-    /// Has the engine keep a released adapter with the index that was committed to.
+    /// Has the engine keep a released adapter with the index that was committed to. Its builder and `more` provide it.
     ///
     /// # Errors
     /// When a blob can't be had, or the index is another one.
-    pub async fn load_release(&self, release: &Release) -> Result<(), JobError> {
+    pub async fn load_release(&self, release: &Release, more: &[NodeId]) -> Result<(), JobError> {
         let leave_out: Vec<Hash> = release.contributors.iter().map(|contributor| contributor.leave_out).collect();
         if matches!(leave_out.as_slice(), [only] if *only != BASE_ALONE) {
             return Err("without the only contributor there is the base alone, and the release says otherwise".into());
         }
-        self.hold_base(release.base, &[release.node]).await?;
+        let providers = [&[release.node], more].concat();
+        self.hold_base(release.base, &providers).await?;
         self.room.touch(release.adapter);
         let job = Hash::of(&[b"open".as_slice(), &release.adapter.0].concat());
         if self.ask(job, &Ask::Open { job, id: release.adapter, index: release.index }).await.is_ok() {
             return Ok(());
         }
-        let commitment = self.build_index(release.base, release.adapter, &leave_out, &[release.node]).await?;
-        if commitment != release.index {
-            return Err("the attribution index is not the one that was committed to".into());
-        }
-        Ok(())
+        let built = self.build_index(release.base, release.adapter, &leave_out, &providers).await?;
+        if built == release.index { Ok(()) } else { Err(JobError::OtherIndex { built }) }
     }
 
     /// Has the engine build the index and keep it with the adapter; returns the commitment.
@@ -282,6 +299,18 @@ impl Workshop {
         leave_out: &[Hash],
         providers: &[NodeId],
     ) -> Result<Hash, JobError> {
+        self.index_of(base, adapter, leave_out, providers, true).await
+    }
+
+    /// The commitment of the index that these adapters make; with `keep`, the engine answers by it from now on.
+    async fn index_of(
+        &self,
+        base: Hash,
+        adapter: Hash,
+        leave_out: &[Hash],
+        providers: &[NodeId],
+        keep: bool,
+    ) -> Result<Hash, JobError> {
         self.hold_base(base, providers).await?;
         let mut without = Vec::with_capacity(leave_out.len());
         for (number, hash) in leave_out.iter().enumerate() {
@@ -289,7 +318,8 @@ impl Workshop {
             without.push((number, Some(*hash).filter(|hash| *hash != BASE_ALONE)));
         }
         let blobs: Vec<Hash> = std::iter::once(adapter).chain(without.iter().filter_map(|(_, blob)| *blob)).collect();
-        let job = Hash::of(&[b"index".as_slice(), &adapter.0].concat());
+        let purpose = if keep { b"index".as_slice() } else { b"judge".as_slice() };
+        let job = Hash::of(&[purpose, &adapter.0].concat());
         for blob in &blobs {
             self.hand_over(job, *blob, providers).await?;
         }
@@ -298,7 +328,7 @@ impl Workshop {
             let _ = tokio::task::spawn_blocking(move || folder.take_back(job)).await;
             return Err(reason);
         }
-        let asked = self.ask(job, &Ask::Index { job, base, id: adapter, leave_out: without }).await;
+        let asked = self.ask(job, &Ask::Index { job, base, id: adapter, leave_out: without, keep }).await;
         let folder = self.engine.folder().clone();
         let _ = tokio::task::spawn_blocking(move || folder.take_back(job)).await;
         match asked? {

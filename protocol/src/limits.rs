@@ -108,8 +108,18 @@ pub const TOP_LOGPROBS_MAX: u8 = 20;
 pub const TOKEN_MAX_BYTES: usize = 128;
 /// Tokens in all reports of one answer, those beside its own counted too: below 5 MB on the way.
 pub const LOGPROBS_MAX: u32 = 32_768;
-/// Fingerprint bytes in one audit request: 258 bytes for each 32 tokens of the longest answer.
-pub const FINGERPRINTS_MAX_BYTES: usize = 128 * 1024;
+/// Bytes of one transcript: 258 for each 32 tokens of the longest answer, four for each token, twelve for each
+/// contributor.
+pub const TRANSCRIPT_MAX_BYTES: usize = 132 * 1024;
+/// Bytes of transcripts of a node's own answers that stay in memory, so that they can be recomputed: some ten thousand
+/// usual ones; the oldest make room.
+pub const TRANSCRIPTS_KEPT_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of a proof of falsification: a receipt, its question, its release and its transcript, or pages of a span index.
+pub const PROOF_MAX_BYTES: usize = 1024 * 1024;
+/// Proofs that a node keeps; more are not needed to avoid whom they convict.
+pub const PROOFS_MAX: usize = 1024;
+/// Of these, proofs against one account: one convicts, and nobody shall crowd out those against others.
+pub const PROOFS_PER_ACCUSED_MAX: usize = 8;
 /// Contributors with a weight in one receipt: design section 8 gives the largest 200 their own δ.
 pub const RECEIPT_SHARES_MAX: usize = 208;
 /// Determinism classes one node computes in: kernels of some number formats on a processor and a GPU.

@@ -135,7 +135,14 @@ impl Statement for Release {
 }
 
 impl Release {
-    fn is_well_formed(&self) -> bool {
+    /// What a receipt names the contributors by, whom the index knows by number: with it, nobody can later present
+    /// another list under the same index.
+    #[must_use]
+    pub fn contributors_commitment(&self) -> Hash {
+        Hash(blake3::derive_key("tributary contributors v1", &wire::encode(&self.contributors)))
+    }
+
+    pub(crate) fn is_well_formed(&self) -> bool {
         self.name.len() <= NAME_MAX_BYTES
             && self.contributors.len() <= RECEIPT_SHARES_MAX
             && self.contributors.windows(2).all(|pair| pair[0].account < pair[1].account)
@@ -185,7 +192,7 @@ pub struct Audit {
     pub receipt: SignedReceipt,
     /// The question.
     pub request: Signed<InferenceRequest>,
-    /// Token ids and fingerprints, as compute encodes them.
+    /// The bytes of a [`Transcript`](crate::transcript::Transcript).
     pub transcript: Vec<u8>,
 }
 
@@ -440,7 +447,7 @@ impl Message {
             Self::Verdict(verdict) => verdict.body.is_well_formed(),
             Self::Release(release) => release.body.is_well_formed(),
             Self::AuditWanted(audit) => {
-                audit.transcript.len() <= crate::limits::FINGERPRINTS_MAX_BYTES && audit.request.body.is_well_formed()
+                audit.transcript.len() <= crate::limits::TRANSCRIPT_MAX_BYTES && audit.request.body.is_well_formed()
             }
             Self::Voucher(voucher) => voucher.signature.len() == 65,
             Self::Batches(heads) => heads.len() <= crate::limits::LOG_BATCH_MAX,

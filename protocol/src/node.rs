@@ -16,6 +16,7 @@ mod facts;
 mod io;
 mod peers;
 mod phases;
+mod proofs;
 mod receipts;
 mod requester;
 mod terms;
@@ -34,8 +35,10 @@ pub use self::io::{
     Output, TrainedAdapter, Work,
 };
 pub use self::peers::PeerView;
+pub use self::proofs::KeptProof;
 pub use self::requester::{FineTuneCommand, Phase, RequestView, earned, training_price};
 pub use self::terms::shares_of;
+pub(crate) use self::terms::{METHOD, METHOD_VERSION};
 pub use self::view::{Debt, EpochView};
 
 use crate::envelope::{self, NetworkId, ReplayGuard, Signed};
@@ -94,6 +97,7 @@ pub struct Node {
     audits: audits::Audits,
     receipts: receipts::Receipts,
     batches: batches::Batches,
+    proofs: proofs::Proofs,
     funding: epochs::FundingRead,
     announced_ms: u64,
     gossiped_ms: u64,
@@ -170,6 +174,7 @@ impl Node {
             audits: audits::Audits::default(),
             receipts: receipts::Receipts::default(),
             batches: batches::Batches::default(),
+            proofs: proofs::Proofs::default(),
             funding: epochs::FundingRead::default(),
             announced_ms: 0,
             gossiped_ms: 0,
@@ -234,6 +239,9 @@ impl Node {
             Input::EpochPosted { epoch } => self.epoch_posted(epoch, &mut out),
             Input::EpochUnfunded { epoch } => self.epoch_unfunded(epoch, &mut out),
             Input::FundingRead { funding, arrived } => self.funding_read(&funding, arrived, &mut out),
+            Input::FalsehoodFound(proof) => {
+                self.keep_proof(&proof, &mut out);
+            }
             Input::CardChecked { from, datanet, checked } => {
                 self.card_checked(now_ms, from, datanet, checked, &mut out);
             }
@@ -355,6 +363,9 @@ impl Node {
             JobOutcome::Replayed(outcome, checked) => self.replayed(now_ms, job, outcome, checked, out),
             JobOutcome::Answered(answer) => self.answered(now_ms, job, &answer, out),
             JobOutcome::AnswerChecked(outcome, checked) => self.answer_checked(now_ms, job, outcome, checked, out),
+            JobOutcome::AnswerFalse { reason, checked, proof } => {
+                self.answer_false(now_ms, job, reason, checked, &proof, out);
+            }
             JobOutcome::Failed(reason) => self.job_failed(now_ms, job, reason.into(), out),
             JobOutcome::Refused(refusal) => self.job_failed(now_ms, job, refusal, out),
         }

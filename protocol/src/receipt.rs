@@ -51,6 +51,9 @@ pub enum Work {
         /// ([`commitment`](crate::logprobs::commitment)).
         #[serde(default)]
         logprobs: Option<Hash>,
+        /// The hash of everything that the worker sent beside the text: tokens, fingerprints and credits
+        /// ([`Transcript`](crate::transcript::Transcript)), so that nobody can later say it sent something else.
+        transcript: Hash,
     },
 }
 
@@ -63,6 +66,9 @@ pub struct AttributionNote {
     pub version: u16,
     /// The commitment to the index that was published before any answer.
     pub index: Hash,
+    /// What commits to the list of contributors that the index numbers
+    /// ([`Release::contributors_commitment`](crate::message::Release::contributors_commitment)).
+    pub contributors: Hash,
 }
 
 /// The terms both parties sign.

@@ -19,6 +19,7 @@ mod weigh;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::envelope::Statement;
 use crate::id::Hash;
 
 pub use fault::{Fault, Longer, judge, refutes};
@@ -52,6 +53,10 @@ pub struct SpanRoots {
     pub inverse: Hash,
     /// Merkle root over [`start_hash`] of each record.
     pub starts: Hash,
+}
+
+impl Statement for SpanRoots {
+    const KIND: u16 = 14;
 }
 
 /// Why a proof proves nothing.

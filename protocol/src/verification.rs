@@ -86,6 +86,8 @@ pub struct Verdict {
     pub checked: Vec<u32>,
     /// How it ended.
     pub outcome: Outcome,
+    /// The blob of what proves a refutation to anybody ([`Proof`](crate::proof::Proof)), where there is one.
+    pub proof: Option<Hash>,
 }
 
 impl Statement for Verdict {

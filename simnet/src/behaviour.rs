@@ -4,11 +4,11 @@
 //! that follows the protocol, which is the strongest liar there can be.
 
 use serde::{Deserialize, Serialize};
-use tributary_protocol::attribution::WHOLE;
+use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{Hash, NodeId};
 use tributary_protocol::message::{Audit, InferenceRequest, Release};
-use tributary_protocol::node::{AnswerTranscript, FinishedAnswer, TrainedAdapter, shares_of};
-use tributary_protocol::receipt::Work as Done;
+use tributary_protocol::node::{AnswerTranscript, FinishedAnswer, JobOutcome, TrainedAdapter};
+use tributary_protocol::proof::{Case, Comparison, Found, Judgement, Proof, Recomputed};
 use tributary_protocol::task::FineTune;
 use tributary_protocol::verification::{Outcome, TaskResult};
 
@@ -26,6 +26,8 @@ pub enum Behaviour {
     LyingTrainer,
     /// Answers with the base model and takes the adapter's fee.
     LyingAnswerer,
+    /// Answers truly and says that one contributor taught everything.
+    LyingAttributor,
     /// Takes questions and gives no answer.
     Withholding,
     /// A user that signs receipts and never pays a fee: its driver puts nothing into escrow.
@@ -74,7 +76,12 @@ impl Behaviour {
     /// What its answer is.
     pub(crate) fn answer(self, request: &InferenceRequest, release: &Release) -> (FinishedAnswer, AnswerTranscript) {
         let adapter = if self == Self::LyingAnswerer { &release.base } else { &request.adapter };
-        work::answer(adapter, request, release)
+        work::answer(adapter, request, release, |mut credits| {
+            if self == Self::LyingAttributor {
+                credits.iter_mut().for_each(|credit| credit.1 = if credit.0 == 0 { 5_000_000 } else { 0 });
+            }
+            credits
+        })
     }
 }
 
@@ -95,20 +102,26 @@ pub(crate) fn replay(task: &FineTune, result: &TaskResult, segments: &[u32]) -> 
 }
 
 /// What an honest verifier finds about an answer.
-pub(crate) fn check_answer(audit: &Audit, release: &Release) -> Outcome {
+pub(crate) fn check_answer(audit: &Audit, release: &Signed<Release>) -> JobOutcome {
     let request = &audit.request.body;
-    let (expected, _) = work::answer(&request.adapter, request, release);
-    let receipt = &audit.receipt.receipt;
-    let Done::Inference { answer, fingerprints, .. } = &receipt.work else {
-        return Outcome::Refuted("the receipt is not about an answer".into());
+    let (expected, _) = work::answer(&request.adapter, request, &release.body, |credits| credits);
+    let again = Recomputed {
+        class: expected.class,
+        fault: None,
+        answer: expected.answer,
+        fingerprints: expected.fingerprints,
+        logprobs: expected.logprobs,
+        credits: expected.credits,
     };
-    if *answer != expected.answer || *fingerprints != expected.fingerprints {
-        return Outcome::Refuted("another model gave this answer".into());
+    let case = Case::of_audit(audit, release);
+    let checked = vec![0];
+    match case.compare(&again) {
+        Comparison::Equal => JobOutcome::AnswerChecked(Outcome::Confirmed, checked),
+        Comparison::Unknown(reason) => JobOutcome::AnswerChecked(Outcome::Abstained(reason), checked),
+        Comparison::Unequal(claim, reason) => {
+            let proof = Proof::Answer { case: Box::new(case), claim };
+            assert_eq!(proof.conclude(&Found::Answer(again)), Judgement::Proven(reason.clone()), "its own proof holds");
+            JobOutcome::AnswerFalse { reason, checked, proof: Box::new(proof) }
+        }
     }
-    let shares = shares_of(release, &expected.credits);
-    let commons = WHOLE - shares.iter().map(|share| share.weight).sum::<u32>();
-    if receipt.shares != shares || receipt.commons != commons {
-        return Outcome::Refuted("the attribution is not what the index gives".into());
-    }
-    Outcome::Confirmed
 }

@@ -294,6 +294,7 @@ pub fn kind_of(fact: &Fact) -> &'static str {
         Fact::Settled { .. } => "settled",
         Fact::AnswerKept { .. } => "answer_kept",
         Fact::AnswerVerdict { .. } => "answer_verdict",
+        Fact::ProofKept(_) => "proof_kept",
         Fact::VoucherTaken(_) => "voucher_taken",
         Fact::Released(_) => "released",
         Fact::BatchSealed(_) => "batch_sealed",

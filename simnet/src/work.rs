@@ -7,6 +7,7 @@ use tributary_protocol::id::Hash;
 use tributary_protocol::message::{InferenceRequest, Release};
 use tributary_protocol::node::{AnswerTranscript, FinishedAnswer};
 use tributary_protocol::task::FineTune;
+use tributary_protocol::transcript::Transcript;
 use tributary_protocol::wire;
 
 /// The class of every simulated machine.
@@ -52,17 +53,21 @@ pub(crate) fn checkpoints(work: &FineTune) -> Vec<Hash> {
     all
 }
 
-/// The answer an adapter gives and what goes with it.
+/// Credits of contributors, by number.
+pub(crate) type Credits = Vec<(u32, i64)>;
+
+/// The answer an adapter gives and what goes with it; `say` makes of the true credits those that are told.
 pub(crate) fn answer(
     adapter: &Hash,
     request: &InferenceRequest,
     release: &Release,
+    say: impl Fn(Credits) -> Credits,
 ) -> (FinishedAnswer, AnswerTranscript) {
     let seed = request.decoding.seed.to_le_bytes();
     let drawn = derive("answer", &[&adapter.0, &request.prompt.commitment().0, &seed]);
     let text = format!("the answer is {}", drawn.short());
     let fingerprints = derive("fingerprints", &[&adapter.0, text.as_bytes()]);
-    let credits = (0..release.contributors.len())
+    let credits: Credits = (0..release.contributors.len())
         .map(|number| {
             let number = u32::try_from(number).unwrap_or(u32::MAX);
             let credit = derive("credit", &[&drawn.0, &number.to_le_bytes()]).0;
@@ -70,15 +75,24 @@ pub(crate) fn answer(
             (number, i64::from(u16::from_le_bytes([credit[0], credit[1]])) * 9 - 100_000)
         })
         .collect();
+    let sent = Transcript {
+        prompt_tokens: vec![1; request.prompt.len() / 4],
+        output_tokens: vec![2; 12],
+        fingerprints: vec![text.clone().into_bytes()],
+        credits: say(credits),
+    };
+    let transcript = sent.to_bytes();
+    let count = |tokens: &[u32]| u32::try_from(tokens.len()).unwrap_or(u32::MAX);
     let answer = FinishedAnswer {
         answer: Hash::of(text.as_bytes()),
-        prompt_tokens: u32::try_from(request.prompt.len() / 4).unwrap_or(u32::MAX),
-        answer_tokens: 12,
+        prompt_tokens: count(&sent.prompt_tokens),
+        answer_tokens: count(&sent.output_tokens),
         fingerprints,
         logprobs: None,
-        credits,
+        transcript: Transcript::commitment(&transcript),
+        credits: sent.credits,
         class: CLASS.into(),
     };
-    let transcript = AnswerTranscript { transcript: text.clone().into_bytes(), text, fingerprints, logprobs: None };
+    let transcript = AnswerTranscript { transcript, text, fingerprints, logprobs: None };
     (answer, transcript)
 }

@@ -1,11 +1,13 @@
 //! `tributary answer`: answers this node asked for, and whether they hold.
 
 mod explain;
+mod verify;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tributary_protocol::id::{Hash, ReceiptId};
 use tributary_protocol::receipt::{SignedReceipt, Work};
 
@@ -29,26 +31,28 @@ pub(crate) enum AnswerCommand {
         /// The key of the question, or the beginning of it.
         key: String,
     },
-    /// Check that the receipt holds, is for exactly this text, and what another peer found.
+    /// Compute the answer and everybody's weight again on this node, and say of each whether it is what the worker
+    /// signed; check that the receipt holds, is for exactly this text, and what another peer found.
     Verify {
         /// The key of the question, or the beginning of it.
         key: String,
         /// How long to wait for another peer's check, in seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         wait_s: u64,
+        /// Where something is unequal, write the proof there; it shows the question and the answer's tokens.
+        #[arg(long, value_name = "FILE")]
+        proof: Option<PathBuf>,
     },
 }
-
-/// How often a check is asked for.
-const POLL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(context: &Context, command: AnswerCommand) -> Result<Output, Failure> {
     match command {
         AnswerCommand::Ls => Ok(list(&context.client.get("/api/asks").await?)),
         AnswerCommand::Show { key } => Ok(show(context.client.get(&route(&find(context, &key).await?)).await?)),
         AnswerCommand::Explain { key } => explained(context, &find(context, &key).await?).await,
-        AnswerCommand::Verify { key, wait_s } => {
-            verify(context, &find(context, &key).await?, Duration::from_secs(wait_s)).await
+        AnswerCommand::Verify { key, wait_s, proof } => {
+            let key = find(context, &key).await?;
+            verify::verify(context, &key, Duration::from_secs(wait_s), proof.as_deref()).await
         }
     }
 }
@@ -140,48 +144,40 @@ async fn explained(context: &Context, key: &Hash) -> Result<Output, Failure> {
     let answer = context.client.get(&route(key)).await?;
     let (_, signed) = signed(context, &answer).await?;
     check(&answer, &signed)?;
+    unrefuted(&answer)?;
     let evidence = context.client.get(&format!("{}/evidence", route(key))).await?;
     Ok(explain::explain(&answer, &signed.receipt, &evidence))
 }
 
-async fn verify(context: &Context, key: &Hash, wait: Duration) -> Result<Output, Failure> {
-    let deadline = tokio::time::Instant::now() + wait;
-    let mut answer = context.client.get(&route(key)).await?;
-    while answer["verdict"].is_null() && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(POLL).await;
-        answer = context.client.get(&route(key)).await?;
-    }
-    let (id, signed) = signed(context, &answer).await?;
-    check(&answer, &signed)?;
-    let document = json!({"valid": true, "receipt": id, "text": true, "verdict": answer["verdict"]});
-    let shown = text::fields(&[
-        ("receipt", "both signatures, the shares and the payments hold".into()),
-        ("text", "is the text the receipt was signed for".into()),
-        ("check", finding(&answer["verdict"])),
-    ]);
-    Ok(Output::new(document, vec![id.to_string()], shown).next(format!("tributary receipt why {}", id.short())))
-}
+/// What to do with what does not hold.
+const HINT: &str = "do not rely on this answer";
 
-/// Compares an answer with its receipt and with what another peer found.
+/// Compares an answer with its receipt.
 fn check(answer: &Value, signed: &SignedReceipt) -> Result<(), Failure> {
-    let hint = "do not rely on this answer";
     let Work::Inference { answer: stated, .. } = &signed.receipt.work else {
-        return Err(Failure::new(VERIFICATION, "the receipt is for a training, not for an answer", hint));
+        return Err(Failure::new(VERIFICATION, "the receipt is for a training, not for an answer", HINT));
     };
     let text = answer["text"].as_str().ok_or_else(|| {
         Failure::new(FAILED, "the node no longer has the answer's text", "tributary receipt verify checks its receipt")
     })?;
     if Hash::of(text.as_bytes()) != *stated {
-        return Err(Failure::new(VERIFICATION, "the receipt was signed for another text", hint));
+        return Err(Failure::new(VERIFICATION, "the receipt was signed for another text", HINT));
     }
+    Ok(())
+}
+
+/// An answer that another peer refuted is not explained.
+fn unrefuted(answer: &Value) -> Result<(), Failure> {
     if answer["verdict"]["outcome"] == "refuted" {
-        return Err(Failure::new(VERIFICATION, finding(&answer["verdict"]), hint));
+        return Err(Failure::new(VERIFICATION, finding(&answer["verdict"]), HINT));
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

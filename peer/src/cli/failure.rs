@@ -1,6 +1,7 @@
 //! Why a command failed: what, why, what to do, and the exit code.
 //!
-//! Invariant: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed, 7 keys locked.
+//! Invariant: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed, 7 keys locked,
+//! 8 cannot be judged here.
 
 use crate::client::ClientError;
 use crate::demo::DemoError;
@@ -18,6 +19,9 @@ pub(super) const VERIFICATION: u8 = 6;
 
 /// The keys do not open with the passphrase or key file that is given.
 pub(super) const LOCKED: u8 = 7;
+
+/// It cannot be said here whether something holds.
+pub(super) const UNJUDGED: u8 = 8;
 
 /// Ended by a signal, as shells say it.
 const INTERRUPTED: u8 = 130;

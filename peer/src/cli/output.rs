@@ -59,6 +59,8 @@ pub(super) struct Output {
     pub(super) next: Option<String>,
     /// The text is a file whose bytes matter, whatever form was asked for.
     pub(super) verbatim: bool,
+    /// The exit code of a command that says what it has to say and still does not end well.
+    pub(super) code: u8,
 }
 
 impl Output {
@@ -68,6 +70,11 @@ impl Output {
 
     pub(super) fn note(mut self, note: impl Into<String>) -> Self {
         self.notes.push(note.into());
+        self
+    }
+
+    pub(super) fn ending(mut self, code: u8) -> Self {
+        self.code = code;
         self
     }
 

@@ -28,6 +28,7 @@ pub(super) const RUN: Kind = Kind { noun: "run", id: "key", list: "tributary tra
 pub(super) const ANSWER: Kind = Kind { noun: "answer", id: "key", list: "tributary answer ls" };
 pub(super) const RELEASE: Kind = Kind { noun: "model", id: "adapter", list: "tributary model ls" };
 pub(super) const BASE: Kind = Kind { noun: "base", id: "id", list: "tributary model ls" };
+pub(super) const PROOF: Kind = Kind { noun: "proof", id: "id", list: "tributary receipt proofs" };
 pub(super) const RECEIPT: Kind = Kind { noun: "receipt", id: "id", list: "tributary receipt ls" };
 
 impl Kind {

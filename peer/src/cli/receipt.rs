@@ -1,5 +1,6 @@
 //! `tributary receipt`: who contributed what to a task, and who was paid.
 
+pub(super) mod proof;
 mod why;
 
 use std::path::{Path, PathBuf};
@@ -28,10 +29,21 @@ pub(crate) enum ReceiptCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Check a receipt file, offline: signatures, sums, form.
+    /// Check a receipt file, offline: signatures, sums, form. Judge a proof that a receipt, release or index is false:
+    /// sums and spans offline, weights, answers and rows by computing them again on this node.
     Verify {
         /// The file.
         file: PathBuf,
+    },
+    /// List the proofs of falsification that this node, or who checked its answers, has found.
+    Proofs,
+    /// Write a proof as the file that receipt verify judges. It shows the question and the answer's tokens.
+    Proof {
+        /// Its id, or the beginning of it, as receipt proofs and answer verify give it.
+        id: String,
+        /// The file to write.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
     /// Explain in plain words who earned what of a receipt, and why.
     Why {
@@ -44,7 +56,15 @@ pub(super) async fn run(context: &Context, command: ReceiptCommand) -> Result<Ou
     match command {
         ReceiptCommand::Ls => Ok(list(context.client.get("/api/receipts").await?)),
         ReceiptCommand::Show { id, out } => show(context, &id, out.as_deref()).await,
-        ReceiptCommand::Verify { file } => verify(&file),
+        ReceiptCommand::Verify { file } => {
+            let bytes = read(&file)?;
+            match proof::is_proof(&bytes) {
+                true => proof::judge(context, &bytes).await,
+                false => verify(&file, &bytes),
+            }
+        }
+        ReceiptCommand::Proofs => Ok(proof::list(&context.client.get("/api/proofs").await?)),
+        ReceiptCommand::Proof { id, out } => proof::save(context, &id, &out).await,
         ReceiptCommand::Why { receipt } => {
             let path = Path::new(&receipt);
             let bytes = if path.is_file() { read(path)? } else { fetch(context, &receipt).await?.into_bytes() };
@@ -111,7 +131,7 @@ fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     let hint = "give the file that tributary receipt show wrote";
     let unreadable = |error: std::io::Error| Failure::usage(format!("{}: {error}", file.display()), hint);
     let size = std::fs::metadata(file).map_err(unreadable)?;
-    if size.len() > receiptfile::FILE_MAX_BYTES {
+    if size.len() > receiptfile::FILE_MAX_BYTES.max(proof::FILE_MAX_BYTES) {
         return Err(Failure::new(VERIFICATION, format!("{} is too large for a receipt", file.display()), hint));
     }
     std::fs::read(file).map_err(unreadable)
@@ -122,8 +142,8 @@ pub(super) fn checked(bytes: &[u8]) -> Result<(ReceiptId, SignedReceipt), Failur
     receiptfile::verify(bytes).map_err(|error| Failure::new(VERIFICATION, error, "do not rely on this receipt"))
 }
 
-fn verify(file: &Path) -> Result<Output, Failure> {
-    let (id, signed) = checked(&read(file)?)?;
+fn verify(file: &Path, bytes: &[u8]) -> Result<Output, Failure> {
+    let (id, signed) = checked(bytes)?;
     let receipt = &signed.receipt;
     let document = json!({"valid": true, "id": id, "payer": receipt.payer, "worker": receipt.worker});
     let shown = format!(
@@ -153,11 +173,11 @@ mod tests {
     fn a_missing_file_is_usage_and_a_wrong_one_verification() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("receipt.json");
-        assert_eq!(verify(&file).unwrap_err().code, USAGE);
-        std::fs::write(&file, "{}\n").unwrap();
-        assert_eq!(verify(&file).unwrap_err().code, VERIFICATION);
+        assert_eq!(read(&file).unwrap_err().code, USAGE);
+        assert_eq!(verify(&file, b"{}\n").unwrap_err().code, VERIFICATION);
         let large = std::fs::File::create(&file).unwrap();
-        large.set_len(receiptfile::FILE_MAX_BYTES + 1).unwrap();
-        assert_eq!(verify(&file).unwrap_err().code, VERIFICATION);
+        large.set_len(proof::FILE_MAX_BYTES + 1).unwrap();
+        assert_eq!(read(&file).unwrap_err().code, VERIFICATION);
+        assert_eq!(checked(&vec![b' '; 1 << 20]).unwrap_err().code, VERIFICATION);
     }
 }

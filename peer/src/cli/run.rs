@@ -23,7 +23,7 @@ const CUT_OFF: Duration = Duration::from_secs(1);
 pub(super) fn main(cli: Cli) -> ExitCode {
     let json = cli.json;
     match dispatch(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             report(&failure, json);
             ExitCode::from(failure.code)
@@ -61,7 +61,8 @@ fn report(failure: &Failure, json: bool) {
     }
 }
 
-fn dispatch(cli: Cli) -> Result<(), Failure> {
+/// The exit code of a command that was carried out.
+fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let is_meant = cli.data_dir.as_ref().is_some_and(|dir| std::env::var_os(DATA_DIR).is_none_or(|set| *dir != *set));
     if is_meant && matches!(cli.command, Command::Demo(_)) {
         let fault = "demo makes a folder of its own for its nodes: --data-dir means a single node's";
@@ -78,18 +79,25 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     };
     match cli.command {
         Command::Engine { folder, device, memory } => {
-            engine::child::run(&folder, device, memory).map_err(|error| Failure::new(FAILED, error, ""))
+            engine::child::run(&folder, device, memory).map_err(|error| Failure::new(FAILED, error, ""))?;
         }
-        Command::Template => engine::template::run().map_err(|error| Failure::new(FAILED, error, "")),
-        Command::Device { device } => emit(&up::device::tell(device)),
-        Command::Eval(command) => eval::run(&context, command)?.print(&context),
-        Command::Demo(args) => on_runtime(demo(&context, args)),
+        Command::Template => engine::template::run().map_err(|error| Failure::new(FAILED, error, ""))?,
+        Command::Device { device } => emit(&up::device::tell(device))?,
+        Command::Eval(command) => eval::run(&context, command)?.print(&context)?,
+        Command::Demo(args) => on_runtime(demo(&context, args))?,
         Command::Up(args) => {
             log::start(&context.data_dir);
-            on_runtime(start::run(&context, *args))
+            on_runtime(start::run(&context, *args))?;
         }
-        command => on_runtime(async { verb(&context, command).await?.print(&context) }),
+        command => {
+            return on_runtime(async {
+                let output = verb(&context, command).await?;
+                output.print(&context)?;
+                Ok(output.code)
+            });
+        }
     }
+    Ok(0)
 }
 
 /// The commands that return something to print.
@@ -116,7 +124,7 @@ async fn verb(context: &Context, command: Command) -> Result<Output, Failure> {
     }
 }
 
-fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn on_runtime<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(FAILED, error, "the system gives no threads"))?;
     let ended = runtime.block_on(work);

@@ -32,7 +32,7 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
     match ask {
         Ask::Train { run, resume, .. } => training::train(context, &run, resume.as_deref()),
         Ask::Replay { run, start, to_step, .. } => training::replay(context, &run, start.as_deref(), to_step),
-        Ask::Index { base, id, leave_out, .. } => index(context, base, id, &leave_out),
+        Ask::Index { base, id, leave_out, keep, .. } => index(context, base, id, &leave_out, keep),
         Ask::Open { id, index, .. } => open(context, id, index),
         Ask::Answer { base, adapter, prompt, decoding, .. } => {
             serving::answer(context, base, adapter, &prompt, &decoding).or_else(Ended::into_done)
@@ -40,8 +40,8 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
         Ask::Embed { base, adapter, inputs, .. } => {
             serving::embed(context, base, adapter, inputs).or_else(Ended::into_done)
         }
-        Ask::Check { base, adapter, class, prompt, transcript, decoding, .. } => {
-            check(context, base, adapter, &Claim { class, prompt, transcript, decoding })
+        Ask::Check { base, adapter, index, class, prompt, transcript, decoding, .. } => {
+            check(context, base, adapter, &Claim { index, class, prompt, transcript, decoding })
         }
         Ask::Inspect { base, .. } => inspect(&context.shelf.base(base)?),
         Ask::Export { export, .. } => super::export::perform(context, &export),
@@ -72,7 +72,13 @@ fn adapter_on(base: &Base, id: Hash, files: &AdapterFiles) -> Result<Adapter, St
     }
 }
 
-fn index(context: &JobContext, base_id: Hash, id: Hash, leave_out: &[(u32, Option<Hash>)]) -> Result<Done, String> {
+fn index(
+    context: &JobContext,
+    base_id: Hash,
+    id: Hash,
+    leave_out: &[(u32, Option<Hash>)],
+    keep: bool,
+) -> Result<Done, String> {
     let base = context.shelf.base(base_id)?;
     let files = handed(context, id)?;
     let adapter = adapter_on(&base, base_id, &files)?;
@@ -88,7 +94,9 @@ fn index(context: &JobContext, base_id: Hash, id: Hash, leave_out: &[(u32, Optio
         .collect::<Result<Vec<_>, String>>()?;
     let index = Index::build(&adapter, &without).map_err(text)?;
     let commitment = index.commitment();
-    context.shelf.keep(id, adapter, &files, index)?;
+    if keep {
+        context.shelf.keep(id, adapter, &files, index)?;
+    }
     Ok(Done::Indexed { commitment })
 }
 
@@ -118,6 +126,7 @@ fn untrained(base: &Base, adapter: &Adapter) -> Result<Adapter, String> {
 }
 
 struct Claim {
+    index: Hash,
     class: String,
     prompt: Prompt,
     transcript: Vec<u8>,
@@ -127,7 +136,7 @@ struct Claim {
 fn check(context: &JobContext, base: Hash, adapter: Hash, claim: &Claim) -> Result<Done, String> {
     let base = context.shelf.base(base)?;
     let transcript = Transcript::from_bytes(&claim.transcript).map_err(text)?;
-    let fingerprints = transcript.fingerprints()?;
+    let fingerprints = bundle::fingerprints_of(&transcript)?;
     let mut done = Checked { root: fingerprint_root(&fingerprints), ..Checked::default() };
     let count = u32::try_from(fingerprints.len()).unwrap_or(u32::MAX);
     // The base's files say which of the machine's classes it is computed in; only the machine may differ.
@@ -145,6 +154,9 @@ fn check(context: &JobContext, base: Hash, adapter: Hash, claim: &Claim) -> Resu
         }
         Ok((params, _)) => {
             let served = context.shelf.served(&base, adapter)?;
+            if served.index.commitment() != claim.index {
+                return Err(format!("adapter {} is kept here with another index", adapter.short()));
+            }
             judge(&base, &served, &transcript, &fingerprints, (&params, claim.decoding.logprobs), &mut done)?;
         }
     }

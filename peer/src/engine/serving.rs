@@ -174,11 +174,10 @@ pub(super) fn answer(
         _ => Vec::new(),
     };
     Ok(Done::Answered {
-        transcript: transcript_of(&generation).to_bytes(),
+        transcript: transcript_of(&generation, credits).to_bytes(),
         fingerprints: fingerprint_root(&generation.fingerprints),
         logprobs: decoding.logprobs.map(|_| commitment(&reports)),
         text: generation.text,
-        credits,
     })
 }
 

@@ -127,7 +127,9 @@ pub(super) fn verdict_json(verifier: &str, verdict: &tributary_protocol::verific
         Outcome::Refuted(reason) => ("refuted", reason.as_str()),
         Outcome::Abstained(reason) => ("abstained", reason.as_str()),
     };
-    json!({"verifier": verifier, "outcome": outcome, "detail": detail, "checked": verdict.checked})
+    json!({
+        "verifier": verifier, "outcome": outcome, "detail": detail, "checked": verdict.checked, "proof": verdict.proof,
+    })
 }
 
 #[cfg(test)]

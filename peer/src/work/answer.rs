@@ -41,8 +41,9 @@ impl Workshop {
         let last = self.pass_on(&mut replies, stream).await?;
         wanted.ended();
         match last {
-            Reply::Done { outcome: Done::Answered { text, transcript, fingerprints, logprobs, credits }, .. } => {
+            Reply::Done { outcome: Done::Answered { text, transcript, fingerprints, logprobs }, .. } => {
                 let tokens = Transcript::from_bytes(&transcript).map_err(|error| error.to_string())?;
+                let commitment = Transcript::commitment(&transcript);
                 self.answers.hold_transcript(stream, transcript);
                 Ok(JobOutcome::Answered(FinishedAnswer {
                     answer: Hash::of(text.as_bytes()),
@@ -50,7 +51,8 @@ impl Workshop {
                     answer_tokens: count(&tokens.output_tokens),
                     fingerprints,
                     logprobs,
-                    credits,
+                    transcript: commitment,
+                    credits: tokens.credits,
                     class: self.bases.class(&release.base).map_err(|error| error.to_string())?,
                 }))
             }

@@ -1,14 +1,15 @@
 //! Checking others' work: segments of a training executed again, answers by one prefill.
 //!
 //! Invariant: "refuted" is said only of bytes that the worker itself committed to and that this machine
-//! recomputed in the same determinism class; everything else that goes wrong is an abstention.
+//! recomputed in the same determinism class, and of an answer never without the proof; everything else that goes wrong
+//! is an abstention.
 
 use tributary_protocol::datanet::Contribution;
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{Hash, NodeId};
 use tributary_protocol::message::{Audit, Release};
-use tributary_protocol::node::{JobOutcome, shares_of};
-use tributary_protocol::receipt::Work as Receipted;
+use tributary_protocol::node::JobOutcome;
+use tributary_protocol::proof::{Case, Comparison, Proof};
 use tributary_protocol::task::TaskOffer;
 use tributary_protocol::verification::{Outcome, TaskResult};
 
@@ -25,10 +26,6 @@ struct Replayed {
     adapter: Vec<u8>,
     kept_step: u32,
     is_over: bool,
-}
-
-fn number(index: usize) -> u32 {
-    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 /// A number of steps out of a recipe; recipes were checked by the engine before anything was trained.
@@ -132,59 +129,22 @@ impl Workshop {
         &self,
         job: Hash,
         audit: &Audit,
-        release: &Release,
+        release: &Signed<Release>,
     ) -> Result<JobOutcome, JobError> {
-        let request = &audit.request.body;
-        let receipt = &audit.receipt.receipt;
-        let ask = Ask::Check {
-            job,
-            base: release.base,
-            adapter: release.adapter,
-            class: receipt.class.clone(),
-            prompt: request.prompt.clone(),
-            transcript: audit.transcript.clone(),
-            decoding: request.decoding.clone(),
-        };
-        let Done::Checked { fault, abstained, fingerprints, credits, text, root, logprobs } =
-            self.ask(job, &ask).await?
-        else {
-            return Err("the engine answered another question".into());
-        };
+        let case = Case::of_audit(audit, release);
+        let (fingerprints, found) = self.compute_again(job, &case).await?;
         let checked = (0..fingerprints).take(tributary_protocol::limits::SEGMENTS_MAX).collect();
-        if let Some(reason) = abstained {
-            return Ok(JobOutcome::AnswerChecked(Outcome::Abstained(reason), Vec::new()));
-        }
-        let fault = fault.or_else(|| receipt_fault(audit, release, &credits, &text, root, logprobs));
-        let outcome = fault.map_or(Outcome::Confirmed, Outcome::Refuted);
-        Ok(JobOutcome::AnswerChecked(outcome, checked))
+        let compared = match found {
+            Ok(again) => case.compare(&again),
+            Err(reason) => Comparison::Unknown(reason),
+        };
+        Ok(match compared {
+            Comparison::Equal => JobOutcome::AnswerChecked(Outcome::Confirmed, checked),
+            Comparison::Unknown(reason) => JobOutcome::AnswerChecked(Outcome::Abstained(reason), Vec::new()),
+            Comparison::Unequal(claim, reason) => {
+                let proof = Box::new(Proof::Answer { case: Box::new(case), claim });
+                JobOutcome::AnswerFalse { reason, checked, proof }
+            }
+        })
     }
-}
-
-/// What of the receipt differs from what was recomputed.
-fn receipt_fault(
-    audit: &Audit,
-    release: &Release,
-    credits: &[(u32, i64)],
-    text: &str,
-    root: Hash,
-    probabilities: Option<Hash>,
-) -> Option<String> {
-    let receipt = &audit.receipt.receipt;
-    let Receipted::Inference { answer, fingerprints, prompt, logprobs, .. } = &receipt.work else {
-        return Some("the receipt is not of an answer".into());
-    };
-    if *prompt != audit.request.body.prompt.commitment() {
-        return Some("the receipt names another prompt".into());
-    }
-    if *answer != Hash::of(text.as_bytes()) || *fingerprints != root {
-        return Some("the receipt names another answer".into());
-    }
-    if *logprobs != probabilities {
-        return Some("the tokens' probabilities are others".into());
-    }
-    if shares_of(release, credits) != receipt.shares {
-        return Some("the attribution weights are others".into());
-    }
-    let bad = credits.iter().any(|(contributor, _)| *contributor >= number(release.contributors.len()));
-    bad.then(|| "the index names contributors that the release does not".into())
 }

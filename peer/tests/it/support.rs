@@ -11,9 +11,17 @@ use tributary_peer::client::{Client, ClientError};
 /// How long anything small may take on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+fn binary() -> PathBuf {
+    env!("CARGO_BIN_EXE_tributary").into()
+}
+
 /// The binary under test.
 pub fn tributary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tributary"));
+    command(&binary())
+}
+
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
     command.env_remove("TRIBUTARY_DATA_DIR").env_remove("TRIBUTARY_PASSPHRASE").stdin(Stdio::null());
     command
 }
@@ -32,6 +40,7 @@ pub fn stderr(output: &Output) -> String {
 pub struct NodeProcess {
     pub folder: PathBuf,
     pub client: Client,
+    program: PathBuf,
     arguments: Vec<String>,
     child: Child,
 }
@@ -39,25 +48,31 @@ pub struct NodeProcess {
 impl NodeProcess {
     /// Starts a node on `folder` with further arguments of `up` and waits until its API answers.
     pub fn start(folder: &Path, arguments: &[&str]) -> Self {
-        Self::start_as(folder, up(folder, &["--quiet"], arguments))
+        Self::start_of(&binary(), folder, arguments)
+    }
+
+    /// The same with another program than the binary under test.
+    pub fn start_of(program: &Path, folder: &Path, arguments: &[&str]) -> Self {
+        Self::start_as(program, folder, up(folder, &["--quiet"], arguments))
     }
 
     /// The same, and it says what it has to say to people.
     pub fn start_loud(folder: &Path, arguments: &[&str]) -> Self {
-        Self::start_as(folder, up(folder, &[], arguments))
+        Self::start_as(&binary(), folder, up(folder, &[], arguments))
     }
 
-    fn start_as(folder: &Path, all: Vec<String>) -> Self {
-        let child = Self::spawn(folder, &all);
-        let mut node = Self { folder: folder.to_owned(), client: Client::new(folder), arguments: all, child };
+    fn start_as(program: &Path, folder: &Path, all: Vec<String>) -> Self {
+        let child = Self::spawn(program, folder, &all);
+        let (client, program) = (Client::new(folder), program.to_owned());
+        let mut node = Self { folder: folder.to_owned(), client, program, arguments: all, child };
         node.wait_until_ready();
         node
     }
 
-    fn spawn(folder: &Path, arguments: &[String]) -> Child {
+    fn spawn(program: &Path, folder: &Path, arguments: &[String]) -> Child {
         std::fs::create_dir_all(folder).unwrap();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("stderr")).unwrap();
-        tributary().args(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+        command(program).args(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 
     fn wait_until_ready(&mut self) {
@@ -109,7 +124,7 @@ impl NodeProcess {
     /// Starts it again as it was, after it ended: a node that still ran would answer in the new one's place.
     pub fn restart(&mut self) {
         assert!(self.child.try_wait().unwrap().is_some(), "the node still runs: kill it first");
-        self.child = Self::spawn(&self.folder, &self.arguments);
+        self.child = Self::spawn(&self.program, &self.folder, &self.arguments);
         self.wait_until_ready();
     }
 

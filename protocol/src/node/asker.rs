@@ -15,8 +15,10 @@ use crate::envelope::{self, Signed};
 use crate::id::{Amount, ChainAddress, Hash, NodeId, ReceiptId};
 use crate::limits::{ANSWER_TIMEOUT_MS, OUTBOX_MAX};
 use crate::message::{Audit, Certificate, InferenceRequest, Message, computes_in};
-use crate::receipt::{Receipt, SignedReceipt, Work as Done};
+use crate::proof::{Case, Claim, Judgement, Proof};
+use crate::receipt::{Receipt, ReceiptOffer, SignedReceipt, Work as Done};
 use crate::refusal::{Refusal, RefusalKind};
+use crate::transcript::Transcript;
 use crate::verification::{Outcome, Verdict, rendezvous};
 
 /// The user asks.
@@ -306,23 +308,47 @@ impl Node {
         transcript: Box<AnswerTranscript>,
         out: &mut Out,
     ) {
-        match self.accept_answer(now_ms, key, offer, &transcript) {
+        let offer = match self.offered(now_ms, offer) {
+            Ok(offer) => offer,
+            Err(reason) => return self.answer_failed(now_ms, key, reason.into(), out),
+        };
+        match self.accept_answer(key, &offer, &transcript) {
             Ok(signed) => self.answer_accepted(now_ms, key, signed, *transcript, out),
-            Err(reason) => self.answer_failed(now_ms, key, reason.into(), out),
+            Err(reason) => {
+                if let Some(proof) = self.falsehood(key, &offer, &transcript.transcript) {
+                    let worker = self.asker.asks.get(&key).and_then(|ask| ask.worker);
+                    self.asker.refuted.extend(worker);
+                    self.keep_proof(&proof, out);
+                }
+                self.answer_failed(now_ms, key, reason.into(), out);
+            }
+        }
+    }
+
+    /// What proves that an offer which is refused is false by its own arithmetic, if it does.
+    fn falsehood(&self, key: Hash, offer: &ReceiptOffer, transcript: &[u8]) -> Option<Proof> {
+        let request = self.asker.asks.get(&key)?.request.as_ref()?;
+        let case = Case::of_offer(offer, request, self.worker.release(&request.body.adapter)?, transcript);
+        let proof = |claim| Proof::Answer { case: Box::new(case.clone()), claim };
+        [Claim::Sum, Claim::Terms].map(proof).into_iter().find(|proof| matches!(proof.judge(), Judgement::Proven(_)))
+    }
+
+    /// The receipt offer that ended an answer's stream.
+    fn offered(&mut self, now_ms: u64, bytes: &[u8]) -> Result<ReceiptOffer, String> {
+        let opened = envelope::open(bytes, self.config.network, now_ms, &mut self.guard).map_err(|e| e.to_string())?;
+        match Message::from_body(opened.kind, &opened.body).map_err(|error| error.to_string())? {
+            Message::ReceiptOffered(offer) => Ok(*offer),
+            _ => Err("the stream ended without a receipt".into()),
         }
     }
 
     /// Checks the offered receipt against what was asked and received.
     fn accept_answer(
-        &mut self,
-        now_ms: u64,
+        &self,
         key: Hash,
-        bytes: &[u8],
+        offer: &ReceiptOffer,
         transcript: &AnswerTranscript,
     ) -> Result<SignedReceipt, String> {
-        let opened = envelope::open(bytes, self.config.network, now_ms, &mut self.guard).map_err(|e| e.to_string())?;
-        let message = Message::from_body(opened.kind, &opened.body).map_err(|error| error.to_string())?;
-        let Message::ReceiptOffered(offer) = message else { return Err("the stream ended without a receipt".into()) };
         let ask = self.asker.asks.get(&key).ok_or("the question is not open")?;
         let request = ask.request.as_ref().filter(|_| ask.is_open()).ok_or("the question is not open")?;
         offer.verify(self.config.network).map_err(|error| error.to_string())?;
@@ -351,7 +377,7 @@ impl Node {
         if !fits(&terms, &offer.receipt, transcript) {
             return Err("the receipt does not fit the question and the answer received".into());
         }
-        Ok(offer.countersign(&self.config.account_key))
+        Ok(offer.clone().countersign(&self.config.account_key))
     }
 
     fn answer_accepted(
@@ -368,10 +394,9 @@ impl Node {
         let draw = self.derived("audit", &receipt.0);
         let draw = u32::from_le_bytes([draw.0[0], draw.0[1], draw.0[2], draw.0[3]]) % 1_000_000;
         let audited = draw < self.config.audit_ppm;
-        let audit = request.filter(|(_, wanted)| audited || *wanted).map(|(request, _)| {
-            Box::new(Audit { receipt: signed.clone(), request, transcript: transcript.transcript })
-        });
-        self.record(Fact::AnswerKept { key, text: transcript.text, audit }, out);
+        let Some((request, wanted)) = request else { return };
+        let audit = Box::new(Audit { receipt: signed.clone(), request, transcript: transcript.transcript });
+        self.record(Fact::AnswerKept { key, text: transcript.text, audit, check: audited || wanted }, out);
         self.record(Fact::Settled { key, receipt }, out);
         self.keep_receipt(now_ms, signed.clone(), out);
         out.event(Event::Answered { key, receipt: Box::new(signed) });
@@ -414,12 +439,17 @@ impl Node {
     }
 }
 
-/// Whether `receipt` is what these terms give for the answer that was received. The shares are the worker's
-/// claim, which an audit recomputes; all else the payer knows itself.
+/// Whether `receipt` is what these terms give for the answer that was received. The credits are the worker's
+/// claim, which an audit recomputes; all else, the shares that they give too, the payer knows itself.
 fn fits(terms: &AnswerTerms<'_>, receipt: &Receipt, transcript: &AnswerTranscript) -> bool {
     let Done::Inference { answer, prompt_tokens, answer_tokens, fingerprints, logprobs, .. } = &receipt.work else {
         return false;
     };
+    let Ok(sent) = Transcript::from_bytes(&transcript.transcript) else { return false };
+    let counted = |tokens: &[u32], claimed: u32| u32::try_from(tokens.len()) == Ok(claimed);
+    if !counted(&sent.prompt_tokens, *prompt_tokens) || !counted(&sent.output_tokens, *answer_tokens) {
+        return false;
+    }
     let are_wanted = terms.request.body.decoding.logprobs.is_some();
     let received = transcript.logprobs.filter(|_| are_wanted);
     if logprobs.is_some() != are_wanted || received != logprobs.map(|commitment| (*answer_tokens, commitment)) {
@@ -434,16 +464,10 @@ fn fits(terms: &AnswerTerms<'_>, receipt: &Receipt, transcript: &AnswerTranscrip
         answer_tokens: *answer_tokens,
         fingerprints: *fingerprints,
         logprobs: *logprobs,
-        credits: Vec::new(),
+        transcript: Transcript::commitment(&transcript.transcript),
+        credits: sent.credits,
         class: receipt.class.clone(),
     };
-    let known = |share: &crate::attribution::Share| {
-        let mut contributors = terms.release.contributors.iter();
-        contributors.any(|contributor| contributor.account == share.account && contributor.payout == share.payout)
-    };
-    let Ok(mut expected) = terms.receipt(&claimed, receipt.sequence, receipt.finished_ms) else { return false };
-    expected.shares.clone_from(&receipt.shares);
-    expected.commons = receipt.commons;
-    expected.payments.clone_from(&receipt.payments);
-    expected == *receipt && receipt.shares.iter().all(known) && receipt.check_terms().is_ok()
+    let expected = terms.receipt(&claimed, receipt.sequence, receipt.finished_ms);
+    expected.is_ok_and(|expected| expected == *receipt) && receipt.check_terms().is_ok()
 }

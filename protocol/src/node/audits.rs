@@ -1,14 +1,14 @@
-//! The payer's checks of its answers by another peer.
+//! The payer's checks of its answers by another peer, and what recomputing them needs.
 //!
 //! Invariant: what a check needs is durable with the answer itself, so a restarted payer goes on asking; a
 //! verifier that abstains or is late is left out, and an answer has at most one verdict that counts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Event, Fact, Node, Out};
+use super::{Event, Fact, Node, Out, Output};
 use crate::envelope::Signed;
 use crate::id::{Hash, NodeId};
-use crate::limits::{OUTBOX_MAX, RETRY_MS, VERIFY_TIMEOUT_MS};
+use crate::limits::{OUTBOX_MAX, PROOF_MAX_BYTES, RETRY_MS, TRANSCRIPTS_KEPT_BYTES, VERIFY_TIMEOUT_MS};
 use crate::message::{Audit, Message};
 use crate::verification::{Outcome, Subject, Verdict, rendezvous};
 
@@ -20,21 +20,59 @@ struct Check {
     sent_ms: u64,
 }
 
+/// What recomputing this node's answers needs, the oldest first out.
+#[derive(Default)]
+struct Shelf {
+    audits: BTreeMap<Hash, Box<Audit>>,
+    order: VecDeque<Hash>,
+    bytes: usize,
+}
+
+/// What an audit counts beside its transcript: signatures, question and receipt.
+const AUDIT_COST_BYTES: usize = 2 * 1024;
+
+impl Shelf {
+    fn cost(audit: &Audit) -> usize {
+        AUDIT_COST_BYTES + audit.transcript.len() + audit.request.body.prompt.len()
+    }
+
+    fn insert(&mut self, key: Hash, audit: Box<Audit>) {
+        self.bytes += Self::cost(&audit);
+        if let Some(earlier) = self.audits.insert(key, audit) {
+            self.bytes -= Self::cost(&earlier);
+        } else {
+            self.order.push_back(key);
+        }
+        while self.bytes > TRANSCRIPTS_KEPT_BYTES {
+            let Some(oldest) = self.order.pop_front().and_then(|key| self.audits.remove(&key)) else { return };
+            self.bytes -= Self::cost(&oldest);
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Audits {
     open: BTreeMap<Hash, Check>,
+    kept: Shelf,
 }
 
 impl Audits {
-    pub(super) fn apply_wanted(&mut self, key: Hash, audit: Audit) {
-        if self.open.len() < OUTBOX_MAX {
+    pub(super) fn apply_kept(&mut self, key: Hash, audit: Box<Audit>, check: bool) {
+        if check && self.open.len() < OUTBOX_MAX {
+            let audit = (*audit).clone();
             let check = Check { audit, verifier: None, given_up: BTreeSet::new(), since_ms: 0, sent_ms: 0 };
             self.open.insert(key, check);
         }
+        self.kept.insert(key, audit);
     }
 
     pub(super) fn apply_verdict(&mut self, key: &Hash) {
         self.open.remove(key);
+    }
+
+    /// What recomputing an answer of this node needs.
+    pub(super) fn of(&self, key: &Hash) -> Option<&Audit> {
+        self.kept.audits.get(key).map(AsRef::as_ref)
     }
 }
 
@@ -77,6 +115,11 @@ impl Node {
             return;
         }
         let key = *key;
+        if let Some(blob) = verdict.body.proof {
+            // Not waited for: whoever wants it later asks the verifier again.
+            let bytes = u64::try_from(PROOF_MAX_BYTES).unwrap_or(u64::MAX);
+            out.push(Output::Fetch { blob, bytes, providers: vec![from] });
+        }
         self.record(Fact::AnswerVerdict { key, verdict: Box::new(verdict.clone()) }, out);
         out.event(Event::AnswerChecked { key, verdict: Box::new(verdict) });
     }

@@ -12,6 +12,7 @@ use crate::datanet::{Contribution, Genesis};
 use crate::envelope::Signed;
 use crate::id::{Hash, NodeId, TaskId};
 use crate::message::Release;
+use crate::node::proofs::KeptProof;
 use crate::node::requester::FineTuneCommand;
 use crate::receipt::{SignedReceipt, Voucher};
 use crate::task::{Award, TaskOffer};
@@ -90,14 +91,16 @@ pub enum Fact {
         /// The receipt.
         receipt: crate::id::ReceiptId,
     },
-    /// An answer was received, and what its check needs when it is to be checked.
+    /// An answer was received.
     AnswerKept {
         /// The question's key.
         key: Hash,
         /// The text.
         text: String,
-        /// What a verifier is told.
-        audit: Option<Box<crate::message::Audit>>,
+        /// What recomputing it needs: a verifier is told it, and its payer can do so at any time.
+        audit: Box<crate::message::Audit>,
+        /// Whether another peer is to check it.
+        check: bool,
     },
     /// An answer was checked.
     AnswerVerdict {
@@ -142,6 +145,8 @@ pub enum Fact {
     CardChanged(Box<Signed<CardChange>>),
     /// The fees do not cover what this node was about to post, so it never will be.
     EpochAbandoned(u64),
+    /// Something false was proven; the proof is in the store.
+    ProofKept(KeptProof),
 }
 
 impl Node {
@@ -169,11 +174,9 @@ impl Node {
                 self.requester.apply_settled(key, receipt);
                 self.asker.apply_settled(key, receipt);
             }
-            Fact::AnswerKept { key, text, audit } => {
+            Fact::AnswerKept { key, text, audit, check } => {
                 self.asker.apply_answer(key, text);
-                if let Some(audit) = audit {
-                    self.audits.apply_wanted(key, *audit);
-                }
+                self.audits.apply_kept(key, audit, check);
             }
             Fact::AnswerVerdict { key, verdict } => {
                 self.audits.apply_verdict(&key);
@@ -192,6 +195,7 @@ impl Node {
             Fact::Witnessed(receipt) => self.receipts.apply_witnessed(receipt),
             Fact::ResultRefuted(node) => self.requester.apply_refuted(node),
             Fact::VerifierPayout { key, to } => self.requester.apply_payout(key, to),
+            Fact::ProofKept(kept) => self.proofs.apply_kept(kept),
             Fact::CardChanged(entry) => self.cards.apply_change(self.account, *entry),
         }
     }

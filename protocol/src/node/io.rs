@@ -8,7 +8,9 @@ use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, Receip
 use crate::message::{Audit, Heartbeat, InferenceRequest, Release};
 use crate::node::asker::AskCommand;
 use crate::node::facts::Fact;
+use crate::node::proofs::KeptProof;
 use crate::node::requester::FineTuneCommand;
+use crate::proof::Proof;
 use crate::receipt::{SignedReceipt, Voucher};
 use crate::refusal::Refusal;
 use crate::task::{Award, TaskOffer};
@@ -117,6 +119,8 @@ pub enum Input {
         /// The fees that arrived in all, of whatever payers, read after those of the streams.
         arrived: Amount,
     },
+    /// The driver found something false that can be proven to others, and that no check had asked for.
+    FalsehoodFound(Box<Proof>),
     /// The driver checked the changes of [`Output::CheckCard`].
     CardChecked {
         /// Who had sent them.
@@ -254,6 +258,15 @@ pub enum JobOutcome {
     Answered(FinishedAnswer),
     /// The check of an answer ended: how, and how many fingerprints were compared.
     AnswerChecked(Outcome, Vec<u32>),
+    /// The same, and what was found false can be proven to others.
+    AnswerFalse {
+        /// What is false, in words.
+        reason: String,
+        /// The fingerprints compared.
+        checked: Vec<u32>,
+        /// The proof.
+        proof: Box<Proof>,
+    },
     /// The job could not be done here.
     Failed(String),
     /// The question cannot be answered by anybody.
@@ -292,7 +305,9 @@ pub struct FinishedAnswer {
     pub fingerprints: Hash,
     /// What commits to the tokens' probabilities, where they were wanted.
     pub logprobs: Option<Hash>,
-    /// The loss difference of each contributor, by number in the release, in micro-nats.
+    /// The hash of the transcript that the driver sends.
+    pub transcript: Hash,
+    /// The loss difference of each contributor, by number in the release, in micro-nats, as the transcript has it.
     pub credits: Vec<(u32, i64)>,
     /// The determinism class it was computed in.
     pub class: String,
@@ -307,7 +322,7 @@ pub struct AnswerTranscript {
     pub fingerprints: Hash,
     /// Tokens whose probabilities were received, and what commits to these.
     pub logprobs: Option<(u32, Hash)>,
-    /// Token ids and fingerprints, as compute encodes them; disclosed to a verifier only.
+    /// The bytes of a [`Transcript`](crate::transcript::Transcript); disclosed to a verifier only.
     pub transcript: Vec<u8>,
 }
 
@@ -545,4 +560,6 @@ pub enum Event {
     },
     /// A datanet's card changed.
     CardChanged(DatanetId),
+    /// Something false was proven, and the proof is kept here.
+    ProofKept(KeptProof),
 }

@@ -13,8 +13,10 @@ use crate::task::{Award, TaskOffer, task_id};
 use crate::verification::TaskResult;
 
 /// The method of attribution this release of the protocol knows.
-const METHOD: &str = "loco-delta";
-const METHOD_VERSION: u16 = 1;
+pub(crate) const METHOD: &str = "loco-delta";
+/// Its version: another one whenever credits, or the shares that they give, are computed otherwise. Proofs of
+/// falsification are judged by this version only, so a receipt of an earlier one convicts nobody.
+pub(crate) const METHOD_VERSION: u16 = 2;
 
 /// What payer and worker of a training agreed on.
 pub(super) struct TrainingTerms<'a> {
@@ -60,7 +62,12 @@ impl TrainingTerms<'_> {
                 segments_checked: self.segments_checked,
             },
             class: self.result.class.clone(),
-            attribution: AttributionNote { method: "none".into(), version: 0, index: Hash::default() },
+            attribution: AttributionNote {
+                method: "none".into(),
+                version: 0,
+                index: Hash::default(),
+                contributors: Hash::default(),
+            },
             shares: Vec::new(),
             commons: WHOLE,
             price: self.price,
@@ -121,9 +128,15 @@ impl AnswerTerms<'_> {
                 seed: request.decoding.seed,
                 fingerprints: answer.fingerprints,
                 logprobs: answer.logprobs,
+                transcript: answer.transcript,
             },
             class: answer.class.clone(),
-            attribution: AttributionNote { method: METHOD.into(), version: METHOD_VERSION, index: self.release.index },
+            attribution: AttributionNote {
+                method: METHOD.into(),
+                version: METHOD_VERSION,
+                index: self.release.index,
+                contributors: self.release.contributors_commitment(),
+            },
             commons: commons_weight(&shares).unwrap_or(0),
             payments: economy::split(price, self.worker_price, policy, &to, &shares)?,
             shares,

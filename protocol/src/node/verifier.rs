@@ -11,6 +11,7 @@ use crate::envelope::Signed;
 use crate::id::{Hash, NodeId, TaskId};
 use crate::limits::{FETCH_RETRY_MS, SEGMENTS_MAX, TASKS_MAX, VERIFY_TIMEOUT_MS};
 use crate::message::{Audit, CheckWanted, Message, computes_in};
+use crate::proof::Proof;
 use crate::task::task_id;
 use crate::verification::{Outcome, Subject, Verdict, beacon_commitment, sample_segments};
 
@@ -129,8 +130,20 @@ impl Node {
     }
 
     pub(super) fn replayed(&mut self, now_ms: u64, job: Hash, outcome: Outcome, checked: Vec<u32>, out: &mut Out) {
+        self.say_verdict(now_ms, job, outcome, checked, None, out);
+    }
+
+    fn say_verdict(
+        &mut self,
+        now_ms: u64,
+        job: Hash,
+        outcome: Outcome,
+        checked: Vec<u32>,
+        proof: Option<Hash>,
+        out: &mut Out,
+    ) {
         let Some(check) = self.verifier.checks.get_mut(&job) else { return };
-        let body = Verdict { task: check.task, subject: check.subject, checked, outcome };
+        let body = Verdict { task: check.task, subject: check.subject, checked, outcome, proof };
         let verdict = Signed::new(self.config.network, &self.config.account_key, body);
         check.verdict = Some(verdict.clone());
         let asker = check.asker;
@@ -146,6 +159,22 @@ impl Node {
         out: &mut Out,
     ) {
         self.replayed(now_ms, job, outcome, checked, out);
+    }
+
+    /// A check found something false that anybody can be shown: the proof is kept before the verdict names it.
+    pub(super) fn answer_false(
+        &mut self,
+        now_ms: u64,
+        job: Hash,
+        reason: String,
+        checked: Vec<u32>,
+        proof: &Proof,
+        out: &mut Out,
+    ) {
+        if self.verifier.checks.contains_key(&job) {
+            let kept = self.keep_proof(proof, out);
+            self.say_verdict(now_ms, job, Outcome::Refuted(reason), checked, kept, out);
+        }
     }
 
     /// Whether `job` is a check of this node, which then abstains because the job failed here.

@@ -6,7 +6,7 @@ use crate::card::CardLogs;
 use crate::datanet::Datanet;
 use crate::envelope::Signed;
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
-use crate::message::{Heartbeat, Measurement, PeerRecord, Release};
+use crate::message::{Audit, Heartbeat, Measurement, PeerRecord, Release};
 use crate::receipt::{SignedReceipt, Voucher, Work};
 use crate::task::Award;
 use crate::verification::Verdict;
@@ -109,6 +109,24 @@ impl Node {
     #[must_use]
     pub fn ask_view(&self, key: &Hash) -> Option<AskView> {
         self.asker.view(key).filter(|view| self.is_of_answer(view))
+    }
+
+    /// What recomputing an answer of this node needs, unless newer ones took its room.
+    #[must_use]
+    pub fn audit_of(&self, key: &Hash) -> Option<&Audit> {
+        self.audits.of(key)
+    }
+
+    /// The node that works for an account, as far as it is known.
+    #[must_use]
+    pub fn node_of(&self, account: &AccountId) -> Option<NodeId> {
+        self.peers.node_of(account)
+    }
+
+    /// The fresh peers that serve an adapter, which therefore have its files.
+    #[must_use]
+    pub fn peers_serving(&self, now_ms: u64, adapter: &Hash) -> Vec<NodeId> {
+        self.peers.fresh(now_ms, |record| record.serving.contains(adapter))
     }
 
     /// Whether it is a question's: trainings are settled by receipts too.

@@ -10,15 +10,19 @@ use ed25519_dalek::SigningKey;
 use tributary_protocol::batch::EpochBody;
 use tributary_protocol::datanet::{Genesis, Policy, Schema};
 use tributary_protocol::decoding::Decoding;
-use tributary_protocol::envelope::{NetworkId, Signed};
+use tributary_protocol::economy;
+use tributary_protocol::envelope::{self, NetworkId, ReplayGuard, Signed};
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId};
 use tributary_protocol::message::{BASE_ALONE, Contributor, Message, Release, Roles};
 use tributary_protocol::node::{
     AnswerTranscript, AskCommand, AskView, Command, Fact, FeeStream, FineTuneCommand, FinishedAnswer, Funding, Input,
     JobOutcome, Node, NodeConfig, Output, Phase, TrainedAdapter, Work,
 };
+use tributary_protocol::proof::{Judgement, Kind, Proof};
+use tributary_protocol::receipt::ReceiptOffer;
 use tributary_protocol::refusal::{DeclineReason, Refusal, RefusalKind};
 use tributary_protocol::task::FineTune;
+use tributary_protocol::transcript::Transcript;
 
 const BEGIN_MS: u64 = 1_800_000_000_000;
 const FEE: Amount = Amount(1_000_000);
@@ -32,6 +36,8 @@ enum Answers {
     InAnotherClass,
     WithoutProbabilities,
     WithFewerProbabilities,
+    /// Its node moves weights in the receipt before it signs.
+    WithOtherShares,
     Refuses(Refusal),
 }
 
@@ -60,6 +66,8 @@ struct Net {
     /// The chain takes no epoch, since its fees are not there.
     refuses_epochs: bool,
     declines: u32,
+    /// What was put into the stores.
+    provided: Vec<Vec<u8>>,
 }
 
 fn key(number: usize) -> SigningKey {
@@ -116,6 +124,7 @@ impl Net {
             fees: BTreeMap::new(),
             refuses_epochs: false,
             declines: 0,
+            provided: Vec::new(),
         };
         net.bound = net.hosts.iter().enumerate().map(|(place, host)| (host.node.account(), address(place))).collect();
         net.pass(3);
@@ -178,7 +187,10 @@ impl Net {
                 let (asker, key) = self.streams[&stream];
                 self.queue.push_back((asker, Input::AnswerFailed { key, refusal }));
             }
-            Output::FinishAnswer { stream, bytes } => {
+            Output::FinishAnswer { stream, mut bytes } => {
+                if self.hosts[host].answers == Answers::WithOtherShares {
+                    bytes = other_shares(host, self.now_ms, &bytes);
+                }
                 let ((asker, key), transcript) = (self.streams[&stream], self.transcripts[&stream].clone());
                 let arrived = Input::AnswerArrived { key, offer: bytes, transcript: Box::new(transcript) };
                 self.queue.push_back((asker, arrived));
@@ -201,10 +213,10 @@ impl Net {
                 self.queue.push_back((host, Input::EpochPosted { epoch: body.epoch }));
                 self.hosts[host].posted.push(*body);
             }
+            Output::Provide { bytes } => self.provided.push(bytes),
             Output::Penalise { peer, reason } => panic!("{peer:?} was blamed: {reason}"),
             Output::Validated { .. }
             | Output::FetchBody { .. }
-            | Output::Provide { .. }
             | Output::Learn { .. }
             | Output::CheckCard { .. }
             | Output::Event(_) => {}
@@ -241,6 +253,14 @@ impl Net {
                     Answers::Refuses(refusal) => JobOutcome::Refused(refusal),
                     taken => {
                         let text = "Corgill".to_owned();
+                        let credits = vec![(0, 900_000)];
+                        let sent = Transcript {
+                            prompt_tokens: vec![1, 2, 3],
+                            output_tokens: vec![4, 5],
+                            fingerprints: Vec::new(),
+                            credits: credits.clone(),
+                        };
+                        let transcript = sent.to_bytes();
                         let answer = FinishedAnswer {
                             answer: Hash::of(text.as_bytes()),
                             prompt_tokens: 3,
@@ -249,13 +269,14 @@ impl Net {
                             logprobs: (taken != Answers::WithoutProbabilities)
                                 .then_some(Hash([8; 32]))
                                 .filter(|_| request.body.decoding.logprobs.is_some()),
-                            credits: vec![(0, 900_000)],
+                            transcript: Transcript::commitment(&transcript),
+                            credits,
                             class: if taken == Answers::InAnotherClass { "rare" } else { "test" }.into(),
                         };
                         let fingerprints = answer.fingerprints;
                         let reported = if taken == Answers::WithFewerProbabilities { 1 } else { answer.answer_tokens };
                         let logprobs = answer.logprobs.map(|commitment| (reported, commitment));
-                        let transcript = AnswerTranscript { text, fingerprints, logprobs, transcript: Vec::new() };
+                        let transcript = AnswerTranscript { text, fingerprints, logprobs, transcript };
                         self.transcripts.insert(stream, transcript);
                         JobOutcome::Answered(answer)
                     }
@@ -334,6 +355,21 @@ impl Net {
     }
 }
 
+/// The receipt offer in an envelope, with a weight that its worker's credits do not give, signed as it must be.
+fn other_shares(host: usize, now_ms: u64, bytes: &[u8]) -> Vec<u8> {
+    let network = NetworkId::named("market");
+    let opened = envelope::open(bytes, network, now_ms, &mut ReplayGuard::default()).expect("its own envelope");
+    let message = Message::from_body(opened.kind, &opened.body).expect("its own message");
+    let Message::ReceiptOffered(offer) = message else { panic!("an offer ends an answer") };
+    let mut receipt = offer.receipt;
+    receipt.shares[0].weight -= 1_000;
+    receipt.commons += 1_000;
+    receipt.payments = economy::split(receipt.price, receipt.worker_part, receipt.policy, &receipt.to, &receipt.shares)
+        .expect("a split of true parts");
+    let offer = Message::ReceiptOffered(Box::new(ReceiptOffer::new(receipt, &key(host + 100))));
+    envelope::seal(&key(host), network, opened.sequence + 500, now_ms, offer.kind(), offer.to_body())
+}
+
 fn limit() -> Amount {
     Amount(10 * (FEE.0 + PRICE.0))
 }
@@ -393,6 +429,25 @@ fn an_answer_of_a_class_that_its_worker_did_not_announce_is_not_paid() {
     assert_eq!(net.hosts[1].questions, 1);
     net.hosts[1].answers = Answers::Well;
     assert!(net.ask(2, limit()).receipt.is_some());
+}
+
+#[test]
+fn weights_that_the_workers_own_credits_do_not_give_are_not_paid_and_convict_it() {
+    let mut net = Net::new(2, false);
+    net.release();
+    net.hosts[1].answers = Answers::WithOtherShares;
+    assert!(net.ask(1, limit()).receipt.is_none());
+    let kept = net.hosts[0].node.proofs().to_vec();
+    assert_eq!((kept.len(), kept[0].kind, kept[0].accused), (1, Kind::Sum, net.hosts[1].node.account()));
+    let bytes = net.provided.last().expect("the proof is in the store");
+    assert_eq!(kept[0].proof, Hash::of(bytes));
+    assert!(matches!(Proof::from_bytes(bytes).expect("a proof").judge(), Judgement::Proven(_)));
+    // Who was convicted is not asked again, and the proof outlives a restart.
+    net.hosts[1].answers = Answers::Well;
+    assert!(net.ask(2, limit()).receipt.is_none());
+    assert_eq!(net.hosts[1].questions, 1);
+    net.restart(0, []);
+    assert_eq!(net.hosts[0].node.proofs(), kept);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use tributary_protocol::message::{
 };
 use tributary_protocol::receipt::{AttributionNote, Receipt, ReceiptOffer, SignedReceipt, Voucher, Work};
 use tributary_protocol::refusal::{DeclineReason, Declined};
+use tributary_protocol::span::SpanRoots;
 use tributary_protocol::task::{Award, Bid, FineTune, TaskOffer};
 use tributary_protocol::verification::{Outcome, Subject, TaskResult, Verdict};
 use tributary_protocol::wire;
@@ -156,7 +157,13 @@ fn verdict() -> Verdict {
         subject: Subject::Training(hash(36)),
         checked: vec![0, 1],
         outcome: Outcome::Refuted("segment 1 gives another checkpoint".into()),
+        proof: Some(hash(80)),
     }
+}
+
+fn span_roots() -> SpanRoots {
+    let root = hash(81);
+    SpanRoots { shard: hash(6), entries: 900, records: 80, text: root, order: root, inverse: root, starts: root }
 }
 
 fn batch_head() -> BatchHead {
@@ -260,9 +267,15 @@ fn receipt() -> Receipt {
             seed: 7,
             fingerprints: hash(65),
             logprobs: Some(hash(66)),
+            transcript: hash(78),
         },
         class: "x86-64-v3 f32".into(),
-        attribution: AttributionNote { method: "loco-delta".into(), version: 1, index: hash(50) },
+        attribution: AttributionNote {
+            method: "loco-delta".into(),
+            version: 1,
+            index: hash(50),
+            contributors: hash(79),
+        },
         commons: WHOLE - 950_000,
         payments: economy::split(price, worker_part, policy, &to, &shares).expect("the example splits"),
         shares,
@@ -379,5 +392,6 @@ pub fn statements() -> Vec<StatementSample> {
         statement("Release", &release()),
         statement("InferenceRequest", &request()),
         statement("CardChange", &card_change()),
+        statement("SpanRoots", &span_roots()),
     ]
 }

@@ -279,8 +279,7 @@ impl World {
                 (Some(stream), self.chance.between(100, 800), JobOutcome::Answered(answer))
             }
             Work::CheckAnswer { audit, release } => {
-                let outcome = behaviour::check_answer(&audit, &release.body);
-                (None, self.chance.between(50, 400), JobOutcome::AnswerChecked(outcome, vec![0]))
+                (None, self.chance.between(50, 400), behaviour::check_answer(&audit, &release))
             }
         };
         let incarnation = self.hosts[host].incarnation;
@@ -361,6 +360,7 @@ impl World {
             Event::AskFailed { .. } => "questions failed",
             Event::AnswerChecked { verdict, .. } if verdict.body.outcome == Outcome::Confirmed => "answers confirmed",
             Event::AnswerChecked { .. } => "answers refuted",
+            Event::ProofKept(_) => "proofs kept",
             Event::EpochChecked { agrees: true, .. } => "epochs agreed",
             Event::EpochChecked { agrees: false, .. } => "epochs disputed",
             Event::ForkFound { .. } => "forks found",

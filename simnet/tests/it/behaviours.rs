@@ -41,6 +41,17 @@ fn a_lying_answerer_is_found_by_audits_and_asked_no_more() {
 }
 
 #[test]
+fn who_falsifies_weights_is_convicted_by_who_did_not_serve_the_answer() {
+    let test = "behaviours::who_falsifies_weights_is_convicted_by_who_did_not_serve_the_answer";
+    let mut scenario = Scenario::small(test, 14).with_behaviours(&[(Behaviour::LyingAttributor, 1)]);
+    scenario.audit_ppm = 1_000_000;
+    let report = super::run_clean(test, scenario);
+    assert!(report.count("answers refuted") >= 1, "{report}");
+    assert!(report.count("answers confirmed") >= 1, "{report}");
+    assert!(report.count("proofs kept") >= 1, "{report}");
+}
+
+#[test]
 fn who_withholds_answers_is_passed_over() {
     let report = run("behaviours::who_withholds_answers_is_passed_over", Behaviour::Withholding);
     assert!(report.count("streams without an answer") >= 1, "{report}");

@@ -30,7 +30,7 @@ pub(super) async fn embed(
     });
     let missing = || ApiError::not_found(format!("no released model is called {model}"), "GET /v1/models lists them");
     let release = found.await.map_err(ApiError::from)?.ok_or_else(missing)?;
-    let had = api.workshop.load_release(&release).await;
+    let had = api.workshop.load_release(&release, &[]).await;
     had.map_err(|reason| ApiError::unreachable(reason, "ask again when a node that holds the model is online"))?;
     let job = fresh_key()?;
     let ask = Ask::Embed { job, base: release.base, adapter: Some(release.adapter), inputs };

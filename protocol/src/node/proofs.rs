@@ -1,0 +1,76 @@
+//! The proofs of falsification that a node found, to be shown to anybody.
+//!
+//! Invariant: a proof's bytes are in the store before its fact is durable and before a verdict names it; there are at
+//! most [`PROOFS_MAX`], and of one account [`PROOFS_PER_ACCUSED_MAX`].
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use super::{Event, Fact, Node, Out};
+use crate::id::{AccountId, Hash};
+use crate::limits::{PROOF_MAX_BYTES, PROOFS_MAX, PROOFS_PER_ACCUSED_MAX};
+use crate::proof::{Kind, Proof};
+
+/// A proof that this node keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct KeptProof {
+    /// Its blob.
+    pub proof: Hash,
+    /// What is false.
+    pub kind: Kind,
+    /// Who signed it.
+    pub accused: AccountId,
+    /// The receipt's id, or the digest of the release or roots.
+    pub subject: Hash,
+}
+
+#[derive(Default)]
+pub(super) struct Proofs {
+    kept: Vec<KeptProof>,
+}
+
+impl Proofs {
+    pub(super) fn apply_kept(&mut self, kept: KeptProof) {
+        if !self.knows(&kept.proof) {
+            self.kept.push(kept);
+        }
+    }
+
+    fn knows(&self, proof: &Hash) -> bool {
+        self.kept.iter().any(|kept| kept.proof == *proof)
+    }
+
+    fn has_room_for(&self, accused: &AccountId) -> bool {
+        let of_one = self.kept.iter().filter(|kept| kept.accused == *accused).count();
+        self.kept.len() < PROOFS_MAX && of_one < PROOFS_PER_ACCUSED_MAX
+    }
+}
+
+impl Node {
+    /// Keeps a proof for anybody who asks; returns its blob unless there is no room for it.
+    pub(super) fn keep_proof(&mut self, proof: &Proof, out: &mut Out) -> Option<Hash> {
+        let bytes = proof.to_bytes();
+        let kept = KeptProof {
+            proof: Hash::of(&bytes),
+            kind: proof.kind(),
+            accused: proof.accused(),
+            subject: proof.subject(),
+        };
+        if self.proofs.knows(&kept.proof) {
+            return Some(kept.proof);
+        }
+        if bytes.len() > PROOF_MAX_BYTES || !self.proofs.has_room_for(&kept.accused) {
+            return None;
+        }
+        out.provide(bytes);
+        self.record(Fact::ProofKept(kept), out);
+        out.event(Event::ProofKept(kept));
+        Some(kept.proof)
+    }
+
+    /// The proofs of falsification that this node found, the newest last.
+    #[must_use]
+    pub fn proofs(&self) -> &[KeptProof] {
+        &self.proofs.kept
+    }
+}
