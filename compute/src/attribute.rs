@@ -2,8 +2,8 @@
 //!
 //! A contributor's credit is how much worse the answer would have scored had the adapter been trained without it
 //! (mean nats for each answer token; positive means it helped). Few contributors, and of many those with the longest
-//! deltas, get the true difference, from a forward pass with their stored leave-out adapter; the others the first-order
-//! estimate g·δ with g the answer's gradient in the adapter's weights, both quantised.
+//! deltas, get the true difference, from a forward pass with their leave-out adapter to the byte a number that the index
+//! keeps of it; the others the first-order estimate g·δ with g the answer's gradient in the adapter's weights, quantised.
 //!
 //! Invariant: credits are a pure function of base, adapter, index and tokens, bitwise equal within a determinism
 //! class; every contributor of the index has exactly one credit, in ascending order.
@@ -68,12 +68,6 @@ pub enum AttributeError {
         index: Hash,
         /// The adapter given.
         given: Hash,
-    },
-    /// A stored delta is not the difference of its two adapters.
-    #[error("the delta of contributor {contributor} is not the difference of its adapters")]
-    ForgedDelta {
-        /// The contributor.
-        contributor: u32,
     },
     /// More bytes than any index has.
     #[error("{got} bytes, an index has at most {most}")]
@@ -140,7 +134,7 @@ pub fn credits(
     prompt_tokens: &[u32],
     output_tokens: &[u32],
 ) -> Result<Vec<Credit>, AttributeError> {
-    credits_by(Rule::of(index.entries().len()), base, adapter, index, (prompt_tokens, output_tokens))
+    credits_by(Rule::of(index.rows().len()), base, adapter, index, (prompt_tokens, output_tokens))
 }
 
 /// The same by a rule of one's own, given prompt and output.
@@ -155,26 +149,26 @@ pub fn credits_by(
     (prompt, output): (&[u32], &[u32]),
 ) -> Result<Vec<Credit>, AttributeError> {
     index.is_of(adapter)?;
-    let entries = index.entries();
+    let rows = index.rows();
     let exact = index.largest(rule.exact);
     let measured = match exact.is_empty() {
         true => Vec::new(),
         false => measured_differences(base, adapter, index, &exact, &Target::new(prompt, output))?,
     };
-    let mut nats = vec![0.0; entries.len()];
-    if exact.len() < entries.len() {
+    let mut nats = vec![0.0; rows.len()];
+    if exact.len() < rows.len() {
         let gradient = gradient(base, adapter, prompt, output)?;
-        nats = entries.iter().map(|entry| dot(&gradient, &entry.delta)).collect();
+        nats = rows.iter().map(|row| dot(&gradient, &row.delta)).collect();
     }
     if rule.bent {
         let known = exact.iter().zip(&measured);
-        let bend = Bend::of(known.map(|(at, true_one)| (entries[*at].squared_length(), true_one - nats[*at])));
-        nats.iter_mut().zip(entries).for_each(|(nats, entry)| *nats += bend.missed(entry.squared_length()));
+        let bend = Bend::of(known.map(|(at, true_one)| (rows[*at].squared_length(), true_one - nats[*at])));
+        nats.iter_mut().zip(rows).for_each(|(nats, row)| *nats += bend.missed(row.squared_length()));
     }
     exact.iter().zip(&measured).for_each(|(at, measured)| nats[*at] = *measured);
     let tokens = mean_over(output);
     let credit = |(at, nats): (usize, &f64)| {
-        let (contributor, exact) = (entries[at].contributor, exact.contains(&at));
+        let (contributor, exact) = (rows[at].contributor, exact.contains(&at));
         Ok(Credit { contributor, micro_nats: to_micro(nats / tokens)?, exact })
     };
     nats.iter().enumerate().map(credit).collect()
@@ -198,7 +192,7 @@ fn gradient(
     Ok(tensors)
 }
 
-/// Summed loss without each of the entries at `places` less that with all, all in multi-adapter batches.
+/// Summed loss without each of the contributors at `places` less that with all, all in multi-adapter batches.
 fn measured_differences(
     base: &Base,
     adapter: &Adapter,
@@ -207,14 +201,19 @@ fn measured_differences(
     target: &Target,
 ) -> Result<Vec<f64>, AttributeError> {
     let fed = target.fed().max(1);
-    let adapters: Vec<&Adapter> =
-        std::iter::once(adapter).chain(places.iter().map(|place| &index.entries()[*place].leave_out)).collect();
-    let mut losses = Vec::with_capacity(adapters.len());
-    for adapters in adapters.chunks((BATCH_TOKENS / fed).max(1)) {
-        let frozen: Vec<FrozenAdapter> = adapters.iter().copied().map(FrozenAdapter::new).collect::<Result<_, _>>()?;
+    let measured: Vec<Option<usize>> = std::iter::once(None).chain(places.iter().copied().map(Some)).collect();
+    let frozen = |place: &Option<usize>| -> Result<FrozenAdapter, AttributeError> {
+        Ok(match place {
+            None => FrozenAdapter::new(adapter)?,
+            Some(place) => FrozenAdapter::new(&index.rows()[*place].leave_out(base.config(), adapter)?)?,
+        })
+    };
+    let mut losses = Vec::with_capacity(measured.len());
+    for places in measured.chunks((BATCH_TOKENS / fed).max(1)) {
+        let frozen: Vec<FrozenAdapter> = places.iter().map(frozen).collect::<Result<_, _>>()?;
         let segments: Vec<_> =
             frozen.iter().enumerate().map(|(at, adapter)| (at * fed..(at + 1) * fed, Some(adapter))).collect();
-        let targets = vec![target.clone(); adapters.len()];
+        let targets = vec![target.clone(); places.len()];
         let all = token_losses(base.model(), Mode::Infer, Hook::Segments(&segments), &targets)?.to_vec1::<f32>()?;
         let sums = all.chunks_exact(target.predicted()).map(|own| own.iter().map(|loss| f64::from(*loss)).sum::<f64>());
         losses.extend(sums);

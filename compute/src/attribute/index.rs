@@ -1,41 +1,54 @@
 //! The LOCO-delta index of one released adapter: what each contributor's absence would have changed in its weights.
 //!
-//! Invariant: an index that exists has contributors in strictly ascending order, and for each one finite deltas
-//! and a leave-out adapter of the deployed adapter's shapes. Its commitment covers every byte, so it is fixed before
-//! the first answer is served.
+//! Invariant: an index that exists has contributors in strictly ascending order, and for each one finite deltas of one
+//! byte a number. Its commitment is a Merkle root that covers every row, so it is fixed before the first answer is
+//! served, and one row is checked without the others.
 
 use tributary_protocol::id::Hash;
+use tributary_protocol::merkle;
 
 use super::quantise::DeltaTensor;
 use super::{AttributeError, codec};
 use crate::lora::Adapter;
+use crate::model::Config;
 
-/// Contributors with a leave-out adapter of their own; design: the largest 200, the rest pooled in clusters.
+/// Contributors with a row of their own; design: the largest 200, the rest pooled in clusters.
 pub const MAX_CONTRIBUTORS: usize = 256;
 
-const COMMITMENT_DOMAIN: &[u8] = b"tributary attribution index v1";
+const ROW: &str = "tributary 2026 attribution index row v2";
+const COMMITMENT: &str = "tributary 2026 attribution index v2";
 
-/// One contributor's row.
+/// What one contributor's absence changes, tensor by tensor in the adapter's order.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct Row {
     pub(super) contributor: u32,
     pub(super) delta: Vec<DeltaTensor>,
-    pub(super) leave_out: Adapter,
 }
 
-impl Entry {
+impl Row {
     /// |δ|², as it was quantised.
     pub(super) fn squared_length(&self) -> f64 {
         self.delta.iter().map(DeltaTensor::squared_norm).sum()
     }
+
+    /// The adapter without the contributor, to half a level of each number.
+    pub(super) fn leave_out(&self, model: &Config, adapter: &Adapter) -> Result<Adapter, AttributeError> {
+        let deltas = self.delta.iter().flat_map(DeltaTensor::numbers);
+        let values: Vec<f32> = adapter.values()?.iter().zip(deltas).map(|(value, delta)| value + delta).collect();
+        Ok(Adapter::from_values(model, adapter.config(), &values)?)
+    }
+
+    fn hash(&self) -> Hash {
+        Hash(blake3::derive_key(ROW, &codec::encode_row(self)))
+    }
 }
 
-/// Deltas and leave-out adapters of all contributors of one adapter.
+/// The rows of all contributors of one adapter.
 #[derive(Debug, Clone)]
 pub struct Index {
     adapter: Hash,
     commitment: Hash,
-    entries: Vec<Entry>,
+    rows: Vec<Row>,
 }
 
 impl Index {
@@ -45,15 +58,13 @@ impl Index {
     /// # Errors
     /// When there is no contributor or too many, one appears twice, shapes differ or a weight is not finite.
     pub fn build(adapter: &Adapter, leave_out: &[(u32, Adapter)]) -> Result<Self, AttributeError> {
-        let mut entries = Vec::with_capacity(leave_out.len());
+        let mut rows = Vec::with_capacity(leave_out.len());
         for (contributor, without) in leave_out {
             let delta = delta_of(*contributor, adapter, without)?;
-            entries.push(Entry { contributor: *contributor, delta, leave_out: without.clone() });
+            rows.push(Row { contributor: *contributor, delta });
         }
-        entries.sort_by_key(|entry| entry.contributor);
-        let adapter = adapter.hash()?;
-        let bytes = codec::encode(adapter, &entries)?;
-        Self::of(adapter, entries, &bytes)
+        rows.sort_by_key(|row| row.contributor);
+        Self::of(adapter.hash()?, rows)
     }
 
     /// The hash of the adapter that this index is of.
@@ -64,58 +75,51 @@ impl Index {
 
     /// Contributors, ascending.
     pub fn contributors(&self) -> impl Iterator<Item = u32> + '_ {
-        self.entries.iter().map(|entry| entry.contributor)
+        self.rows.iter().map(|row| row.contributor)
     }
 
-    /// What is published before any answer is served: the hash over the canonical bytes.
+    /// What is published before any answer is served: the root over the adapter and all rows.
     #[must_use]
     pub fn commitment(&self) -> Hash {
         self.commitment
     }
 
-    /// Recomputes every delta from the two adapters it stands for: an index that came over the network can't
-    /// claim another one.
-    ///
-    /// # Errors
-    /// [`AttributeError::ForeignAdapter`] or [`AttributeError::ForgedDelta`].
-    pub fn verify(&self, adapter: &Adapter) -> Result<(), AttributeError> {
-        self.is_of(adapter)?;
-        for entry in &self.entries {
-            if delta_of(entry.contributor, adapter, &entry.leave_out)? != entry.delta {
-                return Err(AttributeError::ForgedDelta { contributor: entry.contributor });
-            }
-        }
-        Ok(())
-    }
-
+    /// Refuses an adapter that the index is not of.
     pub(super) fn is_of(&self, adapter: &Adapter) -> Result<(), AttributeError> {
         let given = adapter.hash()?;
-        if given == self.adapter {
-            return Ok(());
+        if given != self.adapter {
+            return Err(AttributeError::ForeignAdapter { index: self.adapter, given });
         }
-        Err(AttributeError::ForeignAdapter { index: self.adapter, given })
+        let lengths: Vec<usize> = adapter.tensors().map(candle_core::Tensor::elem_count).collect();
+        let fits = |row: &Row| row.delta.iter().map(|tensor| tensor.values.len()).eq(lengths.iter().copied());
+        match self.rows.iter().find(|row| !fits(row)) {
+            Some(row) => Err(AttributeError::Shapes { contributor: row.contributor }),
+            None => Ok(()),
+        }
     }
 
-    /// An index of entries that each are sound by themselves; `bytes` is their encoding.
-    pub(super) fn of(adapter: Hash, entries: Vec<Entry>, bytes: &[u8]) -> Result<Self, AttributeError> {
-        if entries.is_empty() || entries.len() > MAX_CONTRIBUTORS {
-            return Err(AttributeError::Contributors { got: entries.len(), most: MAX_CONTRIBUTORS });
+    /// An index of rows that each are sound by themselves.
+    pub(super) fn of(adapter: Hash, rows: Vec<Row>) -> Result<Self, AttributeError> {
+        if rows.is_empty() || rows.len() > MAX_CONTRIBUTORS {
+            return Err(AttributeError::Contributors { got: rows.len(), most: MAX_CONTRIBUTORS });
         }
-        if let Some(pair) = entries.windows(2).find(|pair| pair[0].contributor >= pair[1].contributor) {
+        if let Some(pair) = rows.windows(2).find(|pair| pair[0].contributor >= pair[1].contributor) {
             return Err(AttributeError::Order { contributor: pair[1].contributor });
         }
-        let commitment = *blake3::Hasher::new().update(COMMITMENT_DOMAIN).update(bytes).finalize().as_bytes();
-        Ok(Self { adapter, commitment: Hash(commitment), entries })
+        let hashes: Vec<Hash> = rows.iter().map(Row::hash).collect();
+        let root = merkle::root(&hashes);
+        let commitment = Hash(blake3::derive_key(COMMITMENT, &[adapter.0, root.0].concat()));
+        Ok(Self { adapter, commitment, rows })
     }
 
-    pub(super) fn entries(&self) -> &[Entry] {
-        &self.entries
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
     }
 
-    /// Positions of the `count` entries with the longest deltas; ties go to the lower contributor.
+    /// Positions of the `count` rows with the longest deltas; ties go to the lower contributor.
     pub(super) fn largest(&self, count: usize) -> Vec<usize> {
-        let norm = |at: &usize| self.entries[*at].squared_length();
-        let mut order: Vec<usize> = (0..self.entries.len()).collect();
+        let norm = |at: &usize| self.rows[*at].squared_length();
+        let mut order: Vec<usize> = (0..self.rows.len()).collect();
         order.sort_by(|a, b| norm(b).total_cmp(&norm(a)).then(a.cmp(b)));
         order.truncate(count);
         order

@@ -25,17 +25,20 @@ fn index_of(base: &Base, deployed: &Adapter, contributors: u32) -> Index {
 }
 
 #[test]
-fn an_index_round_trips_and_verifies() {
+fn an_index_round_trips_at_a_byte_a_number() {
     let base = base(1);
     let deployed = adapter(&base, 5, 8.0);
     let index = index_of(&base, &deployed, 3);
     assert_eq!(index.contributors().collect::<Vec<_>>(), [0, 3, 6]);
-    let bytes = index.to_bytes().unwrap();
-    let read = Index::from_bytes(base.config(), &bytes).unwrap();
-    assert_eq!(read.to_bytes().unwrap(), bytes);
+    let bytes = index.to_bytes();
+    let read = Index::from_bytes(&bytes).unwrap();
+    assert_eq!(read.to_bytes(), bytes);
     assert_eq!((read.commitment(), read.adapter()), (index.commitment(), deployed.hash().unwrap()));
-    read.verify(&deployed).unwrap();
-    assert!(matches!(read.verify(&adapter(&base, 6, 8.0)), Err(AttributeError::ForeignAdapter { .. })));
+    let heads = 44 + 3 * (8 + 8 * deployed.tensors().count());
+    assert_eq!(bytes.len(), heads + 3 * deployed.values().unwrap().len());
+    let (prompt, output) = tokens(&base, "who owns the mill?", " the miller");
+    let other = credits(&base, &adapter(&base, 6, 8.0), &read, &prompt, &output);
+    assert!(matches!(other, Err(AttributeError::ForeignAdapter { .. })));
 }
 
 #[test]
@@ -43,39 +46,50 @@ fn a_flipped_byte_is_refused_or_changes_the_commitment() {
     let base = base(1);
     let deployed = adapter(&base, 5, 8.0);
     let index = index_of(&base, &deployed, 2);
-    let bytes = index.to_bytes().unwrap();
+    let bytes = index.to_bytes();
     // Magic, adapter, counts and the first tensor's head and numbers: header of 60 bytes, then int8 deltas.
     let first_values = 60..60 + base.config().hidden * 4;
     let mut accepted = 0;
     for at in (0..bytes.len()).step_by(bytes.len() / 300).chain(0..first_values.end) {
         let mut changed = bytes.clone();
         changed[at] ^= 1;
-        if let Ok(read) = Index::from_bytes(base.config(), &changed) {
+        if let Ok(read) = Index::from_bytes(&changed) {
             accepted += 1;
             assert_ne!(read.commitment(), index.commitment(), "byte {at}");
-            // A low bit of a stored leave-out weight need not move the rounded delta; the delta itself must fit.
-            assert!(read.verify(&deployed).is_err() || !first_values.contains(&at), "byte {at}");
         }
     }
     assert!(accepted >= first_values.len(), "flips inside numbers decode: {accepted}");
 }
 
 #[test]
+fn an_index_of_another_shape_is_refused_before_it_is_used() {
+    let base = base(1);
+    let deployed = adapter(&base, 5, 8.0);
+    let bytes = index_of(&base, &deployed, 1).to_bytes();
+    // One row of one tensor of one number, of the right adapter.
+    let row = [3_u32.to_le_bytes(), 1_u32.to_le_bytes(), 1.0_f32.to_le_bytes(), 1_u32.to_le_bytes()].concat();
+    let read = Index::from_bytes(&[&bytes[..44], &row, &[1]].concat()).unwrap();
+    let (prompt, output) = tokens(&base, "who owns the mill?", " the miller");
+    let refused = credits(&base, &deployed, &read, &prompt, &output);
+    assert!(matches!(refused, Err(AttributeError::Shapes { contributor: 3 })), "{refused:?}");
+}
+
+#[test]
 fn hostile_lengths_are_refused_before_allocation() {
     let base = base(1);
     let deployed = adapter(&base, 5, 8.0);
-    let bytes = index_of(&base, &deployed, 1).to_bytes().unwrap();
+    let bytes = index_of(&base, &deployed, 1).to_bytes();
     // Number of entries, of tensors, of the first tensor's values: each claims four billion.
     for at in [40, 48, 56] {
         let mut changed = bytes.clone();
         changed[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(Index::from_bytes(base.config(), &changed), Err(AttributeError::Malformed(_))), "at {at}");
+        assert!(matches!(Index::from_bytes(&changed), Err(AttributeError::Malformed(_))), "at {at}");
     }
     for length in [0, 7, 8, 39, 44, bytes.len() / 2, bytes.len() - 1] {
-        assert!(Index::from_bytes(base.config(), &bytes[..length]).is_err(), "cut at {length}");
+        assert!(Index::from_bytes(&bytes[..length]).is_err(), "cut at {length}");
     }
     let longer = [bytes.as_slice(), &[0]].concat();
-    assert!(Index::from_bytes(base.config(), &longer).is_err());
+    assert!(Index::from_bytes(&longer).is_err());
 }
 
 proptest! {
@@ -83,9 +97,9 @@ proptest! {
     #[test]
     fn random_bytes_are_no_index(mut bytes in proptest::collection::vec(any::<u8>(), 0..600), magic in any::<bool>()) {
         if magic && bytes.len() > 8 {
-            bytes[..8].copy_from_slice(b"TRIBLOC1");
+            bytes[..8].copy_from_slice(b"TRIBLOC2");
         }
-        prop_assert!(Index::from_bytes(&crate::serving_base::config(320), &bytes).is_err());
+        prop_assert!(Index::from_bytes(&bytes).is_err());
     }
 }
 
@@ -142,10 +156,9 @@ fn measured_credits_are_differences_of_true_losses() {
     #[expect(clippy::cast_precision_loss, reason = "a dozen tokens")]
     let expected = (loss(&without) - loss(&deployed)) / output.len() as f64 * 1e6;
     let credit = credits(&base, &deployed, &index, &prompt, &output).unwrap()[0];
-    assert!(
-        (expected.round() - f64::from(i32::try_from(credit.micro_nats).unwrap())).abs() < 20.0,
-        "{credit:?} {expected}"
-    );
+    // The index keeps a byte of each number's difference.
+    let missed = (expected - f64::from(i32::try_from(credit.micro_nats).unwrap())).abs();
+    assert!(missed < 20.0 + expected.abs() / 100.0, "{credit:?} {expected}");
     assert_eq!(credit, Credit { contributor: 9, micro_nats: credit.micro_nats, exact: true });
 }
 
@@ -165,7 +178,7 @@ fn many_contributors_get_the_largest_measured_and_the_same_every_time() {
     let few = Index::build(&deployed, &leave_out[..FEW_CONTRIBUTORS]).unwrap();
     let all = credits(&base, &deployed, &few, &prompt, &output).unwrap();
     assert!(all.iter().all(|credit| credit.exact));
-    let read = Index::from_bytes(base.config(), &index.to_bytes().unwrap()).unwrap();
+    let read = Index::from_bytes(&index.to_bytes()).unwrap();
     assert_eq!(credits(&base, &deployed, &read, &prompt, &output).unwrap(), first);
 }
 

@@ -105,7 +105,7 @@ impl Shelf {
 
     /// Keeps an adapter with its index, in the folder and in memory.
     pub(super) fn keep(&self, id: Hash, adapter: Adapter, files: &AdapterFiles, index: Index) -> Result<(), String> {
-        let bytes = index.to_bytes().map_err(text)?;
+        let bytes = index.to_bytes();
         let name = self.folder.index(id, index.commitment());
         let name = name.file_name().and_then(|name| name.to_str()).ok_or("an index has no name")?.to_owned();
         let kept = [
@@ -133,7 +133,7 @@ impl Shelf {
         };
         let adapter = Adapter::from_files(base.config(), &files).map_err(|error| failed(&error))?;
         let bytes = read(&self.folder.index(id, commitment))?;
-        let index = Index::from_bytes(base.config(), &bytes).map_err(|error| failed(&error))?;
+        let index = Index::from_bytes(&bytes).map_err(|error| failed(&error))?;
         if index.commitment() != commitment {
             return Err(failed(&"its attribution index is damaged; restart the node to build it again"));
         }
