@@ -1,15 +1,13 @@
 //! What cheats gain: a deal is attacked, everything is trained again, and the product's own shares are compared.
 //!
 //! Invariant: an attack is a function of the honest deal, its run and a seed, and sees of the run only what anybody may ask; what
-//! is paid before and after follows from the same method, scale and rule of shares, with admission as the product has it
-//! (exact copies train once and are the earliest's) and without.
+//! is paid before and after follows from the same method, scale and rule of shares, without admission and with the one that is
+//! given, of which nothing is known here but what it admits.
 
 mod copies;
 mod outlier;
 mod self_dealing;
 mod sybil;
-
-use std::collections::BTreeSet;
 
 use tributary_protocol::attribution::{CreditScore, WHOLE, shares};
 use tributary_protocol::id::{AccountId, ChainAddress};
@@ -99,18 +97,40 @@ pub fn attacks() -> Vec<Box<dyn Attack>> {
     ]
 }
 
-/// What every attack on the run of `seed` does to every method that is attacked. `begun` hears each measure before its
-/// trainings.
+/// Places of the records that are admitted, ascending: the later ones were claimed later.
+pub type Admission<'a> = &'a dyn Fn(&Dealt) -> Vec<usize>;
+
+/// What every attack on the run of `seed` does to every method that is attacked, without admission and with it. `begun` hears
+/// each measure before its trainings.
 ///
 /// # Errors
 /// When a training fails.
 pub fn assail(
     honest: &Laboratory,
     seed: u64,
+    admission: Admission<'_>,
     begun: &dyn Fn(&str),
     on_training: OnTraining<'_>,
 ) -> Result<Vec<Assault>, StudyError> {
-    let case = Case::prepare(honest, seed, on_training)?;
+    let mut found = world(honest, seed, None, begun, on_training)?;
+    found.extend(world(honest, seed, Some(admission), begun, on_training)?);
+    Ok(found)
+}
+
+/// All attacks, where all records are admitted or those that admission says.
+fn world(
+    honest: &Laboratory,
+    seed: u64,
+    admission: Option<Admission<'_>>,
+    begun: &dyn Fn(&str),
+    on_training: OnTraining<'_>,
+) -> Result<Vec<Assault>, StudyError> {
+    let admitted = |dealt: &Dealt| match admission {
+        Some(admission) => kept(dealt, &admission(dealt)),
+        None => dealt.clone(),
+    };
+    let honest = honest.with(&admitted(honest.dealt()))?;
+    let case = Case::prepare(&honest, seed, on_training)?;
     let methods: Vec<_> = all().into_iter().filter(|method| ATTACKED.contains(&method.name())).collect();
     let payers = payers(&methods, &case)?;
     let ours = payers.iter().find(|payer| payer.method.name() == OURS);
@@ -118,18 +138,11 @@ pub fn assail(
     let ground = Ground { case: &case, middling: middling(&ours.before), seed };
     let mut found = Vec::new();
     for attack in attacks() {
-        let [measure, admitted] = attack.measures();
+        let measure = attack.measures()[usize::from(admission.is_some())];
         begun(measure);
         let struck = attack.strike(&ground)?;
-        let plain = suffered(honest, seed, &payers, (measure, &struck), on_training)?;
-        let cleaned = Struck { dealt: admit(&struck.dealt), ..struck };
-        let is_cleaned = cleaned.dealt.examples.len() < struck.dealt.examples.len();
-        found.extend(match is_cleaned {
-            true => suffered(honest, seed, &payers, (admitted, &cleaned), on_training)?,
-            // Admission finds nothing: what is paid is the same.
-            false => plain.iter().map(|assault| Assault { measure: admitted, ..assault.clone() }).collect(),
-        });
-        found.extend(plain);
+        let struck = Struck { dealt: admitted(&struck.dealt), ..struck };
+        found.extend(suffered(&honest, seed, &payers, (measure, &struck), on_training)?);
     }
     Ok(found)
 }
@@ -262,18 +275,14 @@ fn middling(paid: &[Vec<f64>]) -> Vec<u32> {
     ranked.into_iter().filter_map(|(_, who)| u32::try_from(who).ok()).collect()
 }
 
-/// The deal as the product admits it: of records with the same text the first alone, which is who committed to it first.
-fn admit(dealt: &Dealt) -> Dealt {
-    let mut seen = BTreeSet::new();
-    let mut kept = Dealt { examples: Vec::new(), flaws: Vec::new(), topics: Vec::new(), ..dealt.clone() };
-    for (at, example) in dealt.examples.iter().enumerate() {
-        if seen.insert((example.prompt.as_str(), example.completion.as_str())) {
-            kept.examples.push(example.clone());
-            kept.flaws.push(dealt.flaws[at]);
-            kept.topics.push(dealt.topics[at]);
-        }
+/// The deal with the records at these places alone.
+fn kept(dealt: &Dealt, places: &[usize]) -> Dealt {
+    Dealt {
+        examples: places.iter().map(|at| dealt.examples[*at].clone()).collect(),
+        flaws: places.iter().map(|at| dealt.flaws[*at]).collect(),
+        topics: places.iter().map(|at| dealt.topics[*at]).collect(),
+        ..dealt.clone()
     }
-    kept
 }
 
 /// Places of a contributor's records.
@@ -298,7 +307,7 @@ fn newcomer(dealt: &mut Dealt) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Effect, Struck, admit, middling, repeat};
+    use super::{Effect, Struck, kept, middling, repeat};
     use crate::study::dataset::{Dataset, Item};
     use crate::study::deal::{Dealt, Setting, deal};
 
@@ -317,13 +326,13 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_admitted_once_and_are_the_earliests() {
+    fn what_is_repeated_comes_last_and_can_be_kept_out() {
         let honest = dealt();
         let mut struck = honest.clone();
         (0..10).for_each(|at| repeat(&mut struck, at, 7));
-        let cleaned = admit(&struck);
-        assert_eq!((struck.examples.len(), &cleaned.examples), (90, &honest.examples));
-        assert_eq!((cleaned.flaws.len(), cleaned.topics), (80, honest.topics));
+        assert_eq!((struck.examples.len(), struck.examples[85].contributor), (90, 7));
+        let cleaned = kept(&struck, &(0..80).collect::<Vec<_>>());
+        assert_eq!((cleaned.examples, cleaned.topics, cleaned.flaws.len()), (honest.examples, honest.topics, 80));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use tributary_compute::bench::table::Row;
 use tributary_compute::model::Base;
 use tributary_compute::study::deal::Setting;
 use tributary_compute::study::table::{Finding, rows};
@@ -146,7 +147,12 @@ impl AttributionArgs {
 fn table(findings: &[Finding]) -> Output {
     let rows = rows(findings);
     let document = Value::from_iter(rows.iter().map(|row| json!(row)));
-    let text = rows.iter().map(row_text).collect();
+    let is_measured = |row: &&Row| row.ours.is_some() || row.peer_value.is_some();
+    let text = rows.iter().filter(is_measured).map(row_text).collect();
     let names = rows.iter().map(|row| row.name.to_owned()).collect();
-    Output::new(document, names, text)
+    match rows.len() - rows.iter().filter(is_measured).count() {
+        0 => Output::new(document, names, text),
+        open => Output::new(document, names, text)
+            .note(format!("{open} rows are of parts or settings that were not asked for")),
+    }
 }

@@ -5,13 +5,16 @@ use std::time::Instant;
 use tributary_compute::model::Base;
 use tributary_compute::study::attacks::{assail, self_dealing};
 use tributary_compute::study::dataset::Dataset;
-use tributary_compute::study::deal::{Setting, deal};
+use tributary_compute::study::deal::{Dealt, Setting, deal};
 use tributary_compute::study::redundancy::redundancy;
 use tributary_compute::study::table::{Finding, OURS, TRUE_RUN, UNROLLED};
 use tributary_compute::study::{
     Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe, unrolled,
 };
-use tributary_compute::train::Recipe;
+use tributary_compute::train::{Example, Recipe};
+use tributary_protocol::id::AccountId;
+use tributary_storage::admission::{Admission, Claim};
+use tributary_storage::shard::Record;
 
 use crate::cli::eval::load;
 use crate::cli::failure::{FAILED, Failure};
@@ -25,6 +28,20 @@ const TOLD: usize = 10;
 
 /// How a method comes to its scores.
 type Scoring<'a> = dyn Fn() -> Result<Scores, StudyError> + 'a;
+
+/// What the product admits of records that were claimed one after another in the order in which they stand.
+fn admitted(dealt: &Dealt) -> Vec<usize> {
+    let claim = |(place, example): (usize, &Example)| {
+        let mut account = [0; 32];
+        account[..4].copy_from_slice(&example.contributor.to_be_bytes());
+        let account = AccountId(account);
+        let (prompt, completion) = (example.prompt.clone(), example.completion.clone());
+        let record = Record::new(prompt, completion, account, String::new());
+        Claim { record, account, claimed_ms: place as u64, place }
+    };
+    let admission = Admission::of(dealt.examples.iter().enumerate().map(claim));
+    admission.admitted.iter().map(|admitted| admitted.place).collect()
+}
 
 /// A study under way.
 pub(super) struct Study<'a> {
@@ -91,7 +108,7 @@ impl<'a> Study<'a> {
         let laboratory = self.laboratory(setting, seed, &recipe().stable())?;
         self.begin(&laboratory, seed, "attacks");
         let begun = |measure: &str| self.context.say(&format!("  attack: {measure}{}", load()));
-        let found = assail(&laboratory, seed, &begun, &self.teller())?;
+        let found = assail(&laboratory, seed, &admitted, &begun, &self.teller())?;
         for assault in found {
             let whose = Finding { trainings: assault.trainings, ..self.of(assault.method) };
             self.add(setting, seed, &whose, [(assault.measure, assault.figure)]);
