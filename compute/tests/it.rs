@@ -9,6 +9,8 @@ mod attributing;
 mod bench;
 #[path = "it/chat.rs"]
 mod chat;
+#[path = "it/exchanging.rs"]
+mod exchanging;
 #[path = "it/exporting.rs"]
 mod exporting;
 #[path = "it/files.rs"]

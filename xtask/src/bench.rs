@@ -1,8 +1,9 @@
-//! `cargo xtask bench serving`: our binary and its peers measured in turns, in one table.
+//! `cargo xtask bench`: attribution (`attribution.rs`), or serving: our binary and its peers measured in turns, in one table.
 //!
 //! Invariant: every engine runs in a process of its own, one at a time, on the model that our binary made; a peer that
 //! can't be had or fails leaves its reason in the table. Peers are installed once, into the user's cache.
 
+mod attribution;
 mod peers;
 
 use std::path::{Path, PathBuf};
@@ -59,7 +60,12 @@ impl Options {
         let mut rest = arguments.iter();
         match rest.next().map(String::as_str) {
             Some("serving") => {}
-            other => return Err(format!("there is no benchmark {:?}; there is: serving", other.unwrap_or(""))),
+            other => {
+                return Err(format!(
+                    "there is no benchmark {:?}; there are: serving, attribution",
+                    other.unwrap_or("")
+                ));
+            }
         }
         while let Some(argument) = rest.next() {
             match argument.as_str() {
@@ -78,6 +84,11 @@ impl Options {
 
 /// Runs a benchmark.
 pub fn bench(arguments: &[String]) -> Result<(), StepError> {
+    if let Some((name, options)) = arguments.split_first()
+        && name == "attribution"
+    {
+        return attribution::bench(options);
+    }
     let options = Options::parse(arguments)?;
     run("cargo", &["build", "--release", "--locked", "-p", "tributary-peer"], &[])?;
     let ours = binary();

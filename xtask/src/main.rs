@@ -7,6 +7,7 @@ mod bench;
 mod clients;
 mod cuda;
 mod parity;
+mod python;
 mod steps;
 mod tools;
 
@@ -20,7 +21,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   contracts    recompile the contracts, compare with the committed artifacts, run their tests
   artifacts    recompile the contracts and write the artifacts anew
   parity       write the golden files of compute's tests anew from transformers and peft (installs them once, 5.6 GB)
-  bench        measure our speed and the peers': cargo xtask bench serving [--rounds N] [--json]
+  bench        measure our speed and the peers': cargo xtask bench serving [--rounds N] [--json]; or how right attribution is,
+               beside dattri, kronfluence and traker: cargo xtask bench attribution [--quick] and options of eval attribution
   cuda         build the binary with NVIDIA's kernels, which also starts without CUDA; check it and run it here:
                cargo xtask cuda [--compute-capability 80] [--jobs N] [--check-gpu]
   base         pretrain the demo's base model anew from its seed into examples/base";

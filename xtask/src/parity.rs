@@ -4,7 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::steps::{StepError, root, run};
+use crate::python::environment;
+use crate::steps::{StepError, run};
 use crate::tools::cache;
 
 const REQUIREMENTS: &str = "compute/parity/requirements.txt";
@@ -16,18 +17,7 @@ fn shown(path: &Path) -> String {
 
 /// The interpreter of a virtual environment with exactly the required packages; it takes 5.6 GB (`du -sh`).
 pub(crate) fn python(folder: &Path) -> Result<PathBuf, StepError> {
-    let (environment, installed) = (folder.join("venv"), folder.join("installed.txt"));
-    let python = environment.join("bin/python");
-    let wanted =
-        std::fs::read_to_string(root().join(REQUIREMENTS)).map_err(|error| format!("{REQUIREMENTS}: {error}"))?;
-    if python.exists() && std::fs::read_to_string(&installed).is_ok_and(|had| had == wanted) {
-        return Ok(python);
-    }
-    run("python3", &["-m", "venv", &shown(&environment)], &[])?;
-    let pip = ["-m", "pip", "install", "--quiet", "--no-cache-dir", "-r", REQUIREMENTS];
-    run(&shown(&python), &pip, &[])?;
-    std::fs::write(&installed, wanted).map_err(|error| format!("{}: {error}", shown(&installed)))?;
-    Ok(python)
+    environment(folder, REQUIREMENTS, None)
 }
 
 /// Writes the golden files: ours into a cache folder, then Python's answers into the checkout; reads folders that Python

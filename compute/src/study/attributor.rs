@@ -147,6 +147,12 @@ impl<'a> Case<'a> {
         self.once(&self.query_gradients, &self.laboratory.queries)
     }
 
+    /// What methods share is computed again when it is asked for again, so that each one's time is its own.
+    pub fn forget(&mut self) {
+        (self.record_gradients, self.query_gradients) = (OnceLock::new(), OnceLock::new());
+        self.snapshots = OnceLock::new();
+    }
+
     fn once<'b>(&self, cell: &'b OnceLock<Matrix>, targets: &[Target]) -> Result<&'b Matrix, StudyError> {
         if let Some(found) = cell.get() {
             return Ok(found);

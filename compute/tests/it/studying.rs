@@ -33,11 +33,11 @@ fn recipe() -> Recipe {
     Recipe { rank: 2, alpha: 8.0, steps: 8, batch: 6, lr: 0.02, warmup: 2, ..Recipe::default() }
 }
 
-fn dealt(setting: Setting, contributors: usize) -> Dealt {
+pub fn dealt(setting: Setting, contributors: usize) -> Dealt {
     deal(&dataset(), setting, contributors, 1).unwrap()
 }
 
-fn laboratory(base: &Base, dealt: &Dealt, journal: Option<Journal>, workers: usize) -> Laboratory {
+pub fn laboratory(base: &Base, dealt: &Dealt, journal: Option<Journal>, workers: usize) -> Laboratory {
     Laboratory::new(base, &recipe(), dealt, journal, workers).unwrap()
 }
 

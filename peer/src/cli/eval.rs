@@ -4,6 +4,7 @@
 //! made of the medians of all rounds.
 
 mod attribution;
+mod foreign;
 mod report;
 
 use std::path::{Path, PathBuf};

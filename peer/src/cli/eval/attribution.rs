@@ -6,6 +6,7 @@
 mod parts;
 mod source;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -16,10 +17,11 @@ use tributary_compute::study::deal::Setting;
 use tributary_compute::study::table::{Finding, rows};
 use tributary_compute::study::{Journal, StudyError};
 
-use self::parts::Study;
+pub(super) use self::parts::Study;
 use self::source::SourceArgs;
 use super::super::failure::{FAILED, Failure};
 use super::super::output::{Context, Output};
+use super::foreign::{self, Others};
 use super::{default_cache, report, row_text, small_base};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,6 +75,12 @@ pub(crate) struct AttributionArgs {
     /// Write the report there: a page with plots, and all figures as Parquet and JSON.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
+    /// Only write each deployed run there, for other programs to score: base, adapter, records and questions.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["report", "scores"])]
+    export: Option<PathBuf>,
+    /// Judge other programs' scores beside ours: safetensors files for runs that were exported.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    scores: Vec<PathBuf>,
 }
 
 impl From<StudyError> for Failure {
@@ -97,8 +105,12 @@ pub(super) fn run(context: &Context, args: &AttributionArgs) -> Result<Output, F
         quick: args.quick,
         workers: args.workers(),
         findings: Vec::new(),
+        others: Others::read(&args.scores)?,
     };
-    for seed in 1..=args.seeds.unwrap_or(if args.quick { 1 } else { 3 }) {
+    if let Some(folder) = &args.export {
+        return foreign::export(&study, args.settings(Part::Methods), args.seeds(), folder);
+    }
+    for seed in args.seeds() {
         for part in [Part::Methods, Part::Twins, Part::Attacks, Part::Recipes] {
             if !args.parts.is_empty() && !args.parts.contains(&part) {
                 continue;
@@ -110,24 +122,29 @@ pub(super) fn run(context: &Context, args: &AttributionArgs) -> Result<Output, F
                     Part::Attacks => study.attacks(*setting, seed)?,
                     Part::Recipes => study.recipes(*setting, seed)?,
                 }
-                write(args, &study.findings)?;
+                write(args, &study)?;
             }
         }
     }
+    study.others.are_all_judged()?;
     if let Some(folder) = &args.report {
         context.say(&format!("the report is {}", folder.join(report::PAGE).display()));
     }
     Ok(table(&study.findings))
 }
 
-fn write(args: &AttributionArgs, findings: &[Finding]) -> Result<(), Failure> {
+fn write(args: &AttributionArgs, study: &Study<'_>) -> Result<(), Failure> {
     let Some(folder) = &args.report else { return Ok(()) };
-    report::write(folder, findings).map_err(|error| {
+    report::write(folder, &study.findings, study.others.missing()).map_err(|error| {
         Failure::new(FAILED, format!("{}: {error}", folder.display()), "give another folder with --report")
     })
 }
 
 impl AttributionArgs {
+    fn seeds(&self) -> RangeInclusive<u64> {
+        1..=self.seeds.unwrap_or(if self.quick { 1 } else { 3 })
+    }
+
     /// How the records are dealt for a part: cheats are compared with equals, and twins have a deal of their own.
     const fn settings(&self, part: Part) -> &'static [Setting] {
         match (part, self.setting) {

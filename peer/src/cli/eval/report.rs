@@ -1,4 +1,4 @@
-//! The report of a study: one page that needs nothing else, and all figures as Parquet and JSON.
+//! The report of a study: one page that needs nothing else, every method's figures in one table, and all figures as Parquet and JSON.
 //!
 //! Invariant: names stand in the page as text, never as markup; a file appears whole, by one rename.
 
@@ -15,6 +15,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use tributary_compute::bench::table::Row;
+use tributary_compute::study::methods::{Missing, markdown};
 use tributary_compute::study::table::{Finding, OURS, rows};
 use tributary_compute::study::{Figure, MEASURES};
 
@@ -22,13 +23,14 @@ use tributary_compute::study::{Figure, MEASURES};
 pub(super) const PAGE: &str = "report.html";
 const RAW: &str = "findings.parquet";
 const JSON: &str = "findings.json";
+const TABLE: &str = "methods.md";
 
 const SCHEMA: &str = "message finding { required binary dataset (UTF8); required binary setting (UTF8); \
     required int64 seed; required binary method (UTF8); required int64 trainings; required double seconds; \
     required binary measure (UTF8); required double value; required double low; required double high; }";
 
-/// Writes all three files.
-pub(super) fn write(folder: &Path, findings: &[Finding]) -> io::Result<()> {
+/// Writes all four files.
+pub(super) fn write(folder: &Path, findings: &[Finding], missing: &[Missing]) -> io::Result<()> {
     std::fs::create_dir_all(folder)?;
     let place = |name: &str, bytes: &[u8]| {
         let partial = folder.join(format!("{name}.partial"));
@@ -37,6 +39,7 @@ pub(super) fn write(folder: &Path, findings: &[Finding]) -> io::Result<()> {
     };
     place(RAW, &raw(findings).map_err(io::Error::other)?)?;
     place(JSON, &serde_json::to_vec_pretty(findings).map_err(io::Error::other)?)?;
+    place(TABLE, markdown(findings, missing).as_bytes())?;
     place(PAGE, page(findings).as_bytes())
 }
 
@@ -246,13 +249,15 @@ mod tests {
     #[test]
     fn all_files_hold_the_findings() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), &findings()).unwrap();
+        write(folder.path(), &findings(), &[]).unwrap();
         let reader = SerializedFileReader::new(std::fs::File::open(folder.path().join(RAW)).unwrap()).unwrap();
         let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(Result::unwrap).collect();
         assert_eq!((rows.len(), rows[0].get_string(3).unwrap().as_str()), (2, "GradDot"));
         assert_eq!((rows[1].get_long(2).unwrap(), rows[1].get_double(8).unwrap()), (7, -0.25));
         let read: Vec<Finding> = serde_json::from_slice(&std::fs::read(folder.path().join(JSON)).unwrap()).unwrap();
         assert_eq!(read, findings());
+        let table = std::fs::read_to_string(folder.path().join(TABLE)).unwrap();
+        assert!(table.contains("| GradDot | 16 |"), "{table}");
         let page = std::fs::read_to_string(folder.path().join(PAGE)).unwrap();
         assert!(page.contains("a &lt;b&gt; &amp; c, alike") && !page.contains("<b>"));
         assert!(page.contains("class=\"ours\"") && page.contains(">0.500</span>"));

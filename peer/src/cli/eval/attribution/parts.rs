@@ -1,7 +1,5 @@
 //! The parts of a study: each trains what its journal lacks, and adds its findings.
 
-use std::time::Instant;
-
 use tributary_compute::model::Base;
 use tributary_compute::study::attacks::{assail, self_dealing};
 use tributary_compute::study::dataset::Dataset;
@@ -16,6 +14,7 @@ use tributary_protocol::id::AccountId;
 use tributary_storage::admission::{Admission, Claim};
 use tributary_storage::shard::Record;
 
+use crate::cli::eval::foreign::Others;
 use crate::cli::eval::load;
 use crate::cli::failure::{FAILED, Failure};
 use crate::cli::output::Context;
@@ -44,7 +43,7 @@ fn admitted(dealt: &Dealt) -> Vec<usize> {
 }
 
 /// A study under way.
-pub(super) struct Study<'a> {
+pub(in crate::cli::eval) struct Study<'a> {
     pub(super) context: &'a Context,
     pub(super) dataset: Dataset,
     pub(super) base: Base,
@@ -53,6 +52,7 @@ pub(super) struct Study<'a> {
     pub(super) quick: bool,
     pub(super) workers: usize,
     pub(super) findings: Vec<Finding>,
+    pub(super) others: Others,
 }
 
 impl<'a> Study<'a> {
@@ -64,7 +64,7 @@ impl<'a> Study<'a> {
         let contributors = laboratory.dealt().contributors;
         self.begin(&laboratory, seed, &format!("{} trainings", plan.trainings(contributors)));
         let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
-        let case = Case::prepare(&laboratory, seed, &|_, _| {})?;
+        let mut case = Case::prepare(&laboratory, seed, &|_, _| {})?;
         let mut judged = |name: &str, trainings: usize, truth: &Truth, score: &Scoring<'_>| -> Result<(), Failure> {
             let start = Instant::now();
             let scores = score()?;
@@ -75,11 +75,28 @@ impl<'a> Study<'a> {
             Ok(())
         };
         for method in all() {
+            case.forget();
             judged(method.name(), method.trainings(contributors), &truth, &|| method.scores(&case))?;
         }
         let answers = if quick { AUDITED_QUICKLY } else { AUDITED };
         judged(UNROLLED, 0, &truth.of_first(answers), &|| unrolled(&case, answers))?;
-        judged(TRUE_RUN, contributors, &truth, &|| Ok(Scores::of_contributors(truth.without.clone())))
+        judged(TRUE_RUN, contributors, &truth, &|| Ok(Scores::of_contributors(truth.without.clone())))?;
+        self.costs(&case)?;
+        let whose = Finding { setting: setting.name().into(), seed, ..self.of("") };
+        self.findings.extend(self.others.judged(&case, &truth, &whose)?);
+        Ok(())
+    }
+
+    /// What the methods cost that train.
+    fn costs(&mut self, case: &Case<'_>) -> Result<(), Failure> {
+        for method in all() {
+            let own = self.findings.iter().rfind(|finding| finding.method == method.name());
+            let Some(own) = own.filter(|own| own.trainings > 0).cloned() else { continue };
+            let finding =
+                |(measure, figure): (&str, Figure)| Finding { measure: measure.into(), figure, ..own.clone() };
+            self.findings.extend(case.index_cost()?.map(finding));
+        }
+        Ok(())
     }
 
     /// What two who teach the same are paid.
@@ -143,7 +160,12 @@ impl<'a> Study<'a> {
         Ok(())
     }
 
-    fn laboratory(&self, setting: Setting, seed: u64, recipe: &Recipe) -> Result<Laboratory, StudyError> {
+    pub(in crate::cli::eval) fn laboratory(
+        &self,
+        setting: Setting,
+        seed: u64,
+        recipe: &Recipe,
+    ) -> Result<Laboratory, StudyError> {
         let dealt = deal(&self.dataset, setting, self.contributors, seed)?;
         Laboratory::new(&self.base, recipe, &dealt, Some(self.journal.clone()), self.workers)
     }
