@@ -143,7 +143,7 @@ mod tests {
         }
 
         #[test]
-        fn nobody_loses_by_anothers_splitting(parts in parts(0), others in others()) {
+        fn nobody_loses_when_another_splits(parts in parts(0), others in others()) {
             // What the noise takes of each part goes to the others and the commons, never the other way.
             let whole = shares(&[vec![score(1, parts.iter().sum())], others.clone()].concat());
             let apart = shares(&[split(&parts), others].concat());

@@ -142,7 +142,7 @@ impl Case<'_> {
         let wanted: Vec<_> =
             self.leave_out.iter().map(|(one, _)| self.laboratory.without(self.seed, &[*one])).collect();
         let outcomes = self.laboratory.train(&wanted, &|_, _| {})?;
-        let index = Index::build(&self.deployed, &self.leave_out)?.to_bytes()?;
+        let index = Index::build(&self.deployed, &self.leave_out)?.to_bytes();
         let cost = Cost {
             build_seconds: outcomes.iter().map(|outcome| f64::from(outcome.seconds)).sum(),
             query_seconds: 0.0,

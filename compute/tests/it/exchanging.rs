@@ -47,7 +47,7 @@ fn what_is_written_is_the_deployed_run() {
     assert_eq!((checkpoints.len(), last.values().unwrap()), (6, deployed.values));
     let (records, questions) = (targets(&run["records"]), targets(&run["questions"]));
     assert_eq!((records.len(), questions.len()), case.shape());
-    assert_eq!(run["paid"].as_u64().unwrap() as usize, dealt.queries.len());
+    assert_eq!(run["paid"].as_u64().unwrap(), dealt.queries.len() as u64);
     for (record, example) in run["records"].as_array().unwrap().iter().zip(&dealt.examples) {
         assert_eq!(record["contributor"].as_u64().unwrap(), u64::from(example.contributor));
     }

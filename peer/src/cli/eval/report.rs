@@ -229,7 +229,7 @@ mod tests {
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::RowAccessor;
 
-    use super::{Figure, Finding, JSON, PAGE, RAW, write};
+    use super::{Figure, Finding, JSON, PAGE, RAW, TABLE, write};
 
     fn findings() -> Vec<Finding> {
         let figure = Figure { value: 0.5, low: -0.25, high: 0.75 };

@@ -1,5 +1,7 @@
 //! The parts of a study: each trains what its journal lacks, and adds its findings.
 
+use std::time::Instant;
+
 use tributary_compute::model::Base;
 use tributary_compute::study::attacks::{assail, self_dealing};
 use tributary_compute::study::dataset::Dataset;
