@@ -187,14 +187,7 @@ impl Net {
                 let (asker, key) = self.streams[&stream];
                 self.queue.push_back((asker, Input::AnswerFailed { key, refusal }));
             }
-            Output::FinishAnswer { stream, mut bytes } => {
-                if self.hosts[host].answers == Answers::WithOtherShares {
-                    bytes = other_shares(host, self.now_ms, &bytes);
-                }
-                let ((asker, key), transcript) = (self.streams[&stream], self.transcripts[&stream].clone());
-                let arrived = Input::AnswerArrived { key, offer: bytes, transcript: Box::new(transcript) };
-                self.queue.push_back((asker, arrived));
-            }
+            Output::FinishAnswer { stream, bytes } => self.finish(host, stream, bytes),
             Output::SignVoucher(mut voucher) => {
                 voucher.signature = vec![1; 65];
                 self.queue.push_back((host, Input::VoucherSigned(voucher)));
@@ -221,6 +214,15 @@ impl Net {
             | Output::CheckCard { .. }
             | Output::Event(_) => {}
         }
+    }
+
+    fn finish(&mut self, host: usize, stream: u64, mut bytes: Vec<u8>) {
+        if self.hosts[host].answers == Answers::WithOtherShares {
+            bytes = other_shares(host, self.now_ms, &bytes);
+        }
+        let ((asker, key), transcript) = (self.streams[&stream], self.transcripts[&stream].clone());
+        let arrived = Input::AnswerArrived { key, offer: bytes, transcript: Box::new(transcript) };
+        self.queue.push_back((asker, arrived));
     }
 
     fn funding_of(&self, stream: &FeeStream) -> Funding {

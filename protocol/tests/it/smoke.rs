@@ -1,6 +1,8 @@
 //! The fuzz targets' body in a bounded run: every kind, some thousand changed examples, the same each time.
 
+use tributary_protocol::id::Hash;
 use tributary_protocol::message::Message;
+use tributary_protocol::proof::{MAGIC, Proof};
 
 use crate::{fuzz, samples};
 
@@ -56,6 +58,25 @@ fn no_changed_body_panics_or_has_two_encodings() {
                 change(&mut data, &other, &mut draws);
             }
             fuzz::read_and_write(message.kind(), &data);
+        }
+    }
+}
+
+#[test]
+fn no_changed_proof_panics_or_has_two_encodings() {
+    let releases = samples::messages().into_iter().filter_map(|message| match message {
+        Message::Release(release) => Some(release),
+        _ => None,
+    });
+    let mut draws = Draws::new("tributary smoke fuzz of proofs v1");
+    for release in releases {
+        let proof = Proof::Row { network: samples::network(), release, built: Hash([9; 32]) }.to_bytes();
+        let whole = &proof[MAGIC.len()..];
+        assert!(fuzz::read_and_judge(whole));
+        for _ in 0..10 * CHANGES_EACH {
+            let mut data = whole.to_vec();
+            change(&mut data, whole, &mut draws);
+            fuzz::read_and_judge(&data);
         }
     }
 }
