@@ -3,7 +3,7 @@
 //! Invariant: what is admitted follows from the claims alone, in whatever order they are given, and a later claim of a
 //! copy changes nothing of it: not the records, not their order, not who is credited.
 //!
-//! A near copy repeats another record's words ([`NearIndex`](crate::dedup::NearIndex)) with all its figures and the
+//! A near copy repeats another record's words ([`NearIndex`]) with all its figures and the
 //! same answer. Records of one pattern with other facts are no copies: they differ in a figure or in the answer. Facts
 //! told in other words are none either, as far as words tell.
 
