@@ -29,7 +29,6 @@ pub use journal::{Journal, Outcome};
 pub use judge::{Judgement, MEASURES, judge};
 pub use laboratory::{Laboratory, OnTraining, Training, recipe};
 pub use matrix::Matrix;
-pub use peers::unrolled;
 pub use truth::{Plan, Truth};
 
 use crate::attribute::AttributeError;

@@ -14,7 +14,6 @@ mod pretrain;
 mod recipe;
 mod rouge;
 mod turns;
-mod unroll;
 
 use std::ops::Range;
 

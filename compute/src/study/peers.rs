@@ -7,11 +7,9 @@ mod gradient;
 mod loco;
 mod simple;
 mod text;
-mod unrolled;
 
 pub(super) use curvature::{DataInf, EkFac};
 pub(super) use gradient::{GradCos, GradDot, Less, TracInCp};
 pub(super) use loco::LocoDelta;
 pub(super) use simple::{EqualSplit, RecordCount, RepSim, TrainingLoss};
 pub(super) use text::{Bm25, TfIdf};
-pub use unrolled::unrolled;

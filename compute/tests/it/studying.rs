@@ -9,9 +9,7 @@ use tributary_compute::study::attacks::assail;
 use tributary_compute::study::dataset::{Dataset, Item};
 use tributary_compute::study::deal::{Dealt, Setting, deal};
 use tributary_compute::study::statistics::pearson;
-use tributary_compute::study::{
-    Case, Journal, Laboratory, Plan, Scores, StudyError, Training, Truth, all, judge, unrolled,
-};
+use tributary_compute::study::{Case, Journal, Laboratory, Plan, Scores, StudyError, Training, Truth, all, judge};
 use tributary_compute::train::{Example, Recipe, Trainer};
 
 use crate::serving_base::base;
@@ -121,8 +119,10 @@ fn exact_credits_of_a_small_index_are_the_truth() {
     let ours = all().pop().unwrap();
     assert_eq!((ours.name(), ours.trainings(5)), ("LOCO-delta, exact k=8, bent", 5));
     let scores = ours.scores(&case).unwrap().contributors.unwrap();
+    // The index keeps a byte of each number's difference.
+    let largest = truth.without.iter().flatten().fold(0.0_f32, |most, due| most.max(due.abs()));
     for (found, due) in scores.iter().flatten().zip(truth.without.iter().flatten()) {
-        assert!((found - due).abs() < 1e-4, "{found} {due}");
+        assert!((found - due).abs() < largest / 20.0, "{found} {due} of {largest}");
     }
 }
 
@@ -161,43 +161,6 @@ fn a_warm_start_shares_the_first_steps() {
         found[a].values.iter().zip(&found[b].values).map(|(a, b)| (a - b) * (a - b)).sum()
     };
     assert!(distance(0, 2) > 0.0 && distance(0, 2) < distance(0, 1));
-}
-
-#[test]
-fn an_unrolled_run_says_what_a_little_more_of_a_record_does() {
-    let base = base(1);
-    let dealt = dealt(Setting::Alike, 4);
-    let recipe = Recipe { average_last: 3, clip: 0.5, ..recipe() };
-    let laboratory = Laboratory::new(&base, &recipe, &dealt, None, 1).unwrap();
-    let case = Case::prepare(&laboratory, 4, &|_, _| {}).unwrap();
-    let found = unrolled(&case, 2).unwrap().records.unwrap();
-    let root = Trainer::new(&base, &Recipe { seed: 4, ..recipe }, &dealt.examples).unwrap();
-    let loss = |place: usize, weight: f32, query: usize| -> f64 {
-        let mut weights = vec![1.0; dealt.examples.len()];
-        weights[place] = weight;
-        let mut trainer = root.fork(&weights).unwrap();
-        while !trainer.is_done() {
-            trainer.step().unwrap();
-        }
-        let (adapter, _) = trainer.kept().unwrap();
-        let item = &dealt.queries[query];
-        let prompt = base.tokenizer().encode_prompt(&item.prompt).unwrap();
-        let target = Target::new(&prompt, &base.tokenizer().encode_completion(&item.completion).unwrap());
-        let losses = token_losses(base.model(), Mode::Infer, Hook::One(&adapter, None), &[target]).unwrap();
-        f64::from(losses.mean_all().unwrap().to_scalar::<f32>().unwrap())
-    };
-    let (mut given, mut due) = (Vec::new(), Vec::new());
-    for place in (0..dealt.examples.len()).step_by(3) {
-        for query in 0..2 {
-            given.push(f64::from(found.row(place)[query]));
-            due.push((loss(place, 0.95, query) - loss(place, 1.05, query)) / 0.1);
-        }
-    }
-    let r = pearson(&given, &due).unwrap();
-    assert!(r > 0.98, "{r}: {given:?} {due:?}");
-    let (given, due): (f64, f64) =
-        (given.iter().map(|value| value.abs()).sum(), due.iter().map(|value| value.abs()).sum());
-    assert!((given / due - 1.0).abs() < 0.1, "{given} {due}");
 }
 
 #[test]

@@ -7,9 +7,9 @@ use tributary_compute::study::attacks::{assail, self_dealing};
 use tributary_compute::study::dataset::Dataset;
 use tributary_compute::study::deal::{Dealt, Setting, deal};
 use tributary_compute::study::redundancy::redundancy;
-use tributary_compute::study::table::{Finding, OURS, TRUE_RUN, UNROLLED};
+use tributary_compute::study::table::{Finding, OURS, TRUE_RUN};
 use tributary_compute::study::{
-    Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe, unrolled,
+    Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe,
 };
 use tributary_compute::train::{Example, Recipe};
 use tributary_protocol::id::AccountId;
@@ -21,9 +21,6 @@ use crate::cli::eval::load;
 use crate::cli::failure::{FAILED, Failure};
 use crate::cli::output::Context;
 
-/// Answers for which the run is unrolled, each by a pass as long as a few trainings; fewer where it is quick.
-const AUDITED: usize = 16;
-const AUDITED_QUICKLY: usize = 8;
 /// Trainings between two words about how far a part is.
 const TOLD: usize = 10;
 
@@ -80,8 +77,6 @@ impl<'a> Study<'a> {
             case.forget();
             judged(method.name(), method.trainings(contributors), &truth, &|| method.scores(&case))?;
         }
-        let answers = if quick { AUDITED_QUICKLY } else { AUDITED };
-        judged(UNROLLED, 0, &truth.of_first(answers), &|| unrolled(&case, answers))?;
         judged(TRUE_RUN, contributors, &truth, &|| Ok(Scores::of_contributors(truth.without.clone())))?;
         self.costs(&case)?;
         let whose = Finding { setting: setting.name().into(), seed, ..self.of("") };
