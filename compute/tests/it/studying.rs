@@ -2,13 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tributary_compute::linear::Hook;
-use tributary_compute::loss::{Target, token_losses};
-use tributary_compute::model::{Base, Mode};
+use tributary_compute::model::Base;
 use tributary_compute::study::attacks::assail;
 use tributary_compute::study::dataset::{Dataset, Item};
 use tributary_compute::study::deal::{Dealt, Setting, deal};
-use tributary_compute::study::statistics::pearson;
 use tributary_compute::study::{Case, Journal, Laboratory, Plan, Scores, StudyError, Training, Truth, all, judge};
 use tributary_compute::train::{Example, Recipe, Trainer};
 
