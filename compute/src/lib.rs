@@ -12,6 +12,7 @@ pub mod chat;
 pub mod device;
 pub mod engine;
 pub mod export;
+pub mod frame;
 pub mod gguf;
 pub mod kv;
 pub mod linear;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::compile::Compiled;
 use super::{ChatError, Conversation, MAX_TEMPLATE_BYTES, Sources};
 use crate::engine::MAX_PROMPT_BYTES;
+use crate::frame;
 
 /// The longest frame: JSON writes a control character as six bytes.
 const FRAME_MAX_BYTES: usize = 6 * (MAX_PROMPT_BYTES + 2 * MAX_TEMPLATE_BYTES) + 4_096;
@@ -66,8 +67,8 @@ struct Running {
 
 impl Running {
     fn render(&mut self, frame: &[u8]) -> io::Result<Vec<u8>> {
-        write_frame(&mut self.input, frame)?;
-        let told = read_frame(&mut self.output)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        frame::write(&mut self.input, frame)?;
+        let told = frame::read(&mut self.output, FRAME_MAX_BYTES)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         self.rendered += 1;
         Ok(told)
     }
@@ -145,7 +146,7 @@ const DIED: &str = "it takes more memory, time or nesting than a template may";
 /// When a stream breaks or carries something else.
 pub fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
     let mut known: Option<(Sources, Result<Compiled, ChatError>)> = None;
-    while let Some(frame) = read_frame(input)? {
+    while let Some(frame) = frame::read(input, FRAME_MAX_BYTES)? {
         let Asked { sources, conversation, ask, now_s } = serde_json::from_slice(&frame)?;
         let (_, compiled) = match &mut known {
             Some(known) if known.0 == sources => known,
@@ -158,32 +159,9 @@ pub fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
             Ok(compiled) => compiled.render(&conversation, ask, now_s),
             Err(error) => Err(error.clone()),
         };
-        write_frame(output, &serde_json::to_vec(&told)?)?;
+        frame::write(output, &serde_json::to_vec(&told)?)?;
     }
     Ok(())
-}
-
-fn write_frame(out: &mut impl Write, frame: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
-    out.write_all(&length.to_le_bytes())?;
-    out.write_all(frame)?;
-    out.flush()
-}
-
-fn read_frame(input: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let mut length = [0; 4];
-    match input.read_exact(&mut length) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    let length = usize::try_from(u32::from_le_bytes(length)).map_err(io::Error::other)?;
-    if length > FRAME_MAX_BYTES {
-        return Err(io::Error::other(format!("a frame of {length} bytes, at most {FRAME_MAX_BYTES}")));
-    }
-    let mut frame = vec![0; length];
-    input.read_exact(&mut frame)?;
-    Ok(Some(frame))
 }
 
 #[cfg(test)]
@@ -206,18 +184,18 @@ mod tests {
             ["{{ messages | tojson }}{{ tools }}{{ deep }}", "{% if %}", "{{ raise_exception('no') }}", "{{ a.b.c }}"];
         let mut input = Vec::new();
         for source in sources {
-            write_frame(&mut input, &asked(source, &conversation)).unwrap();
+            frame::write(&mut input, &asked(source, &conversation)).unwrap();
         }
         let mut output = Vec::new();
         serve(&mut input.as_slice(), &mut output).unwrap();
         let mut output = output.as_slice();
         for source in sources {
             let told: Result<String, ChatError> =
-                serde_json::from_slice(&read_frame(&mut output).unwrap().unwrap()).unwrap();
+                serde_json::from_slice(&frame::read(&mut output, FRAME_MAX_BYTES).unwrap().unwrap()).unwrap();
             let template = ChatTemplate::new(&[(String::new(), source.into())], Default::default()).unwrap();
             assert_eq!(told, template.render(&conversation, true, 7), "{source}");
         }
-        assert!(read_frame(&mut output).unwrap().is_none());
+        assert!(frame::read(&mut output, FRAME_MAX_BYTES).unwrap().is_none());
     }
 
     #[test]
@@ -229,6 +207,5 @@ mod tests {
             let failed = apart.render(&Sources::default(), &Conversation::of(&[]), true, 0).unwrap_err();
             assert!(matches!(&failed, ChatError::Ended(why) if why.contains(word)), "{failed}");
         }
-        assert!(read_frame(&mut u32::MAX.to_le_bytes().as_slice()).is_err());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: standard output carries frames and nothing else; a panic in a job becomes [`Reply::Failed`].
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use tributary_compute::device::{self, Classes, Wanted};
+use tributary_compute::frame;
 use tributary_protocol::id::Hash;
 use tributary_protocol::wire;
 
@@ -44,7 +45,7 @@ pub fn run(folder: &Path, wanted: Wanted, allowed_bytes: Option<u64>) -> io::Res
     let writer = std::thread::spawn(move || {
         let mut out = io::stdout().lock();
         while let Ok(reply) = waiting.recv() {
-            write_frame(&mut out, &bounded(reply))?;
+            frame::write(&mut out, &bounded(reply))?;
         }
         Ok::<(), io::Error>(())
     });
@@ -53,7 +54,7 @@ pub fn run(folder: &Path, wanted: Wanted, allowed_bytes: Option<u64>) -> io::Res
     let shelf = Arc::new(Shelf::new(shared, bases));
     let _ = replies.send(Reply::Ready { class });
     let mut input = io::stdin().lock();
-    while let Some(frame) = read_frame(&mut input)? {
+    while let Some(frame) = frame::read(&mut input, FRAME_MAX_BYTES)? {
         let ask: Ask = wire::decode(&frame, FRAME_MAX_BYTES).map_err(io::Error::other)?;
         take(ask, &shelf, &replies);
     }
@@ -128,35 +129,4 @@ fn ended_as(job: Hash, ended: std::thread::Result<Result<Done, String>>) -> Repl
         Ok(Err(reason)) => Reply::Failed { job, reason },
         Err(_) => Reply::Failed { job, reason: "the engine panicked in this job".into() },
     }
-}
-
-/// Writes one length-framed message.
-///
-/// # Errors
-/// When the stream breaks.
-pub fn write_frame(out: &mut impl Write, frame: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
-    out.write_all(&length.to_le_bytes())?;
-    out.write_all(frame)?;
-    out.flush()
-}
-
-/// Reads one length-framed message; `None` at the end of the stream.
-///
-/// # Errors
-/// When the stream breaks or a frame is beyond its bound.
-pub fn read_frame(input: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let mut length = [0; 4];
-    match input.read_exact(&mut length) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    let length = usize::try_from(u32::from_le_bytes(length)).map_err(io::Error::other)?;
-    if length > FRAME_MAX_BYTES {
-        return Err(io::Error::other(format!("a frame of {length} bytes exceeds {FRAME_MAX_BYTES}")));
-    }
-    let mut frame = vec![0; length];
-    input.read_exact(&mut frame)?;
-    Ok(Some(frame))
 }

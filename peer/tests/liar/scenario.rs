@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use serde_json::{Value, json};
-use tributary_peer::engine::child::{read_frame, write_frame};
+use tributary_compute::frame;
 use tributary_peer::engine::{Done, FRAME_MAX_BYTES, Reply};
 use tributary_protocol::id::Hash;
 use tributary_protocol::transcript::Transcript;
@@ -56,16 +56,16 @@ fn engine(arguments: &[String]) -> ExitCode {
     let (mut asks, mut replies) = (honest.stdin.take().unwrap(), honest.stdout.take().unwrap());
     std::thread::spawn(move || {
         let mut node = std::io::stdin().lock();
-        while let Ok(Some(frame)) = read_frame(&mut node) {
-            if write_frame(&mut asks, &frame).is_err() {
+        while let Ok(Some(frame)) = frame::read(&mut node, FRAME_MAX_BYTES) {
+            if frame::write(&mut asks, &frame).is_err() {
                 return;
             }
         }
     });
     let folder = Path::new(&arguments[1]);
     let mut node = std::io::stdout().lock();
-    while let Ok(Some(frame)) = read_frame(&mut replies) {
-        if write_frame(&mut node, &falsified(folder, frame)).is_err() {
+    while let Ok(Some(frame)) = frame::read(&mut replies, FRAME_MAX_BYTES) {
+        if frame::write(&mut node, &falsified(folder, frame)).is_err() {
             break;
         }
     }

@@ -64,20 +64,20 @@ impl<'a> Study<'a> {
         self.begin(&laboratory, seed, &format!("{} trainings", plan.trainings(contributors)));
         let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
         let mut case = Case::prepare(&laboratory, seed, &|_, _| {})?;
-        let mut judged = |name: &str, trainings: usize, truth: &Truth, score: &Scoring<'_>| -> Result<(), Failure> {
+        let mut judged = |name: &str, trainings: usize, score: &Scoring<'_>| -> Result<(), Failure> {
             let start = Instant::now();
             let scores = score()?;
             let seconds = start.elapsed().as_secs_f64();
             self.context.say(&format!("  {name}: scored in {seconds:.1} s{}", load()));
             let whose = Finding { trainings, seconds, ..self.of(name) };
-            self.add(setting, seed, &whose, judge(truth, &scores)?);
+            self.add(setting, seed, &whose, judge(&truth, &scores)?);
             Ok(())
         };
         for method in all() {
             case.forget();
-            judged(method.name(), method.trainings(contributors), &truth, &|| method.scores(&case))?;
+            judged(method.name(), method.trainings(contributors), &|| method.scores(&case))?;
         }
-        judged(TRUE_RUN, contributors, &truth, &|| Ok(Scores::of_contributors(truth.without.clone())))?;
+        judged(TRUE_RUN, contributors, &|| Ok(Scores::of_contributors(truth.without.clone())))?;
         self.costs(&case)?;
         let whose = Finding { setting: setting.name().into(), seed, ..self.of("") };
         self.findings.extend(self.others.judged(&case, &truth, &whose)?);
