@@ -1,13 +1,15 @@
 //! One kernel's work shared between the processor's cores.
 //!
-//! Invariant: every item is worked on exactly once, whoever does it, and its result depends on the item alone. The
-//! threads are those of candle's quantised kernels, so that the two never compete for a core: they spin for a moment
-//! and then sleep, which wakes them in a fraction of what a sleeping thread takes.
+//! Invariant: every item is worked on exactly once, whoever does it, and its result depends on the item alone. Nobody
+//! waits for somebody else's share, and no item waits for rayon, so that a training on rayon's threads and a step that is
+//! served never wait for one another in a circle. The threads are those of candle's quantised kernels, so that the two never
+//! compete for a core: they spin for a moment and then sleep, which wakes them in a fraction of what a sleeping thread
+//! takes.
 
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use candle_core::utils::barrier_pool;
 
@@ -16,14 +18,25 @@ thread_local! {
     static SHARING: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Held by who shares. Who finds it held works alone: candle's own lock would be waited for.
+static TAKEN: Mutex<()> = Mutex::new(());
+
 /// Threads that share, the caller included.
 pub(super) fn threads() -> usize {
     barrier_pool().n_workers() + 1
 }
 
-/// The results of `work` for `0..items`, in order. Must not run candle's quantised kernels, which use the same pool.
+/// Whether this is an item's work: it has one core, and must wait for none of rayon's threads.
+pub(super) fn is_shared() -> bool {
+    SHARING.get()
+}
+
+/// The results of `work` for `0..items`, in order. An item must neither run candle's quantised kernels, which use the same
+/// pool, nor wait for rayon.
 pub(super) fn share<T: Send + Sync>(items: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    if items <= 1 || SHARING.get() {
+    let alone = items <= 1 || is_shared();
+    let taken = if alone { None } else { free(TAKEN.try_lock()) };
+    if taken.is_none() {
         return (0..items).map(work).collect();
     }
     let results: Vec<OnceLock<T>> = (0..items).map(|_| OnceLock::new()).collect();
@@ -43,6 +56,15 @@ pub(super) fn share<T: Send + Sync>(items: usize, work: impl Fn(usize) -> T + Sy
         resume_unwind(payload);
     }
     results.into_iter().filter_map(OnceLock::into_inner).collect()
+}
+
+/// The lock, if nobody holds it; who panicked with it has left nothing half done.
+fn free<'a>(lock: Result<MutexGuard<'a, ()>, TryLockError<MutexGuard<'a, ()>>>) -> Option<MutexGuard<'a, ()>> {
+    match lock {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 #[cfg(test)]

@@ -136,9 +136,11 @@ impl Addition<'_> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use candle_core::quantized::{GgmlDType, QTensor};
     use candle_core::{Device, Tensor};
+    use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
     use super::{Addition, Factors, Strips, Weight, products};
     use crate::ops::{Precision, lora_product};
@@ -197,6 +199,34 @@ mod tests {
                     assert!(bits(&part) == bits(&expected), "{kind:?}, {rows} rows, product {at}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_step_and_trainings_beside_it_never_wait_in_a_circle() {
+        let (ended, ends) = std::sync::mpsc::channel();
+        let finished = ended.clone();
+        // Rayon's threads, all of them, want to share products of few rows, as a training's do.
+        std::thread::spawn(move || {
+            let (x, weight) = (random(8, 256), Weight::new(random(256, 2048)).unwrap());
+            (0..2000).into_par_iter().for_each(|_| {
+                drop(weight.product(&x).unwrap());
+                std::thread::sleep(Duration::from_micros(100));
+            });
+            finished.send(()).unwrap();
+        });
+        // Beside them a step shares additions of so many rows that their products go to rayon's threads elsewhere.
+        std::thread::spawn(move || {
+            let (x, weight) = (random(80, 256), Weight::new(random(256, 256)).unwrap());
+            let strips = |rows: usize, columns: usize| Strips::new(&random(rows, columns)).unwrap();
+            let factors = Factors::new(strips(256, 8), strips(8, 256));
+            let addition = |rows| Addition { rows, factors: vec![Some(&factors)], scale: 1.0 };
+            let additions = [addition(0..40), addition(40..80)];
+            (0..1000).for_each(|_| drop(products(&x, &[&weight], &additions).unwrap()));
+            ended.send(()).unwrap();
+        });
+        for _ in 0..2 {
+            ends.recv_timeout(Duration::from_secs(300)).expect("both come to their end");
         }
     }
 }

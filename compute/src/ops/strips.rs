@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
-use rayon::slice::ParallelSliceMut;
+use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
 use super::aligned::Aligned;
 use super::many::Side;
@@ -172,17 +172,20 @@ pub(super) fn multiply_beside(x: &[f32], weights: &[&Strips]) -> Vec<Vec<f32>> {
     weights.iter().map(part).collect()
 }
 
-/// Each core takes some rows.
+/// Each core takes some rows, unless one was given this whole.
 fn multiply_many(x: &[f32], weight: &Strips, terms: usize) -> Vec<f32> {
     let (rows, columns) = (x.len() / terms, weight.columns);
     let mut y = vec![0.0_f32; rows * columns];
     let strips = weight.strips(0..columns);
+    let multiply = |(y, x): (&mut [f32], &[f32])| {
+        pulp::Arch::new().dispatch(StripProduct { x, terms, strips: &strips, width: columns, y });
+    };
     let at_once = rows.div_ceil(pool::threads()).next_multiple_of(GROUP).min(ROWS_AT_ONCE);
-    y.par_chunks_mut((at_once * columns).max(1))
-        .zip(rayon::slice::ParallelSlice::par_chunks(x, at_once * terms))
-        .for_each(|(y, x)| {
-            pulp::Arch::new().dispatch(StripProduct { x, terms, strips: &strips, width: columns, y });
-        });
+    let (many_y, many_x) = ((at_once * columns).max(1), at_once * terms);
+    match pool::is_shared() {
+        true => y.chunks_mut(many_y).zip(x.chunks(many_x)).for_each(multiply),
+        false => y.par_chunks_mut(many_y).zip(x.par_chunks(many_x)).for_each(multiply),
+    }
     y
 }
 
