@@ -11,16 +11,18 @@
 mod codec;
 mod fit;
 mod index;
+mod quality;
 mod quantise;
 
 use tributary_protocol::id::Hash;
 
 pub use codec::MAX_INDEX_BYTES;
 pub use index::{Index, MAX_CONTRIBUTORS};
+pub use quality::{QUALITY_ANSWERS, quality};
 
 use crate::linear::Hook;
 use crate::lora::{Adapter, FrozenAdapter, LoraError};
-use crate::loss::{Target, completion_gradient, token_losses};
+use crate::loss::{Target, target_gradient, token_losses};
 use crate::model::{Base, Mode, ModelError};
 use fit::Bend;
 use quantise::{GradientTensor, dot};
@@ -148,16 +150,25 @@ pub fn credits_by(
     index: &Index,
     (prompt, output): (&[u32], &[u32]),
 ) -> Result<Vec<Credit>, AttributeError> {
+    credits_of(rule, base, adapter, index, &Target::new(prompt, output))
+}
+
+/// The same for whatever is scored of a text.
+fn credits_of(
+    rule: Rule,
+    base: &Base,
+    adapter: &Adapter,
+    index: &Index,
+    answer: &Target,
+) -> Result<Vec<Credit>, AttributeError> {
     index.is_of(adapter)?;
     let rows = index.rows();
     let exact = index.largest(rule.exact);
-    let measured = match exact.is_empty() {
-        true => Vec::new(),
-        false => measured_differences(base, adapter, index, &exact, &Target::new(prompt, output))?,
-    };
+    let leave_out = |at: usize| rows[exact[at]].leave_out(base.config(), adapter);
+    let measured = differences(base, adapter, exact.len(), leave_out, answer)?;
     let mut nats = vec![0.0; rows.len()];
     if exact.len() < rows.len() {
-        let gradient = gradient(base, adapter, prompt, output)?;
+        let gradient = gradient(base, adapter, answer)?;
         nats = rows.iter().map(|row| dot(&gradient, &row.delta)).collect();
     }
     if rule.bent {
@@ -166,7 +177,7 @@ pub fn credits_by(
         nats.iter_mut().zip(rows).for_each(|(nats, row)| *nats += bend.missed(row.squared_length()));
     }
     exact.iter().zip(&measured).for_each(|(at, measured)| nats[*at] = *measured);
-    let tokens = mean_over(output);
+    let tokens = mean_over(answer);
     let credit = |(at, nats): (usize, &f64)| {
         let (contributor, exact) = (rows[at].contributor, exact.contains(&at));
         Ok(Credit { contributor, micro_nats: to_micro(nats / tokens)?, exact })
@@ -175,13 +186,8 @@ pub fn credits_by(
 }
 
 /// The quantised gradient of the answer's summed loss in the adapter's weights, tensor by tensor.
-fn gradient(
-    base: &Base,
-    adapter: &Adapter,
-    prompt: &[u32],
-    output: &[u32],
-) -> Result<Vec<GradientTensor>, AttributeError> {
-    let (values, _) = completion_gradient(base.model(), adapter, prompt, output)?;
+fn gradient(base: &Base, adapter: &Adapter, answer: &Target) -> Result<Vec<GradientTensor>, AttributeError> {
+    let (values, _) = target_gradient(base.model(), adapter, answer)?;
     let mut rest = values.as_slice();
     let mut tensors = Vec::new();
     for tensor in adapter.tensors() {
@@ -192,20 +198,24 @@ fn gradient(
     Ok(tensors)
 }
 
-/// Summed loss without each of the contributors at `places` less that with all, all in multi-adapter batches.
-fn measured_differences(
+/// Summed loss with each of the `count` adapters that `leave_out` gives less that with `adapter`, all in multi-adapter
+/// batches.
+fn differences(
     base: &Base,
     adapter: &Adapter,
-    index: &Index,
-    places: &[usize],
+    count: usize,
+    leave_out: impl Fn(usize) -> Result<Adapter, AttributeError>,
     target: &Target,
 ) -> Result<Vec<f64>, AttributeError> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
     let fed = target.fed().max(1);
-    let measured: Vec<Option<usize>> = std::iter::once(None).chain(places.iter().copied().map(Some)).collect();
+    let measured: Vec<Option<usize>> = std::iter::once(None).chain((0..count).map(Some)).collect();
     let frozen = |place: &Option<usize>| -> Result<FrozenAdapter, AttributeError> {
         Ok(match place {
             None => FrozenAdapter::new(adapter)?,
-            Some(place) => FrozenAdapter::new(&index.rows()[*place].leave_out(base.config(), adapter)?)?,
+            Some(place) => FrozenAdapter::new(&leave_out(*place)?)?,
         })
     };
     let mut losses = Vec::with_capacity(measured.len());
@@ -222,9 +232,9 @@ fn measured_differences(
     Ok(without.iter().map(|without| without - with_all).collect())
 }
 
-fn mean_over(output: &[u32]) -> f64 {
+fn mean_over(answer: &Target) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "answers are far shorter than 2^53 tokens")]
-    let tokens = output.len().max(1) as f64;
+    let tokens = answer.predicted().max(1) as f64;
     tokens
 }
 

@@ -24,6 +24,7 @@ pub mod proof;
 pub mod random;
 pub mod sample;
 pub mod serve;
+pub mod statistics;
 pub mod study;
 pub mod tokenizer;
 pub mod train;

@@ -128,8 +128,17 @@ pub fn completion_gradient(
     prompt: &[u32],
     completion: &[u32],
 ) -> Result<(Vec<f32>, f32), ModelError> {
+    target_gradient(model, adapter, &Target::new(prompt, completion))
+}
+
+/// The same of the summed loss of whatever is scored.
+///
+/// # Errors
+/// When the model can't run the tokens.
+pub fn target_gradient(model: &Model, adapter: &Adapter, target: &Target) -> Result<(Vec<f32>, f32), ModelError> {
     let (adapter, variables) = adapter.trainable().map_err(|error| ModelError::Input(error.to_string()))?;
-    let loss = completion_loss(model, Mode::Train, Some(&adapter), prompt, completion)?;
+    let hook = Hook::One(&adapter, None);
+    let loss = token_losses(model, Mode::Train, hook, std::slice::from_ref(target))?.sum_all()?;
     let gradients = loss.backward()?;
     let mut values = Vec::new();
     for variable in &variables {

@@ -19,7 +19,6 @@ mod matrix;
 pub mod methods;
 mod peers;
 pub mod redundancy;
-pub mod statistics;
 pub mod table;
 mod truth;
 

@@ -21,7 +21,7 @@ use candle_core::{Tensor, Var};
 
 pub use dropout::Dropout;
 pub use evaluate::{Answers, Evaluation, MAX_EVALUATED};
-pub use examples::{Example, MAX_WEIGHT};
+pub use examples::{Example, MAX_WEIGHT, targets};
 pub(crate) use fork::Snapshot;
 pub use pretrain::{PretrainRecipe, Pretrainer};
 pub use recipe::{MAX_BATCH, MAX_EXAMPLES, MAX_HELD_OUT, MAX_PATIENCE, MAX_STEPS, Recipe};

@@ -19,6 +19,7 @@ mod net;
 mod node;
 mod output;
 mod pick;
+mod quality;
 mod receipt;
 mod run;
 mod spend;

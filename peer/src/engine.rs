@@ -23,6 +23,7 @@ mod shelf;
 pub mod template;
 
 use bincode::{Decode, Encode};
+use tributary_protocol::attribution::Quality;
 use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
 use tributary_protocol::logprobs::TokenReport;
@@ -143,6 +144,20 @@ pub enum Ask {
         /// Whether it is kept for answers; otherwise only its commitment is wanted.
         keep: bool,
     },
+    /// Measure how right the index is that an adapter is kept with. The adapters trained without each contributor lie in the
+    /// folder's hand-over.
+    Quality {
+        /// The job.
+        job: Hash,
+        /// The base.
+        base: Hash,
+        /// The adapter's blob.
+        id: Hash,
+        /// As for [`Ask::Index`].
+        leave_out: Vec<(u32, Option<Hash>)>,
+        /// Records whose answers are attributed.
+        records: Vec<ExampleFrame>,
+    },
     /// Say whether an adapter is kept with an index of this commitment.
     Open {
         /// The job.
@@ -212,6 +227,7 @@ impl Ask {
             | Self::Train { job, .. }
             | Self::Replay { job, .. }
             | Self::Index { job, .. }
+            | Self::Quality { job, .. }
             | Self::Open { job, .. }
             | Self::Embed { job, .. }
             | Self::Answer { job, .. }
@@ -350,6 +366,8 @@ pub enum Done {
         /// Its commitment.
         commitment: Hash,
     },
+    /// How right an index is; nothing where no record could be used.
+    Measured(Option<Quality>),
     /// An answer ended.
     Answered {
         /// The whole text.

@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
+use tributary_protocol::attribution::Quality;
+use tributary_protocol::datanet::Contribution;
+use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{AccountId, ChainAddress, Hash, NodeId};
 use tributary_protocol::limits::REQUEST_MAX_BYTES;
 use tributary_protocol::message::{BASE_ALONE, Contributor, Measurement, Release};
@@ -174,10 +177,12 @@ impl Runs {
         let (node, spec) = (&self.workshop.node, &run.spec);
         let looked = run.clone();
         let found = node.view(move |node| gather(&looked, node)).await.map_err(|error| error.to_string())?;
-        let Gathered { adapter, contributors, builder, own, unchecked } = found.ok_or("a task's result is missing")?;
+        let Gathered { adapter, contributors, builder, own, unchecked, entries } =
+            found.ok_or("a task's result is missing")?;
         let leave_out: Vec<Hash> = contributors.iter().map(|contributor| contributor.leave_out).collect();
         let index =
             self.workshop.build_index(spec.base, adapter, &leave_out, &[]).await.map_err(|error| error.to_string())?;
+        let quality = self.quality(spec, adapter, &leave_out, (index, &entries)).await;
         let release = Release {
             name: spec.name.clone(),
             adapter,
@@ -190,8 +195,27 @@ impl Runs {
             builder,
             node: own,
             unchecked,
+            quality,
         };
         node.command(Command::Release(Box::new(release))).await.map_err(|error| error.to_string())
+    }
+
+    /// How right the index is. What can't be measured is released without a figure, and says so.
+    async fn quality(
+        &self,
+        spec: &RunSpec,
+        adapter: Hash,
+        leave_out: &[Hash],
+        (index, entries): (Hash, &[Signed<Contribution>]),
+    ) -> Option<Quality> {
+        let measured = async {
+            let records = self.workshop.drawn(index, entries).await?;
+            self.workshop.measure_quality(spec.base, adapter, leave_out, records).await
+        };
+        measured.await.unwrap_or_else(|reason| {
+            tracing::warn!(adapter = %adapter.short(), %reason, "how right the attribution is could not be measured");
+            None
+        })
     }
 }
 
@@ -236,6 +260,7 @@ struct Gathered {
     builder: ChainAddress,
     own: NodeId,
     unchecked: u32,
+    entries: Vec<Signed<Contribution>>,
 }
 
 fn gather(run: &OpenRun, node: &Node) -> Option<Gathered> {
@@ -258,5 +283,6 @@ fn gather(run: &OpenRun, node: &Node) -> Option<Gathered> {
     let views = tasks.filter_map(|leave_out| run.task(node, leave_out.as_ref()));
     let unchecked = views.filter(|task| task.verdict.is_none()).count();
     let unchecked = u32::try_from(unchecked).unwrap_or(u32::MAX);
-    Some(Gathered { adapter, contributors, builder: node.chain_address(), own: node.id(), unchecked })
+    let entries = datanet.version(&spec.head)?.into_iter().cloned().collect();
+    Some(Gathered { adapter, contributors, builder: node.chain_address(), own: node.id(), unchecked, entries })
 }

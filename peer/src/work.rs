@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
+use tributary_protocol::attribution::Quality;
 use tributary_protocol::datanet::Contribution;
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{Hash, NodeId};
@@ -35,7 +36,7 @@ use crate::bases::Bases;
 use crate::bundle;
 use crate::engine::asking::AskFault;
 use crate::engine::parent::EngineHandle;
-use crate::engine::{Ask, Done, Reply};
+use crate::engine::{Ask, Done, ExampleFrame, Reply};
 use crate::handle::NodeHandle;
 use crate::lock::locked;
 use crate::net::data::DataPlane;
@@ -312,29 +313,59 @@ impl Workshop {
         keep: bool,
     ) -> Result<Hash, JobError> {
         self.hold_base(base, providers).await?;
-        let mut without = Vec::with_capacity(leave_out.len());
-        for (number, hash) in leave_out.iter().enumerate() {
-            let number = u32::try_from(number).map_err(|error| error.to_string())?;
-            without.push((number, Some(*hash).filter(|hash| *hash != BASE_ALONE)));
-        }
+        let without = numbered(leave_out);
         let blobs: Vec<Hash> = std::iter::once(adapter).chain(without.iter().filter_map(|(_, blob)| *blob)).collect();
         let purpose = if keep { b"index".as_slice() } else { b"judge".as_slice() };
         let job = Hash::of(&[purpose, &adapter.0].concat());
-        for blob in &blobs {
-            self.hand_over(job, *blob, providers).await?;
-        }
-        if let Err(reason) = self.make_room_for_adapter(adapter, &blobs[1..]).await {
-            let folder = self.engine.folder().clone();
-            let _ = tokio::task::spawn_blocking(move || folder.take_back(job)).await;
-            return Err(reason);
-        }
-        let asked = self.ask(job, &Ask::Index { job, base, id: adapter, leave_out: without, keep }).await;
-        let folder = self.engine.folder().clone();
-        let _ = tokio::task::spawn_blocking(move || folder.take_back(job)).await;
-        match asked? {
+        let room = self.make_room_for_adapter(adapter, &blobs[1..]);
+        let ask = Ask::Index { job, base, id: adapter, leave_out: without, keep };
+        match self.ask_with(&blobs, providers, room, &ask).await? {
             Done::Indexed { commitment } => Ok(commitment),
             other => Err(format!("the engine answered another question: {other:?}").into()),
         }
+    }
+
+    /// How right the index is that `adapter` is kept with, measured on `records`.
+    ///
+    /// # Errors
+    /// When a blob cannot be had or the engine refuses it.
+    pub async fn measure_quality(
+        &self,
+        base: Hash,
+        adapter: Hash,
+        leave_out: &[Hash],
+        records: Vec<ExampleFrame>,
+    ) -> Result<Option<Quality>, JobError> {
+        let without = numbered(leave_out);
+        let blobs: Vec<Hash> = without.iter().filter_map(|(_, blob)| *blob).collect();
+        let job = Hash::of(&[b"quality".as_slice(), &adapter.0].concat());
+        let ask = Ask::Quality { job, base, id: adapter, leave_out: without, records };
+        match self.ask_with(&blobs, &[], std::future::ready(Ok(())), &ask).await? {
+            Done::Measured(quality) => Ok(quality),
+            other => Err(format!("the engine answered another question: {other:?}").into()),
+        }
+    }
+
+    /// Asks the engine for what needs adapters: they are where it finds them until it is done.
+    async fn ask_with(
+        &self,
+        blobs: &[Hash],
+        providers: &[NodeId],
+        room: impl Future<Output = Result<(), JobError>>,
+        ask: &Ask,
+    ) -> Result<Done, JobError> {
+        let job = ask.job();
+        let asked = async {
+            for blob in blobs {
+                self.hand_over(job, *blob, providers).await?;
+            }
+            room.await?;
+            self.ask(job, ask).await
+        };
+        let asked = asked.await;
+        let folder = self.engine.folder().clone();
+        let _ = tokio::task::spawn_blocking(move || folder.take_back(job)).await;
+        asked
     }
 
     /// Puts an adapter's blob where the engine finds it.
@@ -388,4 +419,9 @@ impl Workshop {
     pub async fn ask(&self, job: Hash, ask: &Ask) -> Result<Done, JobError> {
         Ok(self.engine.ask(job, ask).await?)
     }
+}
+
+/// Leave-out adapters by their contributors' numbers; nothing stands for the untrained one.
+fn numbered(leave_out: &[Hash]) -> Vec<(u32, Option<Hash>)> {
+    (0..).zip(leave_out).map(|(number, hash)| (number, Some(*hash).filter(|hash| *hash != BASE_ALONE))).collect()
 }

@@ -37,6 +37,30 @@ pub struct CreditScore {
     pub micro_nats: i64,
 }
 
+/// How right a release's shares are, as its builder measured it: the method beside the true losses, on records of its own
+/// datanet that nobody could choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Quality {
+    /// Answers that were attributed twice: by the method, and by what each really loses under the adapters trained without
+    /// each contributor.
+    pub answers: u16,
+    /// The part of an answer's fee that the method gives to others than the true losses do: the mean, in parts per million.
+    pub misallocated: u32,
+    /// Correlation over contributors of credit and true loss: the mean over answers, in millionths; nothing where credits
+    /// don't differ.
+    pub correlation: Option<i32>,
+}
+
+impl Quality {
+    pub(crate) const fn is_well_formed(&self) -> bool {
+        let correlated = match self.correlation {
+            None => true,
+            Some(correlation) => correlation.unsigned_abs() <= WHOLE,
+        };
+        self.answers > 0 && self.misallocated <= WHOLE && correlated
+    }
+}
+
 /// Credit, in micro-nats, that no contributor explains and that stays with the commons in every answer, so
 /// that weak evidence pays the pool: a twentieth of a nat.
 pub const COMMONS_MICRO_NATS: u64 = 50_000;

@@ -6,6 +6,7 @@
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::attribution::Quality;
 use crate::batch::{BatchHead, EpochHead};
 use crate::card::{CardChange, CardHead};
 use crate::datanet::{Contribution, Genesis, Head};
@@ -128,6 +129,8 @@ pub struct Release {
     pub node: NodeId,
     /// How many of its trainings no other peer executed again.
     pub unchecked: u32,
+    /// How right its shares are, if its builder could measure it.
+    pub quality: Option<Quality>,
 }
 
 impl Statement for Release {
@@ -146,6 +149,7 @@ impl Release {
         self.name.len() <= NAME_MAX_BYTES
             && self.contributors.len() <= RECEIPT_SHARES_MAX
             && self.contributors.windows(2).all(|pair| pair[0].account < pair[1].account)
+            && self.quality.is_none_or(|quality| quality.is_well_formed())
             && (self.contributors.len() == 1 || self.contributors.iter().all(|one| one.leave_out != BASE_ALONE))
     }
 }

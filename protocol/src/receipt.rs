@@ -8,7 +8,7 @@ use bincode::{Decode, Encode};
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
-use crate::attribution::{Share, commons_weight};
+use crate::attribution::{Quality, Share, commons_weight};
 use crate::economy::{self, Beneficiaries, FeePolicy, Payment, SplitError};
 use crate::envelope::{EnvelopeError, NetworkId, Statement, sign_digest, statement_digest, verify_digest};
 use crate::id::{AccountId, Amount, DatanetId, Hash, NodeId, ReceiptId, Signature, TaskId};
@@ -69,6 +69,8 @@ pub struct AttributionNote {
     /// What commits to the list of contributors that the index numbers
     /// ([`Release::contributors_commitment`](crate::message::Release::contributors_commitment)).
     pub contributors: Hash,
+    /// How right the method was measured to be on this adapter, as its release says.
+    pub quality: Option<Quality>,
 }
 
 /// The terms both parties sign.

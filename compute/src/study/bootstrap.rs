@@ -85,7 +85,7 @@ pub(super) fn figure(
 #[cfg(test)]
 mod tests {
     use super::{Draws, figure};
-    use crate::study::statistics::mean;
+    use crate::statistics::mean;
 
     #[test]
     fn the_interval_of_a_mean_is_about_two_standard_errors() {

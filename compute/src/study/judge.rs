@@ -9,8 +9,8 @@ use super::StudyError;
 use super::attributor::Scores;
 use super::bootstrap::{Figure, figure};
 use super::matrix::Matrix;
-use super::statistics::{auc, mean, misallocated, parts, pearson, spearman};
 use super::truth::{Subsets, Truth};
+use crate::statistics::{auc, mean, misallocated, parts, pearson, spearman};
 
 /// Every measure with what it means, in the order of tables.
 pub const MEASURES: [(&str, &str); 38] = [

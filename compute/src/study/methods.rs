@@ -106,7 +106,7 @@ fn group<'a>(text: &mut String, findings: &[&Finding], missing: impl Iterator<It
 /// The mean over seeds.
 fn mean(own: &[&&Finding], measure: &str) -> Option<Figure> {
     let found: Vec<Figure> = own.iter().filter(|one| one.measure == measure).map(|one| one.figure).collect();
-    let of = |part: fn(&Figure) -> f64| super::statistics::mean(&found.iter().map(part).collect::<Vec<_>>());
+    let of = |part: fn(&Figure) -> f64| crate::statistics::mean(&found.iter().map(part).collect::<Vec<_>>());
     Some(Figure { value: of(|one| one.value)?, low: of(|one| one.low)?, high: of(|one| one.high)? })
 }
 

@@ -7,7 +7,7 @@ use super::StudyError;
 use super::bootstrap::{Figure, figure};
 use super::laboratory::{Laboratory, OnTraining, Training};
 use super::matrix::Matrix;
-use super::statistics::mean;
+use crate::statistics::mean;
 
 /// What a rule pays pairs.
 #[derive(Debug, Clone, PartialEq)]

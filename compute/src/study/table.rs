@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::Figure;
-use super::statistics::mean;
 use crate::bench::table::{Row, Target};
+use crate::statistics::mean;
 
 /// The method that pays.
 pub const OURS: &str = "LOCO-delta, exact k=8";

@@ -119,6 +119,18 @@ fn check_weight(weight: f32) -> Result<(), TrainError> {
     }
 }
 
+/// What is learned of each example, as tokens: what a trainer of a recipe with this `max_len` sees.
+///
+/// # Errors
+/// When one can't be learned from; the number is its place.
+pub fn targets(base: &Base, examples: &[Example], max_len: usize) -> Result<Vec<Target>, TrainError> {
+    let target = |(index, example): (usize, &Example)| {
+        let encoded = encode(base, example, index, max_len);
+        encoded.map(|one| one.target).map_err(|error| TrainError::Examples(format!("example {index}: {error}")))
+    };
+    examples.iter().enumerate().map(target).collect()
+}
+
 /// Tokens of an example, cut to `most`.
 fn encode(base: &Base, example: &Example, index: usize, most: usize) -> Result<Encoded, TrainError> {
     check_weight(example.weight)?;

@@ -2,12 +2,13 @@
 
 use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
 use tributary_compute::attribute::{
-    AttributeError, Credit, EXACT_CONTRIBUTORS, FEW_CONTRIBUTORS, Index, Rule, credits, credits_by,
+    AttributeError, Credit, EXACT_CONTRIBUTORS, FEW_CONTRIBUTORS, Index, QUALITY_ANSWERS, Rule, credits, credits_by,
+    quality,
 };
 use tributary_compute::lora::Adapter;
 use tributary_compute::loss::completion_loss;
 use tributary_compute::model::{Base, Mode};
-use tributary_compute::train::{Example, Recipe, Trainer};
+use tributary_compute::train::{Example, Recipe, Trainer, targets};
 
 use crate::serving_base::{adapter, base, lora};
 
@@ -232,4 +233,34 @@ fn the_owner_of_a_fact_gets_the_larger_credit() {
         assert!(of(owner) > 0, "{prompt}: {credits:?}");
         assert!(of(owner) > 2 * of(1 - owner), "{prompt}: {credits:?}");
     }
+}
+
+#[test]
+fn a_quality_tells_a_right_index_from_one_that_keeps_other_contributors_rows() {
+    let base = base(1);
+    let deployed = trained(&base, None);
+    let leave_out = [(0, trained(&base, Some(0))), (1, trained(&base, Some(1)))];
+    let example = |(contributor, prompt, completion): (u32, &str, &str)| Example {
+        prompt: prompt.to_owned(),
+        completion: completion.to_owned(),
+        contributor,
+        weight: 1.0,
+        ..Example::default()
+    };
+    let answers = targets(&base, &FACTS.map(example), 64).unwrap();
+    let measured = |index: &Index| quality(&base, &deployed, index, &leave_out, &answers).unwrap().unwrap();
+    let right = measured(&Index::build(&deployed, &leave_out).unwrap());
+    assert_eq!(right.answers, 6);
+    assert!(right.misallocated < 20_000 && right.correlation.unwrap() > 990_000, "{right:?}");
+    let [(_, first), (_, second)] = leave_out.clone();
+    let swapped = measured(&Index::build(&deployed, &[(0, second), (1, first)]).unwrap());
+    assert!(swapped.misallocated > 500_000 && swapped.correlation.unwrap() < 0, "{swapped:?}");
+    let other = Index::build(&deployed, &[(0, leave_out[0].1.clone()), (2, leave_out[1].1.clone())]).unwrap();
+    let refused = quality(&base, &deployed, &other, &leave_out, &answers);
+    assert!(matches!(refused, Err(AttributeError::Malformed(_))), "{refused:?}");
+    assert_eq!(quality(&base, &deployed, &other, &[(0, deployed.clone()), (2, deployed.clone())], &[]).unwrap(), None);
+    let many = vec![answers[0].clone(); QUALITY_ANSWERS + 4];
+    let all = Index::build(&deployed, &leave_out).unwrap();
+    let counted = quality(&base, &deployed, &all, &leave_out, &many).unwrap().unwrap();
+    assert_eq!(usize::from(counted.answers), QUALITY_ANSWERS);
 }

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 use self::export::ExportArgs;
 use self::pull::PullArgs;
-use super::amount;
 use super::failure::{Failure, UNREACHABLE};
 use super::output::{Context, Output};
 use super::pick::{BASE, RELEASE};
 use super::spend;
 use super::table::Table;
 use super::text;
+use super::{amount, quality};
 use crate::bases::BUILTIN;
 
 #[derive(Debug, Subcommand)]
@@ -156,6 +156,7 @@ fn show_release(release: &Value) -> Output {
         ("contributors", text::rows(&release["contributors"]).len().to_string()),
         ("fee", format!("{} OPEN", amount::exact(text::amount(&release["answer_fee"])))),
         ("unchecked", text::counted(text::number(&release["unchecked"]), "training")),
+        ("attribution", quality::brief(serde_json::from_value(release["quality"].clone()).unwrap_or_default())),
         ("served by", text::counted(text::number(&release["served_by"]), "peer")),
     ]);
     Output::new(release.clone(), vec![id], shown).next("tributary ask \"…\" --explain")

@@ -54,6 +54,7 @@ impl Limits {
             | Ask::Train { .. }
             | Ask::Replay { .. }
             | Ask::Index { .. }
+            | Ask::Quality { .. }
             | Ask::Open { .. }
             | Ask::Check { .. } => Some(self.job),
         }

@@ -2,7 +2,7 @@
 
 mod training;
 
-use tributary_compute::attribute::Index;
+use tributary_compute::attribute::{self, Index};
 use tributary_compute::chat::ChatError;
 use tributary_compute::engine::{GenerateParams, replay_answer};
 use tributary_compute::lora::{Adapter, AdapterFiles};
@@ -10,6 +10,7 @@ use tributary_compute::model::Base;
 use tributary_compute::proof::{self, Fingerprint, ProofVerdict, fingerprint_root};
 use tributary_compute::sample::top_logprobs;
 use tributary_compute::serve;
+use tributary_compute::train::targets;
 use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
 use tributary_protocol::logprobs::commitment;
@@ -18,8 +19,11 @@ use super::bases;
 use super::context::JobContext;
 use super::serving::{self, Ended, credits, params_of, reported, tokens_of};
 use super::shelf::Served;
-use super::{Ask, Done};
+use super::{Ask, Done, ExampleFrame};
 use crate::bundle::{self, Transcript};
+
+/// Tokens of a record that quality is measured on, at the most: of longer ones the end, as in training.
+const MEASURED_TOKENS: usize = 512;
 
 /// What to do about a chat template that can't be used.
 const TEMPLATE_HINT: &str = "correct it, or take it out of the model's files to use the base without one";
@@ -33,6 +37,7 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
         Ask::Train { run, resume, .. } => training::train(context, &run, resume.as_deref()),
         Ask::Replay { run, start, to_step, .. } => training::replay(context, &run, start.as_deref(), to_step),
         Ask::Index { base, id, leave_out, keep, .. } => index(context, base, id, &leave_out, keep),
+        Ask::Quality { base, id, leave_out, records, .. } => quality(context, (base, id), &leave_out, &records),
         Ask::Open { id, index, .. } => open(context, id, index),
         Ask::Answer { base, adapter, prompt, decoding, .. } => {
             serving::answer(context, base, adapter, &prompt, &decoding).or_else(Ended::into_done)
@@ -82,22 +87,44 @@ fn index(
     let base = context.shelf.base(base_id)?;
     let files = handed(context, id)?;
     let adapter = adapter_on(&base, base_id, &files)?;
-    let without = leave_out
-        .iter()
-        .map(|(contributor, blob)| {
-            let without = match blob {
-                Some(blob) => adapter_on(&base, base_id, &handed(context, *blob)?)?,
-                None => untrained(&base, &adapter)?,
-            };
-            Ok((*contributor, without))
-        })
-        .collect::<Result<Vec<_>, String>>()?;
+    let without = left_out(context, (base_id, &base), &adapter, leave_out)?;
     let index = Index::build(&adapter, &without).map_err(text)?;
     let commitment = index.commitment();
     if keep {
         context.shelf.keep(id, adapter, &files, index)?;
     }
     Ok(Done::Indexed { commitment })
+}
+
+/// The adapters trained without each contributor, which the node handed over.
+fn left_out(
+    context: &JobContext,
+    (base_id, base): (Hash, &Base),
+    adapter: &Adapter,
+    leave_out: &[(u32, Option<Hash>)],
+) -> Result<Vec<(u32, Adapter)>, String> {
+    let one = |(contributor, blob): &(u32, Option<Hash>)| {
+        let without = match blob {
+            Some(blob) => adapter_on(base, base_id, &handed(context, *blob)?)?,
+            None => untrained(base, adapter)?,
+        };
+        Ok((*contributor, without))
+    };
+    leave_out.iter().map(one).collect()
+}
+
+fn quality(
+    context: &JobContext,
+    (base_id, id): (Hash, Hash),
+    leave_out: &[(u32, Option<Hash>)],
+    records: &[ExampleFrame],
+) -> Result<Done, String> {
+    let base = context.shelf.base(base_id)?;
+    let served = context.shelf.served(&base, id)?;
+    let without = left_out(context, (base_id, &base), &served.adapter, leave_out)?;
+    let most = base.config().max_positions.min(MEASURED_TOKENS);
+    let answers = targets(&base, &training::examples_of(records), most).map_err(text)?;
+    attribute::quality(&base, &served.adapter, &served.index, &without, &answers).map(Done::Measured).map_err(text)
 }
 
 /// An adapter's files that the node handed over.

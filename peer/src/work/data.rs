@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use tributary_compute::attribute::QUALITY_ANSWERS;
 use tributary_protocol::datanet::{Contribution, Head};
 use tributary_protocol::envelope::Signed;
-use tributary_protocol::id::AccountId;
+use tributary_protocol::id::{AccountId, Hash};
 use tributary_protocol::task::FineTune;
 use tributary_storage::admission::{Admission, Admitted, Claim};
 use tributary_storage::blobs::BlobStore;
@@ -39,6 +40,26 @@ impl Workshop {
             })
             .collect::<Result<Vec<_>, JobError>>()?;
         Ok(Run { base: work.base, recipe: work.recipe.clone(), steps: work.steps, examples })
+    }
+
+    /// Records to measure an index on. Its own commitment draws them, so that who builds it can't choose them.
+    ///
+    /// # Errors
+    /// When a shard is not here.
+    pub async fn drawn(&self, index: Hash, entries: &[Signed<Contribution>]) -> Result<Vec<ExampleFrame>, JobError> {
+        let draw = |record: &Record| blake3::keyed_hash(&index.0, &record.id.0);
+        let mut records: Vec<Record> =
+            self.admission(entries).await?.admitted.into_iter().map(|admitted| admitted.record).collect();
+        records.sort_by_cached_key(|record| *draw(record).as_bytes());
+        records.truncate(QUALITY_ANSWERS);
+        let frame = |Record { prompt, completion, messages, .. }: Record| ExampleFrame {
+            prompt,
+            completion,
+            messages,
+            contributor: 0,
+            left_out: false,
+        };
+        Ok(records.into_iter().map(frame).collect())
     }
 
     /// Which records of these entries are trained and for whom, and which repeat others.

@@ -101,7 +101,10 @@ fn explained(node: &NodeProcess, answer: &Value) {
     let weights = document["shares"].as_array().unwrap().iter().map(|share| share["weight"].as_u64().unwrap());
     assert_eq!(weights.sum::<u64>() + document["commons"].as_u64().unwrap(), 1_000_000, "{document}");
     assert_eq!((&document["method"]["name"], &document["evidence"]["shards"]), (&json!("loco-delta"), &json!(1)));
+    let quality = &document["method"]["measured_quality"];
+    assert_eq!((&quality["answers"], &quality["correlation"]), (&json!(8), &Value::Null), "{document}");
+    assert!(quality["misallocated"].as_u64().unwrap() < 20_000, "{document}");
     assert!(document["evidence"]["record_words"].as_u64().unwrap() >= 8 * 7, "{document}");
     let shown = asked(&[]);
-    assert!(shown.contains("together") && shown.contains("100.0 %"), "{shown}");
+    assert!(shown.contains("together") && shown.contains("100.0 %") && shown.contains("for 8 answers"), "{shown}");
 }

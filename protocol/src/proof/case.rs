@@ -122,7 +122,8 @@ impl Case {
         let is_released = release.adapter == request.body.adapter
             && (release.base, release.datanet, release.head) == (receipt.base, receipt.datanet, receipt.head)
             && release.index == receipt.attribution.index
-            && release.contributors_commitment() == receipt.attribution.contributors;
+            && release.contributors_commitment() == receipt.attribution.contributors
+            && release.quality == receipt.attribution.quality;
         if !is_released || !release.is_well_formed() {
             return Some("the receipt commits to another release");
         }

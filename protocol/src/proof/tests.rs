@@ -50,6 +50,7 @@ fn release() -> Release {
         builder: ChainAddress([7; 20]),
         node: NodeId([8; 32]),
         unchecked: 0,
+        quality: None,
     }
 }
 
@@ -122,6 +123,7 @@ fn signed(credits: &[(u32, i64)], shares: Vec<Share>, change: impl Fn(&mut Recei
             version: METHOD_VERSION,
             index: release.index,
             contributors: release.contributors_commitment(),
+            quality: release.quality,
         },
         commons: commons_weight(&shares).unwrap_or_default(),
         payments: economy::split(price, worker_part, policy, &to, &shares).unwrap_or_default(),

@@ -306,6 +306,7 @@ impl Net {
             builder: address(0),
             node: self.hosts[0].node.id(),
             unchecked: 0,
+            quality: None,
         };
         self.command(0, Command::Release(Box::new(release)));
         self.pass(6);

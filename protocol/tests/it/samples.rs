@@ -1,7 +1,7 @@
 //! One fixed example of every message and every statement.
 
 use ed25519_dalek::SigningKey;
-use tributary_protocol::attribution::{Share, WHOLE};
+use tributary_protocol::attribution::{Quality, Share, WHOLE};
 use tributary_protocol::batch::{BatchHead, EpochHead};
 use tributary_protocol::card::{CardChange, CardHead};
 use tributary_protocol::datanet::{Contribution, Genesis, Head, LogHead, Policy, Schema};
@@ -193,6 +193,10 @@ fn certificate(number: u8) -> Certificate {
     Certificate { node: node(number), chain_address: address(number), expires_ms: NOW_MS + 86_400_000 }
 }
 
+const fn quality() -> Quality {
+    Quality { answers: 16, misallocated: 21_000, correlation: Some(987_000) }
+}
+
 fn release() -> Release {
     let mut contributors = vec![
         Contributor { account: account(1), payout: address(1), leave_out: hash(48) },
@@ -211,6 +215,7 @@ fn release() -> Release {
         builder: address(51),
         node: node(52),
         unchecked: 1,
+        quality: Some(quality()),
     }
 }
 
@@ -275,6 +280,7 @@ fn receipt() -> Receipt {
             version: 1,
             index: hash(50),
             contributors: hash(79),
+            quality: Some(quality()),
         },
         commons: WHOLE - 950_000,
         payments: economy::split(price, worker_part, policy, &to, &shares).expect("the example splits"),

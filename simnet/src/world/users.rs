@@ -260,6 +260,7 @@ impl World {
             builder: builder.address,
             node: builder.id,
             unchecked: 0,
+            quality: None,
         })
     }
 

@@ -9,7 +9,7 @@ use tributary_protocol::receipt::Receipt;
 
 use crate::cli::output::Output;
 use crate::cli::table::{Table, WIDTH};
-use crate::cli::{amount, text};
+use crate::cli::{amount, quality, text};
 
 /// Characters before what belongs to a heading.
 const INDENT: usize = 2;
@@ -28,7 +28,7 @@ pub(super) fn explain(answer: &Value, receipt: &Receipt, evidence: &Value) -> Ou
         })).collect::<Vec<_>>(),
         "commons": receipt.commons,
         "whole": WHOLE,
-        "method": {"name": note.method, "version": note.version, "index": note.index, "measured_quality": null},
+        "method": {"name": note.method, "version": note.version, "index": note.index, "measured_quality": note.quality},
         "verdict": answer["verdict"],
         "evidence": evidence,
     });
@@ -81,13 +81,14 @@ fn method(receipt: &Receipt, answer: &Value) -> String {
         Some(_) => "Another peer could not check the answer.",
         None => "No other peer has checked the answer.",
     };
-    let quality = format!(
-        "Method {}, version {}, by index {}, published before the answer. How right it is on this model has not been measured.",
+    let by = format!(
+        "Method {}, version {}, by index {}, published before the answer.",
         text::line(&note.method),
         note.version,
         note.index.short(),
     );
-    let lines = [told, check, &quality].map(|part| text::wrapped(part, WIDTH - INDENT).join("\n"));
+    let lines =
+        [told, check, &by, &quality::told(note.quality)].map(|part| text::wrapped(part, WIDTH - INDENT).join("\n"));
     lines.join("\n")
 }
 

@@ -10,7 +10,7 @@ use tributary_protocol::receipt::{Receipt, Work};
 
 use crate::cli::output::Output;
 use crate::cli::table::WIDTH;
-use crate::cli::{amount, text};
+use crate::cli::{amount, quality, text};
 
 /// Where reasons begin: behind the longest role.
 const INDENT: usize = 13;
@@ -53,6 +53,8 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt) -> Output {
     if matches!(receipt.work, Work::Inference { .. }) {
         let (method, version) = (text::line(&receipt.attribution.method), receipt.attribution.version);
         shown.push_str(&format!("Shares by {method} version {version}, from an index published before the answer.\n"));
+        let right = quality::told(receipt.attribution.quality);
+        shown.push_str(&format!("{}\n", text::wrapped(&right, WIDTH).join("\n")));
     }
     shown.push_str(&format!("Receipt {id}\n"));
     Output::new(document, vec![id.to_string()], shown)
@@ -216,6 +218,7 @@ mod tests {
                 version: 1,
                 index: Hash([0; 32]),
                 contributors: Hash([0; 32]),
+                quality: None,
             },
             commons: commons_weight(&shares).unwrap(),
             payments: economy::split(price, worker_part, policy, &to, &shares).unwrap(),

@@ -33,7 +33,7 @@ fn recipe_of(run: &Run) -> Result<Recipe, String> {
     Ok(recipe)
 }
 
-fn examples_of(frames: &[ExampleFrame]) -> Vec<Example> {
+pub(super) fn examples_of(frames: &[ExampleFrame]) -> Vec<Example> {
     frames
         .iter()
         .map(|frame| Example {

@@ -1,0 +1,117 @@
+//! How right an index is on its own adapter: what it pays for some answers, beside what they really lose.
+//!
+//! The truth is the loss of each answer under the adapters that were trained without each contributor, as they were
+//! trained. The index pays by what it keeps of them, a byte a number, and of many contributors by estimates for most.
+//!
+//! Invariant: a quality is a pure function of base, adapter, index, leave-out adapters and answers.
+
+use tributary_protocol::attribution::{CreditScore, Quality, WHOLE, shares};
+use tributary_protocol::id::{AccountId, ChainAddress};
+
+use super::{AttributeError, Credit, Index, Rule, credits_of, differences, mean_over, to_micro};
+use crate::lora::Adapter;
+use crate::loss::Target;
+use crate::model::Base;
+use crate::statistics::{mean, pearson};
+
+/// Answers that a quality is measured on, at the most: with 256 contributors a small base runs them in minutes.
+pub const QUALITY_ANSWERS: usize = 16;
+
+/// The quality of what pays, measured on the first [`QUALITY_ANSWERS`] of `answers`. `leave_out` are the adapters that the
+/// index was built from. None without an answer.
+///
+/// # Errors
+/// When the index is of another adapter or of other contributors, tokens can't run, or a number is not finite.
+pub fn quality(
+    base: &Base,
+    adapter: &Adapter,
+    index: &Index,
+    leave_out: &[(u32, Adapter)],
+    answers: &[Target],
+) -> Result<Option<Quality>, AttributeError> {
+    let mut without: Vec<&(u32, Adapter)> = leave_out.iter().collect();
+    without.sort_by_key(|(contributor, _)| *contributor);
+    if !index.contributors().eq(without.iter().map(|(contributor, _)| *contributor)) {
+        return Err(AttributeError::Malformed("the index is of other contributors"));
+    }
+    let rule = Rule::of(without.len());
+    let (mut misallocated, mut correlations) = (0, Vec::new());
+    let answers = &answers[..answers.len().min(QUALITY_ANSWERS)];
+    for answer in answers {
+        let given = credits_of(rule, base, adapter, index, answer)?;
+        let due = differences(base, adapter, without.len(), |at| Ok(without[at].1.clone()), answer)?;
+        let tokens = mean_over(answer);
+        let due = due.iter().zip(&given).map(|(nats, credit)| {
+            Ok(Credit { contributor: credit.contributor, micro_nats: to_micro(nats / tokens)?, exact: true })
+        });
+        let due = due.collect::<Result<Vec<Credit>, AttributeError>>()?;
+        misallocated += between(&weights(&given), &weights(&due));
+        correlations.extend(pearson(&numbers(&given), &numbers(&due)));
+    }
+    let count = u16::try_from(answers.len()).unwrap_or(u16::MAX);
+    let average = misallocated / u64::from(count.max(1));
+    Ok((count > 0).then(|| Quality {
+        answers: count,
+        misallocated: u32::try_from(average).unwrap_or(WHOLE),
+        correlation: mean(&correlations).map(millionths),
+    }))
+}
+
+/// Each contributor's part of an answer and the commons', in parts per million.
+fn weights(credits: &[Credit]) -> Vec<u32> {
+    let account = |contributor: u32| {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&contributor.to_be_bytes());
+        AccountId(bytes)
+    };
+    let score = |credit: &Credit| CreditScore {
+        account: account(credit.contributor),
+        payout: ChainAddress::default(),
+        micro_nats: credit.micro_nats,
+    };
+    let paid = shares(&credits.iter().map(score).collect::<Vec<_>>());
+    let weight = |credit: &Credit| {
+        let own = account(credit.contributor);
+        paid.iter().find(|share| share.account == own).map_or(0, |share| share.weight)
+    };
+    let mut weights: Vec<u32> = credits.iter().map(weight).collect();
+    weights.push(WHOLE.saturating_sub(weights.iter().sum()));
+    weights
+}
+
+/// The part of a fee that two divisions of it give to different ones.
+fn between(given: &[u32], due: &[u32]) -> u64 {
+    given.iter().zip(due).map(|(given, due)| u64::from(given.abs_diff(*due))).sum::<u64>() / 2
+}
+
+fn numbers(credits: &[Credit]) -> Vec<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "credits are whole numbers within 2^53")]
+    let number = |credit: &Credit| credit.micro_nats as f64;
+    credits.iter().map(number).collect()
+}
+
+fn millionths(correlation: f64) -> i32 {
+    #[expect(clippy::cast_possible_truncation, reason = "a correlation is at most 1")]
+    let whole = (correlation.clamp(-1.0, 1.0) * f64::from(WHOLE)).round() as i32;
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{between, millionths, weights};
+    use crate::attribute::Credit;
+
+    fn credits(nats: &[i64]) -> Vec<Credit> {
+        (0..).zip(nats).map(|(contributor, nats)| Credit { contributor, micro_nats: *nats, exact: true }).collect()
+    }
+
+    #[test]
+    fn what_nobody_explains_counts_as_a_recipient() {
+        let paid = weights(&credits(&[1_005_000, -3, 1_005_000]));
+        assert_eq!(paid.iter().sum::<u32>(), 1_000_000);
+        assert_eq!((paid[0], paid[1]), (paid[2], 0));
+        assert_eq!(weights(&credits(&[0, 0])), [0, 0, 1_000_000]);
+        assert_eq!(between(&paid, &weights(&credits(&[0, 0, 0]))), 975_608);
+        assert_eq!((millionths(1.0), millionths(-0.25)), (1_000_000, -250_000));
+    }
+}

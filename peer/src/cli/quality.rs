@@ -1,0 +1,52 @@
+//! How right a method of attribution was measured to be, in words.
+
+use tributary_protocol::attribution::{Quality, WHOLE};
+
+use super::text;
+
+/// How right the method is on this model, in words.
+pub(super) fn told(measured: Option<Quality>) -> String {
+    let Some(Quality { answers, misallocated, correlation }) = measured else {
+        return "How right it is on this model has not been measured.".into();
+    };
+    let alike = correlation.map_or_else(String::new, |correlation| {
+        let (sign, size) = (if correlation < 0 { "−" } else { "" }, correlation.unsigned_abs());
+        format!(" (correlation {sign}{}.{:03})", size / WHOLE, size % WHOLE / 1_000)
+    });
+    format!(
+        "How right it is on this model: for {} to records drawn from the datanet by lot, on average {} of the fee went to \
+         others than by the models really trained without each contributor{alike}. The model's builder measured that. \
+         Another training of the same model would have learned a little differently, which the figure leaves out.",
+        text::counted(answers.into(), "answer"),
+        text::percent(misallocated.into()),
+    )
+}
+
+/// The same in a few.
+pub(super) fn brief(measured: Option<Quality>) -> String {
+    measured.map_or_else(
+        || "not measured".into(),
+        |Quality { answers, misallocated, .. }| {
+            format!(
+                "{} of fees misallocated, on {}",
+                text::percent(misallocated.into()),
+                text::counted(answers.into(), "answer")
+            )
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_measured_of_a_method_is_told_and_so_is_that_nothing_was() {
+        assert!(told(None).contains("not been measured"));
+        let quality = |correlation| Some(Quality { answers: 1, misallocated: 21_000, correlation });
+        let shown = told(quality(Some(-25_000)));
+        assert!(shown.contains("1 answer ") && shown.contains("2.1 %") && shown.contains("−0.025"), "{shown}");
+        assert!(!told(quality(None)).contains("correlation"));
+        assert_eq!(brief(quality(None)), "2.1 % of fees misallocated, on 1 answer");
+    }
+}
