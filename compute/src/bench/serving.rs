@@ -23,6 +23,8 @@ use crate::serve::{Event, EventStream, Prompt, Request, Server, ServerConfig, Wo
 const KV_BLOCKS: usize = 1_024;
 /// Adapters that are known and never asked for, in the row about them.
 const IDLE: usize = 1_000;
+/// Measurements of a step with and without them for each repeat: both differ by far less than two runs do.
+const IDLE_TURNS: usize = 4;
 /// Tokens of an answer where adapters take turns: so few that loading them counts.
 const SHORT_ANSWER: usize = 16;
 /// Times that the short waits for a first token are taken; the middle one counts.
@@ -200,9 +202,9 @@ pub(super) fn adapters(material: &Material<'_>, plan: &Plan) -> Result<Vec<Sampl
     let prompt = base.tokenizer().encode_prompt(&letters(0, PROMPT_TOKENS))?;
     let swap = swap::seconds([read(0)?, read(1)?], &prompt, base.config().max_positions)?;
     samples.push(Sample::ours("adapters/swap", swap * 1e3));
-    samples.extend(idle(&place, material)?);
-    drop(place);
     let few = Place::new(&base, material, plan, CROWD, all)?;
+    samples.extend(idle(&place, &few, material)?);
+    drop(place);
     samples.push(Sample::ours("adapters/oversubscribed", few.rate(&few.adapters, SHORT_ANSWER)?));
     drop(few);
     let mut colds = Vec::new();
@@ -215,27 +217,28 @@ pub(super) fn adapters(material: &Material<'_>, plan: &Plan) -> Result<Vec<Sampl
     Ok(samples)
 }
 
-/// What a thousand more names cost the others' steps and the memory.
-fn idle(place: &Place<'_>, material: &Material<'_>) -> Result<Vec<Sample>, BenchError> {
-    let crowd = [None; CROWD];
-    let steps = || -> Result<f64, BenchError> {
-        let mut times = Vec::new();
-        for _ in 0..place.plan.repeats {
-            times.push(1e3 * CROWD as f64 / place.rate(&crowd, place.plan.tokens)?);
-        }
-        Ok(median(times))
-    };
-    let before = steps()?;
+/// What a thousand more names cost the others' steps and the memory: `busy` gets them, and its steps are measured in turns
+/// with those of `quiet`. Neither is asked for an adapter.
+fn idle(busy: &Place<'_>, quiet: &Place<'_>, material: &Material<'_>) -> Result<Vec<Sample>, BenchError> {
     let memory = resident_bytes();
     for number in 0..IDLE {
         let mut name = [9; 32];
         name[..8].copy_from_slice(&(number as u64).to_le_bytes());
-        place.server.registry().register(Hash(name), &material.adapter(0))?;
+        busy.server.registry().register(Hash(name), &material.adapter(0))?;
     }
     let bytes = memory.zip(resident_bytes()).map(|(before, after)| (after - before) / IDLE as f64);
-    let after = steps()?;
-    let mut samples =
-        vec![Sample::ours("adapters/step-before", before), Sample::ours("adapters/step-with-idle", after)];
+    let step =
+        |place: &Place<'_>| Ok::<f64, BenchError>(1e3 * CROWD as f64 / place.rate(&[None; CROWD], place.plan.tokens)?);
+    let (mut without, mut beside) = (Vec::new(), Vec::new());
+    step(quiet)?;
+    for _ in 0..IDLE_TURNS * busy.plan.repeats {
+        without.push(step(quiet)?);
+        beside.push(step(busy)?);
+    }
+    let mut samples = vec![
+        Sample::ours("adapters/step-before", median(without)),
+        Sample::ours("adapters/step-with-idle", median(beside)),
+    ];
     samples.extend(bytes.map(|bytes| Sample::ours("adapters/idle-bytes", bytes)));
     Ok(samples)
 }
