@@ -191,6 +191,17 @@ pub enum Ask {
         /// The texts.
         inputs: Vec<String>,
     },
+    /// Attribute an answer whose index could not be used when it ended.
+    Credit {
+        /// The job.
+        job: Hash,
+        /// The base.
+        base: Hash,
+        /// The adapter.
+        adapter: Hash,
+        /// Tokens and fingerprints.
+        transcript: Vec<u8>,
+    },
     /// Check an answer by one prefill, and compute its attribution again.
     Check {
         /// The job.
@@ -228,6 +239,7 @@ impl Ask {
             | Self::Replay { job, .. }
             | Self::Index { job, .. }
             | Self::Quality { job, .. }
+            | Self::Credit { job, .. }
             | Self::Open { job, .. }
             | Self::Embed { job, .. }
             | Self::Answer { job, .. }
@@ -378,6 +390,13 @@ pub enum Done {
         fingerprints: Hash,
         /// What commits to the tokens' probabilities, if they are to be reported.
         logprobs: Option<Hash>,
+        /// Why the transcript is still without credits: the adapter's index can't be used.
+        pending: Option<String>,
+    },
+    /// An answer's transcript with its credits.
+    Credited {
+        /// Tokens, fingerprints, contributors' credits.
+        transcript: Vec<u8>,
     },
     /// The texts' embeddings, each of length 1.
     Embedded {

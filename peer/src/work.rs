@@ -75,6 +75,8 @@ pub struct Workshop {
     slots: Semaphore,
     loading: Mutex<BTreeSet<Hash>>,
     training: Mutex<BTreeSet<Hash>>,
+    /// Held while a damaged index is made anew.
+    mending: tokio::sync::Mutex<()>,
 }
 
 /// Why a job could not be done; the text is for people.
@@ -135,6 +137,7 @@ impl Workshop {
             slots: Semaphore::new(JOBS_AT_ONCE),
             loading: Mutex::default(),
             training: Mutex::default(),
+            mending: tokio::sync::Mutex::default(),
         }
     }
 
@@ -274,8 +277,7 @@ impl Workshop {
     /// # Errors
     /// When a blob can't be had, or the index is another one.
     pub async fn load_release(&self, release: &Release, more: &[NodeId]) -> Result<(), JobError> {
-        let leave_out: Vec<Hash> = release.contributors.iter().map(|contributor| contributor.leave_out).collect();
-        if matches!(leave_out.as_slice(), [only] if *only != BASE_ALONE) {
+        if matches!(release.contributors.as_slice(), [only] if only.leave_out != BASE_ALONE) {
             return Err("without the only contributor there is the base alone, and the release says otherwise".into());
         }
         let providers = [&[release.node], more].concat();
@@ -285,8 +287,14 @@ impl Workshop {
         if self.ask(job, &Ask::Open { job, id: release.adapter, index: release.index }).await.is_ok() {
             return Ok(());
         }
-        let built = self.build_index(release.base, release.adapter, &leave_out, &providers).await?;
+        let built = self.build_release(release, &providers).await?;
         if built == release.index { Ok(()) } else { Err(JobError::OtherIndex { built }) }
+    }
+
+    /// Has the engine build and keep the index of a release; returns the commitment of what its adapters make.
+    async fn build_release(&self, release: &Release, providers: &[NodeId]) -> Result<Hash, JobError> {
+        let leave_out: Vec<Hash> = release.contributors.iter().map(|contributor| contributor.leave_out).collect();
+        self.build_index(release.base, release.adapter, &leave_out, providers).await
     }
 
     /// Has the engine build the index and keep it with the adapter; returns the commitment.

@@ -55,6 +55,7 @@ impl Limits {
             | Ask::Replay { .. }
             | Ask::Index { .. }
             | Ask::Quality { .. }
+            | Ask::Credit { .. }
             | Ask::Open { .. }
             | Ask::Check { .. } => Some(self.job),
         }

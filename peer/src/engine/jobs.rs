@@ -45,6 +45,7 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
         Ask::Embed { base, adapter, inputs, .. } => {
             serving::embed(context, base, adapter, inputs).or_else(Ended::into_done)
         }
+        Ask::Credit { base, adapter, transcript, .. } => serving::credit(context, base, adapter, &transcript),
         Ask::Check { base, adapter, index, class, prompt, transcript, decoding, .. } => {
             check(context, base, adapter, &Claim { index, class, prompt, transcript, decoding })
         }

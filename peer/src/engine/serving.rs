@@ -1,7 +1,7 @@
 //! Answers and embeddings: each job hands its request to the base's server, where all of them share every step.
 //!
 //! Invariant: what was asked wrongly is refused with the kind that asker and API know, before anything is computed; an
-//! answer's credits are computed after its text is out.
+//! answer's credits are computed after its text is out, by the committed index or not at all.
 
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use tributary_protocol::refusal::RefusalKind;
 use super::context::JobContext;
 use super::shelf::Served;
 use super::{Done, Reply, micro};
-use crate::bundle::transcript_of;
+use crate::bundle::{Transcript, transcript_of};
 
 /// How often a job that waits for its next token looks whether it was stopped.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -166,19 +166,31 @@ pub(super) fn answer(
     let events = server.submit(&Request { adapter: name, prompt, work })?;
     let mut reports = Vec::new();
     let generation = hear(context, &events, server.base(), &mut reports)?.generation;
-    let credits = match adapter {
-        Some(id) if !generation.output_tokens.is_empty() => {
-            let served = context.shelf.served(server.base(), id)?;
-            credits(server.base(), &served, &generation.prompt_tokens, &generation.output_tokens)?
+    let served =
+        adapter.filter(|_| !generation.output_tokens.is_empty()).map(|id| context.shelf.served(server.base(), id));
+    let (credits, pending) = match served {
+        None => (Vec::new(), None),
+        Some(Ok(served)) => {
+            (credits(server.base(), &served, &generation.prompt_tokens, &generation.output_tokens)?, None)
         }
-        _ => Vec::new(),
+        Some(Err(reason)) => (Vec::new(), Some(reason)),
     };
     Ok(Done::Answered {
         transcript: transcript_of(&generation, credits).to_bytes(),
         fingerprints: fingerprint_root(&generation.fingerprints),
         logprobs: decoding.logprobs.map(|_| commitment(&reports)),
         text: generation.text,
+        pending,
     })
+}
+
+/// The credits of an answer that was made before.
+pub(super) fn credit(context: &JobContext, base: Hash, adapter: Hash, transcript: &[u8]) -> Result<Done, String> {
+    let base = context.shelf.base(base)?;
+    let mut transcript = Transcript::from_bytes(transcript).map_err(text)?;
+    let served = context.shelf.served(&base, adapter)?;
+    transcript.credits = credits(&base, &served, &transcript.prompt_tokens, &transcript.output_tokens)?;
+    Ok(Done::Credited { transcript: transcript.to_bytes() })
 }
 
 /// Passes an answer's pieces on until it ends, and keeps what is reported of its tokens. Dropping the stream ends its

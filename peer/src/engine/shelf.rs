@@ -135,7 +135,7 @@ impl Shelf {
         let bytes = read(&self.folder.index(id, commitment))?;
         let index = Index::from_bytes(&bytes).map_err(|error| failed(&error))?;
         if index.commitment() != commitment {
-            return Err(failed(&"its attribution index is damaged; restart the node to build it again"));
+            return Err(failed(&"its attribution index is damaged"));
         }
         let bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let served = Arc::new(Served { adapter, index, bytes });

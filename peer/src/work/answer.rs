@@ -41,7 +41,11 @@ impl Workshop {
         let last = self.pass_on(&mut replies, stream).await?;
         wanted.ended();
         match last {
-            Reply::Done { outcome: Done::Answered { text, transcript, fingerprints, logprobs }, .. } => {
+            Reply::Done { outcome: Done::Answered { text, transcript, fingerprints, logprobs, pending }, .. } => {
+                let transcript = match pending {
+                    None => transcript,
+                    Some(reason) => self.attribute_late(release, job, transcript, &reason).await?,
+                };
                 let tokens = Transcript::from_bytes(&transcript).map_err(|error| error.to_string())?;
                 let commitment = Transcript::commitment(&transcript);
                 self.answers.hold_transcript(stream, transcript);
@@ -60,6 +64,36 @@ impl Workshop {
                 Ok(JobOutcome::Refused(Refusal::new(RefusalKind::of_code(kind), reason)))
             }
             Reply::Failed { reason, .. } => Err(reason.into()),
+            other => Err(format!("the engine answered another question: {other:?}").into()),
+        }
+    }
+
+    /// The credits of an answer whose text is out, by an index that is made anew: what was kept of it can't be used. One
+    /// that can't be made as it was committed to leaves the answer without a receipt.
+    async fn attribute_late(
+        &self,
+        release: &Release,
+        answer: Hash,
+        transcript: Vec<u8>,
+        reason: &str,
+    ) -> Result<Vec<u8>, JobError> {
+        let job = Hash::of(&[b"credit".as_slice(), &answer.0].concat());
+        let ask = Ask::Credit { job, base: release.base, adapter: release.adapter, transcript };
+        let _mends = self.mending.lock().await;
+        // Another answer may have waited for the same index.
+        let credited = match self.ask(job, &ask).await {
+            Ok(done) => done,
+            Err(_) => {
+                tracing::warn!(adapter = %release.adapter.short(), %reason, "an answer's attribution waits for its index");
+                let built = self.build_release(release, &[release.node]).await?;
+                if built != release.index {
+                    return Err(JobError::OtherIndex { built });
+                }
+                self.ask(job, &ask).await?
+            }
+        };
+        match credited {
+            Done::Credited { transcript } => Ok(transcript),
             other => Err(format!("the engine answered another question: {other:?}").into()),
         }
     }

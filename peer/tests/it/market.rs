@@ -85,6 +85,7 @@ fn one_node_by_hand_trains_answers_itself_anchors_and_pays() {
     assert_eq!(amount(&answer["price"]), 50_000_000_000_000_000, "the fees alone: nobody pays himself");
     let weights: u64 = answer["shares"].as_array().unwrap().iter().map(|share| share["weight"].as_u64().unwrap()).sum();
     assert_eq!(weights + answer["commons"].as_u64().unwrap(), 1_000_000);
+    mended(&node, &answer);
     refused_at_once(&node);
     let served = |releases: &Value| releases[0]["served_by"].as_u64().filter(|peers| *peers > 0);
     until("the model at the second node", &poor, "/api/releases", served);
@@ -94,6 +95,27 @@ fn one_node_by_hand_trains_answers_itself_anchors_and_pays() {
     // Whoever recomputes the epoch reads on the chain what was funded, and agrees.
     let agreed = |epochs: &Value| (epochs.as_array()?.last()?["agrees"] == true).then_some(());
     until("agreement with the epoch", &poor, "/api/epochs", agreed);
+}
+
+/// A damaged index is found when an answer is to be attributed; the answer stands, and its shares are those of the index
+/// made anew.
+fn mended(node: &NodeProcess, before: &Value) {
+    let adapters = node.folder.join("engine").join("adapters");
+    let only = |folder: &std::path::Path| {
+        let mut names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        names.find(|path| path.is_dir() || path.extension().is_some_and(|end| end == "index")).unwrap()
+    };
+    let index = only(&only(&adapters));
+    let whole = std::fs::read(&index).unwrap();
+    let mut damaged = whole.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(&index, damaged).unwrap();
+    let pid = node.get("/api/status").unwrap()["engine"]["pid"].as_u64().unwrap();
+    assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    let answer = document(node, &["ask", "Letter 3?", "--model", "letters", "--max-tokens", "4", "--explain"]);
+    assert_eq!((&answer["text"], &answer["shares"]), (&before["text"], &before["shares"]));
+    assert!(node.log().contains("waits for its index"), "{}", node.log());
+    assert_eq!(std::fs::read(&index).unwrap(), whole);
 }
 
 /// What no waiting would change is refused before the patience of `ask` is over, with its exit code.

@@ -18,9 +18,10 @@ const REQUIREMENTS: &str = "xtask/bench/attribution/requirements.txt";
 const PACKAGES: [(&str, &str); 3] =
     [("dattri", "dattri_methods.py"), ("kronfluence", "kronfluence_methods.py"), ("traker", "trak_methods.py")];
 /// Options of ours: the study needs them otherwise.
-const OURS: [&str; 4] = ["--export", "--scores", "--report", "--part"];
+const OURS: [&str; 3] = ["--export", "--scores", "--report"];
 
-/// Exports, has every package score, and prints the tables. `options` are those of `tributary eval attribution`.
+/// Exports, has every package score, and prints the tables of every part of the study, or of the parts in `options`, which
+/// are those of `tributary eval attribution`.
 pub(super) fn bench(options: &[String]) -> Result<(), StepError> {
     if let Some(option) = options.iter().find(|option| OURS.iter().any(|own| option.starts_with(own))) {
         return Err(format!("{option} is what this benchmark gives itself"));
@@ -52,12 +53,13 @@ pub(super) fn bench(options: &[String]) -> Result<(), StepError> {
     }
     let table = report.join("methods.md");
     println!("\n{}", std::fs::read_to_string(&table).map_err(|error| format!("{}: {error}", table.display()))?);
+    eprintln!("the report is {}", report.display());
     Ok(())
 }
 
 fn eval(ours: &Path, options: &[String]) -> Command {
     let mut eval = command(&ours.display().to_string());
-    eval.args(["eval", "attribution", "--part", "methods"]).args(options);
+    eval.args(["eval", "attribution"]).args(options);
     eval
 }
 
