@@ -14,11 +14,11 @@ pub(super) fn told(measured: Option<Quality>) -> String {
         format!(" (correlation {sign}{}.{:03})", size / WHOLE, size % WHOLE / 1_000)
     });
     format!(
-        "How right it is on this model: for {} to records drawn from the datanet by lot, on average {} of the fee went to \
-         others than by the models really trained without each contributor{alike}. The model's builder measured that. \
-         Another training of the same model would have learned a little differently, which the figure leaves out.",
-        text::counted(answers.into(), "answer"),
-        text::percent(misallocated.into()),
+        "How right it is on this model: of {} drawn by lot from the datanet, on average {} of an answer's fee went to others \
+         than by the models really trained without each contributor{alike}. The model's builder measured that. Another \
+         training of the same model would have learned a little differently, which the figure leaves out.",
+        text::counted(answers.into(), "record"),
+        part(misallocated),
     )
 }
 
@@ -27,13 +27,17 @@ pub(super) fn brief(measured: Option<Quality>) -> String {
     measured.map_or_else(
         || "not measured".into(),
         |Quality { answers, misallocated, .. }| {
-            format!(
-                "{} of fees misallocated, on {}",
-                text::percent(misallocated.into()),
-                text::counted(answers.into(), "answer")
-            )
+            format!("{} of fees misallocated, on {}", part(misallocated), text::counted(answers.into(), "record"))
         },
     )
+}
+
+/// In percent; what would be rounded to nothing is told as less.
+fn part(parts_per_million: u32) -> String {
+    match parts_per_million {
+        1..500 => "less than 0.1 %".into(),
+        parts => text::percent(parts.into()),
+    }
 }
 
 #[cfg(test)]
@@ -45,8 +49,9 @@ mod tests {
         assert!(told(None).contains("not been measured"));
         let quality = |correlation| Some(Quality { answers: 1, misallocated: 21_000, correlation });
         let shown = told(quality(Some(-25_000)));
-        assert!(shown.contains("1 answer ") && shown.contains("2.1 %") && shown.contains("−0.025"), "{shown}");
+        assert!(shown.contains("1 record ") && shown.contains("2.1 %") && shown.contains("−0.025"), "{shown}");
         assert!(!told(quality(None)).contains("correlation"));
-        assert_eq!(brief(quality(None)), "2.1 % of fees misallocated, on 1 answer");
+        assert_eq!(brief(quality(None)), "2.1 % of fees misallocated, on 1 record");
+        assert_eq!((part(0), part(499), part(500)), ("0.0 %".into(), "less than 0.1 %".into(), "0.1 %".into()));
     }
 }
