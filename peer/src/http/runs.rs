@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tributary_compute::train::Recipe;
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash};
-use tributary_protocol::limits::{CHECKPOINTS_MAX, CLOCK_WINDOW_MS, DEADLINE_MAX_MS, SEGMENTS_MAX};
+use tributary_protocol::limits::{CHECKPOINTS_MAX, CLOCK_WINDOW_MS, DEADLINE_MAX_MS, RECEIPT_SHARES_MAX, SEGMENTS_MAX};
 use tributary_protocol::node::{Node, RequestView};
 
 use super::{Answer, Api, ApiError, ApiState, bases, datanets, fresh_key, tasks};
@@ -60,6 +60,19 @@ fn recipe_of(start: &Start) -> Result<Recipe, ApiError> {
     Ok(recipe)
 }
 
+/// Trainings of a run: the model, and with attribution one without each contributor, unless there is only one. More
+/// contributors than a receipt names are refused before anything is paid.
+fn trainings(contributors: usize, attribution: bool) -> Result<usize, ApiError> {
+    match (attribution, contributors) {
+        (true, _) if contributors > RECEIPT_SHARES_MAX => Err(ApiError::usage(
+            format!("the datanet has {contributors} contributors, a model can credit {RECEIPT_SHARES_MAX}"),
+            "train on a datanet with fewer, or with --no-attribution, which releases no model",
+        )),
+        (true, 2..) => Ok(contributors + 1),
+        _ => Ok(1),
+    }
+}
+
 pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<Value> {
     if let Some(fault) = names::fault(&start.name) {
         return Err(ApiError::usage(fault, "choose another --name"));
@@ -72,10 +85,7 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
     if head.logs.is_empty() {
         return Err(ApiError::usage("the datanet has no records yet", "add some with tributary data add FILE --to ID"));
     }
-    let trainings = match head.logs.len() {
-        several if start.attribution && several > 1 => several + 1,
-        _ => 1,
-    };
+    let trainings = trainings(head.logs.len(), start.attribution)?;
     if start.budget.0 / u128::try_from(trainings).unwrap_or(1) == 0 {
         let reason = format!("nobody works for a budget of {} OPEN for {trainings} trainings", start.budget.to_open());
         return Err(ApiError::usage(
@@ -296,4 +306,17 @@ pub(super) async fn releases(State(api): Api) -> Answer<Vec<Value>> {
             .collect()
     });
     Ok(Json(releases.await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RECEIPT_SHARES_MAX, trainings};
+
+    #[test]
+    fn more_contributors_than_a_receipt_names_are_refused_before_anything_is_paid() {
+        assert!(trainings(RECEIPT_SHARES_MAX + 1, true).is_err());
+        let counted = |contributors, attribution| trainings(contributors, attribution).ok();
+        assert_eq!(counted(RECEIPT_SHARES_MAX, true), Some(RECEIPT_SHARES_MAX + 1));
+        assert_eq!((counted(1, true), counted(2, true), counted(256, false)), (Some(1), Some(3), Some(1)));
+    }
 }
