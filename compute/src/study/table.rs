@@ -130,7 +130,7 @@ const ROWS: [Spec; 38] = [
     attack("copycat: victims' loss", "copycat-admitted", "copycat", "<= 0.02"),
     attack("  without admission", "copycat", "copycat", ""),
     attack("copycat in other words: loss", "paraphrase-admitted", "paraphrase", ""),
-    attack("four names for one: gain", "sybil-admitted", "sybil", ""),
+    attack("four names for one: gain", "sybil-admitted", "sybil", "<= 0"),
     attack("outliers: gain", "outlier-admitted", "outlier", "<= 0.1"),
     attack("paying oneself: gain", "self-dealing", "self-dealing", "<= 0"),
 ];

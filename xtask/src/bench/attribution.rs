@@ -27,7 +27,8 @@ pub(super) fn bench(options: &[String]) -> Result<(), StepError> {
         return Err(format!("{option} is what this benchmark gives itself"));
     }
     // The crates that compute are optimised in the development profile too.
-    run("cargo", &["build", "--locked", "-p", "tributary-peer"], &[])?;
+    // With the features of the whole workspace, as its tests are built.
+    run("cargo", &["build", "--workspace", "--locked", "--bin", "tributary"], &[])?;
     let ours = target().join("debug").join("tributary");
     let folder = cache().join("attribution");
     let runs = folder.join("runs");
