@@ -1,8 +1,9 @@
 //! From credits to integer shares: how much of an answer each contributor explains.
 //!
 //! Invariant: the shares and the commons' part of one answer sum exactly to [`WHOLE`]. Who splits an identity into
-//! several gains nothing: shares are superadditive in the credits of what helps, and what harms is worth no less under
-//! another identity than left away (design section 8, "Shares").
+//! several gains nothing where the parts' credits add up to the whole's: shares are superadditive in the credits of what
+//! helps, and what harms is worth no less under another identity than left away (design section 8, "Shares"). Credits
+//! of real trainings add up where contributors teach what others don't; `compute/ATTRIBUTION.md` has what they do elsewhere.
 
 use std::collections::BTreeMap;
 
