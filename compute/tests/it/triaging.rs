@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tributary_compute::lora::Adapter;
 use tributary_compute::loss::Target;
 use tributary_compute::model::Base;
-use tributary_compute::study::statistics::auc;
+use tributary_compute::statistics::auc;
 use tributary_compute::train::{Example, Recipe, TrainError, Trainer, adapter_at};
 use tributary_compute::triage::{Curve, Reason, doubts, measure, points};
 
