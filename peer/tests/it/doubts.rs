@@ -115,6 +115,6 @@ fn another_peer_finds_them(node: &NodeProcess, folder: &Path, id: &str, found: &
     let again = document(&other, &["data", "doubts", "owners", "--limit", "6"]);
     assert_eq!((&again["adapter"], &again["measured"]), (&found["adapter"], &json!(48)));
     assert_eq!((&again["run"], &again["steps"]), (&Value::Null, &json!([])));
-    let [first, last] = [0, 6].map(|point| found["usual_micro_nats"][point].clone());
+    let [first, last] = [0_usize, 6].map(|point| found["usual_micro_nats"][point].clone());
     assert_eq!(again["usual_micro_nats"], json!([first, last]), "the same records, before and after the training");
 }
