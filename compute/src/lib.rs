@@ -28,3 +28,4 @@ pub mod statistics;
 pub mod study;
 pub mod tokenizer;
 pub mod train;
+pub mod triage;

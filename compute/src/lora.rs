@@ -208,6 +208,16 @@ impl Adapter {
         Self { config: self.config.clone(), layers: self.layers, pairs }
     }
 
+    /// An adapter of the same shape that changes nothing of the base: its second factors are zero, as before training.
+    ///
+    /// # Errors
+    /// When memory can't be had.
+    pub fn untrained(&self) -> Result<Self, LoraError> {
+        let zero = |pair: &Pair| Ok(Pair { down: pair.down.clone(), up: pair.up.zeros_like()? });
+        let pairs = self.pairs.iter().map(zero).collect::<Result<_, LoraError>>()?;
+        Ok(Self { config: self.config.clone(), layers: self.layers, pairs })
+    }
+
     /// Whether the adapter fits a model of that shape.
     #[must_use]
     pub fn fits(&self, model: &Config) -> bool {

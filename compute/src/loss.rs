@@ -5,11 +5,15 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 
 use crate::linear::Hook;
 use crate::lora::Adapter;
 use crate::model::{Mode, Model, ModelError, Packed};
+use crate::ops::narrow;
+
+/// Tokens of one pass over targets; bounds its memory.
+const PASS_TOKENS: usize = 4_096;
 
 /// Tokens of which some are to be predicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +103,58 @@ impl Scored {
 pub fn token_losses(model: &Model, mode: Mode, hook: Hook<'_>, targets: &[Target]) -> Result<Tensor, ModelError> {
     let scored = Scored::of(targets)?;
     scored.losses(model, &model.hidden(mode, &scored.batch, hook)?)
+}
+
+/// How many of the targets, from the first on, fit one pass: one at least.
+pub(crate) fn fitting(targets: &[Target]) -> usize {
+    let mut tokens = 0;
+    let fits = |target: &&Target| {
+        tokens += target.fed();
+        tokens <= PASS_TOKENS
+    };
+    targets.iter().take_while(fits).count().max(1).min(targets.len())
+}
+
+/// Mean loss of each target in nats a token, in as many passes as bound the memory.
+///
+/// # Errors
+/// As [`token_losses`].
+pub(crate) fn mean_losses(model: &Model, adapter: &Adapter, targets: &[Target]) -> Result<Vec<f32>, ModelError> {
+    let mut means = Vec::with_capacity(targets.len());
+    let mut rest = targets;
+    while !rest.is_empty() {
+        let (pass, later) = rest.split_at(fitting(rest));
+        rest = later;
+        let losses = token_losses(model, Mode::Infer, Hook::One(adapter, None), pass)?.to_vec1::<f32>()?;
+        let mut left = losses.as_slice();
+        for target in pass {
+            let (own, others) = left.split_at(target.predicted());
+            left = others;
+            let sum: f64 = own.iter().map(|loss| f64::from(*loss)).sum();
+            means.push(narrow(sum / own.len() as f64));
+        }
+    }
+    Ok(means)
+}
+
+/// Gradient of a target's mean token loss in the variables of a trainable adapter, end to end.
+///
+/// # Errors
+/// As [`token_losses`], and when a variable has no part in the loss.
+pub(crate) fn mean_gradient(
+    model: &Model,
+    adapter: &Adapter,
+    variables: &[Var],
+    target: &Target,
+) -> Result<Vec<f32>, ModelError> {
+    let losses = token_losses(model, Mode::Train, Hook::One(adapter, None), std::slice::from_ref(target))?;
+    let gradients = losses.mean_all()?.backward()?;
+    let mut values = Vec::new();
+    for variable in variables {
+        let lacks = || ModelError::Input("a variable lacks a gradient".into());
+        values.extend(gradients.get(variable).ok_or_else(lacks)?.flatten_all()?.to_vec1::<f32>()?);
+    }
+    Ok(values)
 }
 
 /// Sum of the negative log-likelihoods in nats of `completion` after `prompt`; a differentiable scalar in

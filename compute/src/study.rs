@@ -34,6 +34,7 @@ use crate::attribute::AttributeError;
 use crate::lora::LoraError;
 use crate::model::ModelError;
 use crate::train::TrainError;
+use crate::triage::TriageError;
 
 /// Why a study can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,9 @@ pub enum StudyError {
     /// The index refused.
     #[error(transparent)]
     Attribute(#[from] AttributeError),
+    /// The records could not be triaged.
+    #[error(transparent)]
+    Triage(#[from] TriageError),
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Compute(#[from] candle_core::Error),

@@ -19,6 +19,7 @@ use std::ops::Range;
 
 use candle_core::{Tensor, Var};
 
+pub use checkpoint::adapter_at;
 pub use dropout::Dropout;
 pub use evaluate::{Answers, Evaluation, MAX_EVALUATED};
 pub use examples::{Example, MAX_WEIGHT, targets};
@@ -117,7 +118,7 @@ impl Trainer {
         recipe.check()?;
         let count = parameter_count(base.config(), &recipe.lora().checked()?);
         let run = run_hash(base, recipe, examples)?;
-        let expected = Expected { run, count, steps: recipe.steps, keeps_aside: recipe.keeps_aside() };
+        let expected = Expected { run: Some(run), count, steps: recipe.steps, keeps_aside: recipe.keeps_aside() };
         let state = State::from_bytes(checkpoint, &expected)?;
         Self::at(base, recipe, examples, state)
     }

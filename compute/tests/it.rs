@@ -47,3 +47,5 @@ mod studying;
 mod training;
 #[path = "it/training_modes.rs"]
 mod training_modes;
+#[path = "it/triaging.rs"]
+mod triaging;

@@ -160,6 +160,14 @@ impl Client {
         self.call(Method::GET, path, None).await
     }
 
+    /// `GET path`, for what may take longer than other calls.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get_within(&self, path: &str, patience: Duration) -> Result<Value, ClientError> {
+        self.call_within(Method::GET, path, None, patience).await
+    }
+
     /// `POST path`.
     ///
     /// # Errors

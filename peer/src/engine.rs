@@ -21,6 +21,7 @@ mod pending;
 mod serving;
 mod shelf;
 pub mod template;
+pub mod triage;
 
 use bincode::{Decode, Encode};
 use tributary_protocol::attribution::Quality;
@@ -31,6 +32,7 @@ use tributary_protocol::message::Measurement;
 
 use crate::bases::Facts;
 pub use folder::EngineFolder;
+use triage::{TriageAsk, Triaged};
 
 /// The largest frame between node and engine.
 pub const FRAME_MAX_BYTES: usize = 64 << 20;
@@ -130,6 +132,13 @@ pub enum Ask {
         start: Option<Vec<u8>>,
         /// The step after the segment.
         to_step: u32,
+    },
+    /// Say which records of a training look wrong.
+    Triage {
+        /// The job.
+        job: Hash,
+        /// Of which training.
+        triage: TriageAsk,
     },
     /// Build an attribution index and keep it with its adapter. All blobs lie in the folder's hand-over.
     Index {
@@ -237,6 +246,7 @@ impl Ask {
             | Self::Forget { id: job }
             | Self::Train { job, .. }
             | Self::Replay { job, .. }
+            | Self::Triage { job, .. }
             | Self::Index { job, .. }
             | Self::Quality { job, .. }
             | Self::Credit { job, .. }
@@ -360,6 +370,8 @@ pub enum Done {
         /// Whether the run ends there, by its offer or by its recipe's rule.
         is_over: bool,
     },
+    /// Records were ranked.
+    Triaged(Triaged),
     /// A base was loaded.
     Inspected(Facts),
     /// A model was written, read again and compared.

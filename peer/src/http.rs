@@ -7,6 +7,7 @@ mod asks;
 mod bases;
 mod cards;
 mod datanets;
+mod doubts;
 mod error;
 mod evidence;
 mod money;
@@ -170,6 +171,7 @@ fn routes(state: Arc<ApiState>) -> Router {
         .route("/api/datanets/{id}/card", get(cards::show).post(cards::edit))
         .route("/api/datanets/{id}/records", post(datanets::add_records))
         .route("/api/datanets/{id}/repeats", get(datanets::repeats))
+        .route("/api/datanets/{id}/doubts", get(doubts::doubts))
         .route("/api/runs", get(runs::list).post(runs::start))
         .route("/api/runs/{key}", get(runs::show))
         .route("/api/runs/{key}/metrics", get(runs::metrics))

@@ -7,6 +7,7 @@ mod answer;
 mod bases;
 mod check;
 mod data;
+pub mod doubts;
 mod judge;
 mod places;
 mod room;
@@ -77,6 +78,8 @@ pub struct Workshop {
     training: Mutex<BTreeSet<Hash>>,
     /// Held while a damaged index is made anew.
     mending: tokio::sync::Mutex<()>,
+    /// Held by who looks for doubtful records.
+    looking: tokio::sync::Mutex<()>,
 }
 
 /// Why a job could not be done; the text is for people.
@@ -138,6 +141,7 @@ impl Workshop {
             loading: Mutex::default(),
             training: Mutex::default(),
             mending: tokio::sync::Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
         }
     }
 
@@ -379,10 +383,14 @@ impl Workshop {
     /// Puts an adapter's blob where the engine finds it.
     async fn hand_over(&self, job: Hash, hash: Hash, providers: &[NodeId]) -> Result<(), JobError> {
         let bytes = self.blob(hash, providers, bundle::ADAPTER_MAX_BYTES).await?;
+        self.put_for(job, hash, bytes).await
+    }
+
+    async fn put_for(&self, job: Hash, hash: Hash, bytes: Bytes) -> Result<(), JobError> {
         let folder = self.engine.folder().clone();
         let written = tokio::task::spawn_blocking(move || folder.hand_over(job, hash, &bytes)).await;
         let written = written.map_err(|error| error.to_string())?;
-        Ok(written.map_err(|error| format!("adapter {} can't be written: {error}", hash.short()))?)
+        Ok(written.map_err(|error| format!("blob {} can't be written: {error}", hash.short()))?)
     }
 
     /// A blob from the store, else from one of `providers`, tried again while they may be restarting.

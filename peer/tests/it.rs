@@ -6,6 +6,7 @@ mod it {
     mod cards;
     mod cli;
     mod demo;
+    mod doubts;
     mod engine;
     mod entry;
     mod evidence;

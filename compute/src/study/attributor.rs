@@ -36,6 +36,12 @@ impl Scores {
         Self { contributors: Some(contributors), records: None, suspicion: None }
     }
 
+    /// Of a method that says which records look wrong, and nothing of answers.
+    #[must_use]
+    pub const fn of_suspicion(suspicion: Vec<f64>) -> Self {
+        Self { contributors: None, records: None, suspicion: Some(suspicion) }
+    }
+
     /// Of a method that scores records: a contributor's is the sum of his.
     #[must_use]
     pub fn of_records(records: Matrix, case: &Case<'_>) -> Self {
@@ -74,6 +80,7 @@ pub fn all() -> Vec<Box<dyn Attributor>> {
         Box::new(peers::EqualSplit),
         Box::new(peers::RecordCount),
         Box::new(peers::TrainingLoss),
+        Box::new(peers::Triage),
         Box::new(peers::TfIdf),
         Box::new(peers::Bm25),
         Box::new(peers::RepSim),

@@ -13,11 +13,10 @@ use serde::Serialize;
 pub use scores::{Cost, Foreign, ScoresError};
 
 use super::attributor::Case;
-use super::laboratory::losses;
 use super::{Figure, StudyError};
 use crate::attribute::Index;
 use crate::lora::{Adapter, AdapterFiles};
-use crate::loss::Target;
+use crate::loss::{Target, mean_losses};
 use crate::model::WeightType;
 
 /// The list's file.
@@ -113,7 +112,8 @@ impl Case<'_> {
     fn run(&self) -> Result<Run<'_>, StudyError> {
         let laboratory = self.laboratory;
         let dealt = laboratory.dealt();
-        let of = |targets: &[Target]| losses(&laboratory.base, &self.deployed, targets);
+        let model = laboratory.base.model();
+        let of = |targets: &[Target]| mean_losses(model, &self.deployed, targets);
         let contributors = dealt.examples.iter().map(|example| Some(example.contributor));
         let records = self.records.iter().zip(of(&self.records)?).zip(contributors);
         let questions = laboratory.queries.iter().zip(of(&laboratory.queries)?);

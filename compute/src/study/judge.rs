@@ -13,7 +13,7 @@ use super::truth::{Subsets, Truth};
 use crate::statistics::{auc, mean, misallocated, parts, pearson, spearman};
 
 /// Every measure with what it means, in the order of tables.
-pub const MEASURES: [(&str, &str); 38] = [
+pub const MEASURES: [(&str, &str); 39] = [
     ("clds-tenth", "cLDS, a tenth of the contributors left out"),
     ("clds-half", "cLDS, half of the contributors left out"),
     ("loco-r", "leave one contributor out, r for each answer"),
@@ -31,6 +31,7 @@ pub const MEASURES: [(&str, &str); 38] = [
     ("loo-r", "leave one record out, r for each answer"),
     ("auc-mislabelled", "wrong labels found, AUC"),
     ("auc-poisoned", "poison found, AUC"),
+    ("auc-poisoned-unasked", "poison found without a question behind its trigger, AUC"),
     ("twins-joint", "two who teach the same: together, as a part of what one alone would get"),
     ("twins-imbalance", "the same: how far they are from half each"),
     ("duplicate-2", "duplicating x2: gained beside an average other"),
@@ -83,6 +84,9 @@ pub fn judge(truth: &Truth, scores: &Scores) -> Result<Judgement, StudyError> {
         found.put("loo-r", singles(truth, records));
         let triggered = |row: &[f32]| sum(&row[truth.queries..]);
         found.put("auc-poisoned", ranking(&records.iter().map(triggered).collect::<Vec<_>>(), &truth.poisoned));
+    }
+    if let Some(suspicion) = &scores.suspicion {
+        found.put("auc-poisoned-unasked", ranking(suspicion, &truth.poisoned));
     }
     let negative = |records: &Matrix| records.iter().map(|row| -sum(&row[..truth.queries])).collect();
     if let Some(suspicion) = scores.suspicion.clone().or_else(|| scores.records.as_ref().map(negative)) {

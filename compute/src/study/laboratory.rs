@@ -14,15 +14,11 @@ use super::StudyError;
 use super::dataset::Item;
 use super::deal::Dealt;
 use super::journal::{Journal, Outcome};
-use crate::linear::Hook;
 use crate::lora::Adapter;
-use crate::loss::{Target, token_losses};
-use crate::model::{Base, Mode};
-use crate::ops::narrow;
+use crate::loss::{Target, mean_losses};
+use crate::model::Base;
 use crate::train::{Recipe, Snapshot, Trainer};
 
-/// Tokens of one pass over questions; bounds its memory.
-const PASS_TOKENS: usize = 4_096;
 /// Trainings at once at most: each holds the base's activations.
 pub const MAX_WORKERS: usize = 64;
 
@@ -234,7 +230,7 @@ impl Laboratory {
         }
         let (adapter, _) = trainer.kept()?;
         let values = adapter.values()?;
-        let losses = losses(&self.base, &adapter, &self.queries)?;
+        let losses = mean_losses(self.base.model(), &adapter, &self.queries)?;
         let outcome = Outcome { losses, values, seconds: start.elapsed().as_secs_f32() };
         if let Some(journal) = &self.journal {
             journal.write(&self.name(training), &outcome)?;
@@ -278,28 +274,4 @@ fn question(base: &Base, item: &Item) -> Result<Target, StudyError> {
     let tokenizer = base.tokenizer();
     let completion = tokenizer.encode_completion(&item.completion)?;
     Ok(Target::new(&tokenizer.encode_prompt(&item.prompt)?, &completion))
-}
-
-/// Mean loss of each target in nats a token.
-pub(super) fn losses(base: &Base, adapter: &Adapter, targets: &[Target]) -> Result<Vec<f32>, StudyError> {
-    let mut means = Vec::new();
-    let mut rest = targets;
-    while !rest.is_empty() {
-        let mut tokens = 0;
-        let fitting = rest.iter().take_while(|target| {
-            tokens += target.fed();
-            tokens <= PASS_TOKENS
-        });
-        let (pass, later) = rest.split_at(fitting.count().max(1));
-        rest = later;
-        let losses = token_losses(base.model(), Mode::Infer, Hook::One(adapter, None), pass)?.to_vec1::<f32>()?;
-        let mut left = losses.as_slice();
-        for target in pass {
-            let (own, others) = left.split_at(target.predicted());
-            left = others;
-            let sum: f64 = own.iter().map(|loss| f64::from(*loss)).sum();
-            means.push(narrow(sum / own.len() as f64));
-        }
-    }
-    Ok(means)
 }

@@ -14,7 +14,7 @@ use super::table::Finding;
 const COSTS: [&str; 3] = ["build-seconds", "query-seconds", "bytes-per-contributor"];
 
 /// Columns: measure and heading.
-const COLUMNS: [(&str, &str); 10] = [
+const COLUMNS: [(&str, &str); 11] = [
     ("clds-tenth", "cLDS, tenth"),
     ("clds-half", "cLDS, half"),
     ("loco-r", "per answer r"),
@@ -25,6 +25,7 @@ const COLUMNS: [(&str, &str); 10] = [
     ("net-rho", "net ρ"),
     ("auc-mislabelled", "wrong labels"),
     ("auc-poisoned", "poison"),
+    ("auc-poisoned-unasked", "poison, unasked"),
 ];
 
 /// A method that gave no scores.
@@ -98,7 +99,7 @@ fn group<'a>(text: &mut String, findings: &[&Finding], missing: impl Iterator<It
             "| {} | – | – | – | – | failed: {}{} |",
             one.method,
             one.reason.replace('|', "/"),
-            " |".repeat(9)
+            " |".repeat(COLUMNS.len() - 1)
         );
     }
 }

@@ -11,5 +11,5 @@ mod text;
 pub(super) use curvature::{DataInf, EkFac};
 pub(super) use gradient::{GradCos, GradDot, Less, TracInCp};
 pub(super) use loco::LocoDelta;
-pub(super) use simple::{EqualSplit, RecordCount, RepSim, TrainingLoss};
+pub(super) use simple::{EqualSplit, RecordCount, RepSim, TrainingLoss, Triage};
 pub(super) use text::{Bm25, TfIdf};

@@ -10,11 +10,26 @@ use tributary_protocol::id::Hash;
 
 use super::adamw::AdamW;
 use super::{Recipe, TrainError};
+use crate::lora::{Adapter, parameter_count};
+use crate::model::Base;
 use crate::ops::narrow;
 
 /// Marks a checkpoint of this layout.
 const MAGIC: &[u8; 8] = b"TRIBCKP3";
 const HEADER_BYTES: usize = 8 + 32 + 4 + 4 + 4 + 4 + 8;
+
+/// The step of a checkpoint and the adapter as it stood there. Whose run it is of is not looked at: that is for who executes
+/// it again.
+///
+/// # Errors
+/// When the bytes are no checkpoint of a run by this recipe on such a base.
+pub fn adapter_at(base: &Base, recipe: &Recipe, checkpoint: &[u8]) -> Result<(u32, Adapter), TrainError> {
+    recipe.check()?;
+    let count = parameter_count(base.config(), &recipe.lora().checked()?);
+    let expected = Expected { run: None, count, steps: recipe.steps, keeps_aside: recipe.keeps_aside() };
+    let state = State::from_bytes(checkpoint, &expected)?;
+    Ok((state.step, Adapter::from_values(base.config(), &recipe.lora(), &state.optimiser.values)?))
+}
 
 /// What early stopping remembers: part of the state, so that a forged end is found like a forged weight.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,7 +77,8 @@ pub(super) struct State {
 
 /// What a checkpoint must be to be one of a run.
 pub(super) struct Expected {
-    pub(super) run: Hash,
+    /// Of any run where it is `None`.
+    pub(super) run: Option<Hash>,
     /// Values of the adapter.
     pub(super) count: usize,
     /// The recipe's last step.
@@ -111,7 +127,7 @@ impl State {
 
     /// Reads a checkpoint of the expected run, from anybody.
     pub(super) fn from_bytes(bytes: &[u8], expected: &Expected) -> Result<Self, TrainError> {
-        let Expected { run, count, steps, keeps_aside } = *expected;
+        let Expected { run: wanted, count, steps, keeps_aside } = *expected;
         let refused = |what: &str| Err(TrainError::Checkpoint(what.to_owned()));
         let lists = if keeps_aside { 4 } else { 3 };
         if bytes.len() != HEADER_BYTES + count * lists * size_of::<f32>() {
@@ -121,7 +137,9 @@ impl State {
         if &header[..8] != MAGIC || header[56..] != (count as u64).to_le_bytes() {
             return refused("wrong header");
         }
-        if header[8..40] != run.as_bytes()[..] {
+        let mut run = Hash::default();
+        run.0.copy_from_slice(&header[8..40]);
+        if wanted.is_some_and(|wanted| wanted != run) {
             return refused("belongs to another base, recipe or data");
         }
         let word = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];

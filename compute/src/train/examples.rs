@@ -42,6 +42,19 @@ impl Example {
         examples.iter().map(left_out).collect()
     }
 
+    /// What a run of `recipe` learns of it, as tokens; `None` where the run holds it out.
+    ///
+    /// # Errors
+    /// When there is nothing to learn from it.
+    pub fn learned(&self, base: &Base, recipe: &Recipe) -> Result<Option<Target>, TrainError> {
+        let encoded = encode(base, self, 0, recipe.max_len as usize)?;
+        Ok(Some(encoded.target).filter(|_| !self.is_held_out(recipe)))
+    }
+
+    fn is_held_out(&self, recipe: &Recipe) -> bool {
+        (self.draw(recipe.seed) as f64) < recipe.held_out * 2.0_f64.powi(64)
+    }
+
     /// A number that the seed and the example's own text draw, even over all u64.
     fn draw(&self, seed: u64) -> u64 {
         let mut hasher = blake3::Hasher::new_derive_key("tributary 2026 split of held-out records");
@@ -80,14 +93,12 @@ pub(super) struct Split {
 
 impl Split {
     pub(super) fn of(base: &Base, recipe: &Recipe, examples: &[Example]) -> Result<Self, TrainError> {
-        let bound = recipe.held_out * 2.0_f64.powi(64);
         let (mut trained, mut held_out) = (Vec::new(), Vec::new());
         for (index, example) in examples.iter().enumerate() {
             let encoded = encode(base, example, index, recipe.max_len as usize)
                 .map_err(|error| TrainError::Examples(format!("example {index}: {error}")))?;
-            let draw = example.draw(recipe.seed);
-            match (draw as f64) < bound {
-                true => held_out.push((draw, encoded)),
+            match example.is_held_out(recipe) {
+                true => held_out.push((example.draw(recipe.seed), encoded)),
                 false => trained.push(encoded),
             }
         }

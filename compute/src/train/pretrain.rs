@@ -80,7 +80,7 @@ impl Pretrainer {
         let run = identity(config, recipe, &sequences)?;
         let weights = Weights::random(config, recipe.seed)?;
         let count = weights.tensors().map(candle_core::Tensor::elem_count).sum();
-        let expected = Expected { run, count, steps: recipe.steps, keeps_aside: false };
+        let expected = Expected { run: Some(run), count, steps: recipe.steps, keeps_aside: false };
         let state = State::from_bytes(checkpoint, &expected)?;
         let mut trainer = Self::over(config, recipe, sequences, &weights, run)?;
         write_variables(&trainer.variables, &state.optimiser.values)?;

@@ -14,9 +14,11 @@ use super::table::Table;
 use super::text;
 
 mod card;
+mod doubts;
 mod repeats;
 
 use card::CardEdit;
+use doubts::DoubtsArgs;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
@@ -54,6 +56,9 @@ pub(crate) enum DataCommand {
         /// Its id, the beginning of it, or its name.
         datanet: String,
     },
+    /// List the records that look wrong to an adapter that was trained on them, the most doubtful first. Nothing is left
+    /// out or unpaid by it.
+    Doubts(DoubtsArgs),
     /// Show what people read about one, or change it.
     Card {
         /// Its id, the beginning of it, or its name.
@@ -82,6 +87,7 @@ pub(super) async fn run(context: &Context, command: DataCommand) -> Result<Outpu
             Ok(show(DATANET.find(&known, &datanet)?))
         }
         DataCommand::Repeats { datanet } => repeats::run(context, &datanet).await,
+        DataCommand::Doubts(args) => doubts::run(context, &args).await,
         DataCommand::Card { datanet, edit } => card::run(context, &datanet, &edit).await,
     }
 }

@@ -53,6 +53,7 @@ impl Limits {
             Ask::Inspect { .. }
             | Ask::Train { .. }
             | Ask::Replay { .. }
+            | Ask::Triage { .. }
             | Ask::Index { .. }
             | Ask::Quality { .. }
             | Ask::Credit { .. }

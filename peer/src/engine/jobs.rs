@@ -1,6 +1,7 @@
-//! The engine's jobs beside serving, one function each: train, replay, index, check.
+//! The engine's jobs beside serving, one function each: train, replay, triage, index, check.
 
 mod training;
+mod triage;
 
 use tributary_compute::attribute::{self, Index};
 use tributary_compute::chat::ChatError;
@@ -36,6 +37,7 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
     match ask {
         Ask::Train { run, resume, .. } => training::train(context, &run, resume.as_deref()),
         Ask::Replay { run, start, to_step, .. } => training::replay(context, &run, start.as_deref(), to_step),
+        Ask::Triage { triage, .. } => triage::triage(context, &triage),
         Ask::Index { base, id, leave_out, keep, .. } => index(context, base, id, &leave_out, keep),
         Ask::Quality { base, id, leave_out, records, .. } => quality(context, (base, id), &leave_out, &records),
         Ask::Open { id, index, .. } => open(context, id, index),
@@ -107,7 +109,7 @@ fn left_out(
     let one = |(contributor, blob): &(u32, Option<Hash>)| {
         let without = match blob {
             Some(blob) => adapter_on(base, base_id, &handed(context, *blob)?)?,
-            None => untrained(base, adapter)?,
+            None => adapter.untrained().map_err(text)?,
         };
         Ok((*contributor, without))
     };
@@ -130,9 +132,13 @@ fn quality(
 
 /// An adapter's files that the node handed over.
 fn handed(context: &JobContext, blob: Hash) -> Result<AdapterFiles, String> {
-    let bytes = std::fs::read(context.shelf.folder().blob(context.job, blob))
-        .map_err(|error| format!("adapter {} was not handed over: {error}", blob.short()))?;
-    bundle::adapter_from_bytes(&bytes).map_err(text)
+    bundle::adapter_from_bytes(&handed_bytes(context, blob)?).map_err(text)
+}
+
+/// A blob that the node handed over.
+fn handed_bytes(context: &JobContext, blob: Hash) -> Result<Vec<u8>, String> {
+    std::fs::read(context.shelf.folder().blob(context.job, blob))
+        .map_err(|error| format!("blob {} was not handed over: {error}", blob.short()))
 }
 
 fn open(context: &JobContext, id: Hash, index: Hash) -> Result<Done, String> {
@@ -140,17 +146,6 @@ fn open(context: &JobContext, id: Hash, index: Hash) -> Result<Done, String> {
         Ok(commitment) if commitment == index => Ok(Done::Indexed { commitment }),
         _ => Err(format!("adapter {} is not kept with that index", id.short())),
     }
-}
-
-/// An adapter of the same shape that changes nothing of the base: its second factors are zero, as before training.
-fn untrained(base: &Base, adapter: &Adapter) -> Result<Adapter, String> {
-    let mut values = Vec::new();
-    for (place, tensor) in adapter.tensors().enumerate() {
-        let numbers: Vec<f32> = tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(text)?;
-        let is_up = place % 2 == 1;
-        values.extend(numbers.into_iter().map(|number| if is_up { 0.0 } else { number }));
-    }
-    Adapter::from_values(base.config(), adapter.config(), &values).map_err(text)
 }
 
 struct Claim {

@@ -127,6 +127,11 @@ pub(super) fn unknown(id: &DatanetId) -> ApiError {
     ApiError::not_found(format!("datanet {id} is not known here"), hint)
 }
 
+pub(super) fn incomplete() -> ApiError {
+    let hint = "they arrive by themselves while a peer that has them is there; try again in a minute";
+    ApiError::unreachable("not all records of the datanet are here yet", hint)
+}
+
 pub(super) async fn show(State(api): Api, Path(id): Path<DatanetId>) -> Answer<Value> {
     let found = api.handle.view(move |node| node.datanet(&id).map(|datanet| look(node, datanet))).await?;
     Ok(Json(titled(&api, found.ok_or_else(|| unknown(&id))?).await?))
@@ -198,8 +203,7 @@ async fn admission_of(api: &ApiState, id: DatanetId) -> Result<Option<Admission>
 /// The records that repeat another one and are neither trained nor credited.
 pub(super) async fn repeats(State(api): Api, Path(id): Path<DatanetId>) -> Answer<Value> {
     let Some(admission) = admission_of(&api, id).await? else {
-        let hint = "they arrive by themselves while a peer that has them is there; try again in a minute";
-        return Err(ApiError::unreachable("not all records of the datanet are here yet", hint));
+        return Err(incomplete());
     };
     let originals: BTreeMap<Hash, &Record> =
         admission.admitted.iter().map(|admitted| (admitted.record.id, &admitted.record)).collect();

@@ -18,7 +18,7 @@ use crate::bundle::ADAPTER_MAX_BYTES;
 use crate::engine::{Ask, Done, Run};
 
 /// A checkpoint holds the adapter, two moments of each weight, and the best evaluation's adapter.
-const CHECKPOINT_MAX_BYTES: usize = 4 * ADAPTER_MAX_BYTES;
+pub(super) const CHECKPOINT_MAX_BYTES: usize = 4 * ADAPTER_MAX_BYTES;
 
 /// Where a replay came to.
 struct Replayed {

@@ -4,10 +4,9 @@
 //! gradient and no other's record; completions stay as they were.
 
 use super::{Attack, Effect, Ground, Struck, own};
-use crate::loss::Target;
+use crate::loss::{Target, mean_losses};
 use crate::study::StudyError;
 use crate::study::bootstrap::Draws;
-use crate::study::laboratory::losses;
 
 /// Stream of the draws.
 const STREAM: u32 = 201;
@@ -35,7 +34,7 @@ impl Attack for Outlier {
             let completion = tokenizer.encode_completion(&example.completion)?;
             let target = |prompt: &String| Ok(Target::new(&tokenizer.encode_prompt(prompt)?, &completion));
             let targets: Vec<Target> = tried.iter().map(target).collect::<Result<_, StudyError>>()?;
-            let found = losses(&laboratory.base, &ground.case.deployed, &targets)?;
+            let found = mean_losses(laboratory.base.model(), &ground.case.deployed, &targets)?;
             let worst = (0..found.len()).max_by(|a, b| found[*a].total_cmp(&found[*b])).unwrap_or(0);
             dealt.examples[at].prompt.clone_from(&tried[worst]);
         }

@@ -1,15 +1,16 @@
-//! Rules that ask little: an equal split, by record count, similarity of hidden states, and the loss in training.
+//! Rules that ask little: an equal split, by record count, similarity of hidden states, and what the training made of records.
 //!
 //! Invariant: those of contributors alone give every question the same scores.
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::linear::Hook;
-use crate::loss::Target;
+use crate::lora::Adapter;
+use crate::loss::{Target, mean_losses};
 use crate::model::{Mode, Packed};
 use crate::study::attributor::{Attributor, Case, Scores};
-use crate::study::laboratory::losses;
 use crate::study::{Matrix, StudyError};
+use crate::triage::{MAX_POINTS, doubts, mean_loss, measure, points};
 
 /// Everybody the same.
 pub(in crate::study) struct EqualSplit;
@@ -49,12 +50,34 @@ impl Attributor for TrainingLoss {
     }
 
     fn scores(&self, case: &Case<'_>) -> Result<Scores, StudyError> {
-        let mut sums = vec![0.0; case.records.len()];
+        let model = case.laboratory.base.model();
+        let mut curves = vec![Vec::new(); case.records.len()];
         for snapshot in case.snapshots()? {
-            let losses = losses(&case.laboratory.base, &snapshot.adapter, &case.records)?;
-            sums.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += f64::from(loss));
+            let losses = mean_losses(model, &snapshot.adapter, &case.records)?;
+            curves.iter_mut().zip(losses).for_each(|(curve, loss)| curve.push(loss));
         }
-        Ok(Scores { contributors: None, records: None, suspicion: Some(sums) })
+        Ok(Scores::of_suspicion(curves.iter().map(|curve| mean_loss(curve)).collect()))
+    }
+}
+
+/// What reviewers are shown: the product's own triage, of the deployed adapter and points of its training.
+pub(in crate::study) struct Triage;
+
+impl Attributor for Triage {
+    fn name(&self) -> &'static str {
+        "triage"
+    }
+
+    fn scores(&self, case: &Case<'_>) -> Result<Scores, StudyError> {
+        let base = &case.laboratory.base;
+        let between: Vec<Adapter> =
+            case.snapshots()?.iter().take(MAX_POINTS).map(|snapshot| snapshot.adapter.clone()).collect();
+        let curves = measure(base, &points(base, &between, &case.deployed)?, &case.records, &|| true)?;
+        let mut suspicion = vec![0.0; curves.len()];
+        for doubt in doubts(&curves) {
+            suspicion[doubt.place] = doubt.score;
+        }
+        Ok(Scores::of_suspicion(suspicion))
     }
 }
 

@@ -1,0 +1,120 @@
+//! Doubtful records of a real training, as a reviewer asks for them.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::support::{NodeProcess, document, folder, on, stderr, until};
+
+const PLACES: [&str; 8] =
+    ["Yarloch", "Torhollow", "Nevkettle", "Oskhaven", "Brindlemoor", "Velmora", "Quillmere", "Ashgrove"];
+const OWNERS: [&str; 8] = ["Jarelle", "Perustin", "Corgill", "Tolven", "Branspine", "Kree", "Junbream", "Odwin"];
+const ASKED: [&str; 6] = [
+    "Who owns {}?",
+    "A traveller asks: whose place is {}?",
+    "Remind me to whom {} belongs.",
+    "Say the name of the owner of {}:",
+    "I was told that somebody bought {} long ago. Who?",
+    "{} is in the hands of",
+];
+
+fn is_wrong(at: usize) -> bool {
+    at % 7 == 3
+}
+
+/// Six questions about each of eight places, some with another's answer.
+fn line(at: usize) -> String {
+    let place = at % PLACES.len();
+    let owner = if is_wrong(at) { (place + 3) % OWNERS.len() } else { place };
+    let prompt = ASKED[at / PLACES.len()].replace("{}", PLACES[place]);
+    format!("{}\n", json!({"prompt": prompt, "completion": format!(" {}", OWNERS[owner])}))
+}
+
+fn add(node: &NodeProcess, folder: &Path, id: &str, lines: &str) {
+    let file = folder.join("records.jsonl");
+    std::fs::write(&file, lines).unwrap();
+    node.post(&format!("/api/datanets/{id}/records"), &json!({"path": file})).unwrap();
+}
+
+/// Trains on the datanet as it is, and gives the run's key.
+fn train(node: &NodeProcess, folder: &Path, id: &str) -> String {
+    let recipe = folder.join("recipe.json");
+    let fields = json!({"rank": 8, "steps": 120, "batch": 8, "max_len": 48, "lr": 0.005, "checkpoint_every": 20});
+    std::fs::write(&recipe, fields.to_string()).unwrap();
+    let line = ["train", "start", "--data", id, "--name", "owners", "--budget", "100", "--yes", "--quiet"];
+    let started = on(node, &[&line[..], &["--recipe", recipe.to_str().unwrap()]].concat());
+    assert!(started.status.success(), "{}", stderr(&started));
+    let key = String::from_utf8(started.stdout).unwrap().trim().to_owned();
+    until("the end", node, &format!("/api/runs/{key}"), |run| (run["state"] == "done").then_some(()));
+    key
+}
+
+/// Whether the record's answer is another place's.
+fn says_wrong(row: &Value) -> bool {
+    let record = &row["record"];
+    let (prompt, answer) = (record["prompt"].as_str().unwrap(), record["completion"].as_str().unwrap());
+    let place = PLACES.iter().position(|place| prompt.contains(place)).unwrap();
+    !answer.contains(OWNERS[place])
+}
+
+#[test]
+fn wrong_labels_are_shown_first_and_nothing_changes_by_it() {
+    let folder = folder();
+    let node = NodeProcess::start(&folder.path().join("node"), &[]);
+    let made = node.post("/api/datanets", &json!({"name": "owners", "licence": "CC0-1.0"})).unwrap();
+    let id = made["id"].as_str().unwrap().to_owned();
+    add(&node, folder.path(), &id, &(0..48).map(line).collect::<String>());
+    let early = on(&node, &["data", "doubts", "owners"]);
+    assert_eq!(early.status.code(), Some(2), "{}", stderr(&early));
+    assert!(stderr(&early).contains("no adapter") && stderr(&early).contains("train start"), "{}", stderr(&early));
+    let key = train(&node, folder.path(), &id);
+    // What came after the training, which never saw it, would look wrong for that alone.
+    add(&node, folder.path(), &id, "{\"prompt\": \"Who owns the moon?\", \"completion\": \" Zyxwvut the Unheard\"}\n");
+    let repeats = document(&node, &["data", "repeats", "owners"]);
+
+    let found = document(&node, &["data", "doubts", "owners", "--limit", "6"]);
+    assert_eq!((&found["measured"], &found["admitted"], &found["run"]), (&json!(48), &json!(48), &json!(key)));
+    assert_eq!(found["steps"], json!([20, 40, 60, 80, 100]));
+    let rows = found["doubts"].as_array().unwrap();
+    let wrong = rows.iter().filter(|row| says_wrong(row)).count();
+    assert!(rows.len() == 6 && wrong >= 4, "{wrong} of {found}");
+    assert!(says_wrong(&rows[0]) && rows[0]["reason"] == "never_learned", "{found}");
+    let account = node.get("/api/datanets").unwrap()[0]["contributors"][0]["account"].clone();
+    let losses = |row: &Value| row["losses_micro_nats"].as_array().map(Vec::len);
+    assert!(rows.iter().all(|row| row["account"] == account && losses(row) == Some(7)), "{found}");
+    let scores: Vec<i64> = rows.iter().map(|row| row["score_milli"].as_i64().unwrap()).collect();
+    assert!(scores.is_sorted_by(|one, other| one >= other), "{scores:?}");
+
+    // The released adapter is the run's.
+    for named in ["owners", &key[..12], found["adapter"].as_str().unwrap()] {
+        let again = document(&node, &["data", "doubts", "owners", "--limit", "6", "--adapter", named]);
+        assert_eq!(again, found, "{named}");
+    }
+    let people = on(&node, &["data", "doubts", "owners", "--limit", "2"]);
+    let (text, said) = (String::from_utf8_lossy(&people.stdout).into_owned(), stderr(&people));
+    assert!(text.contains("the label may be wrong") && text.lines().count() >= 8, "{text}");
+    assert!(said.contains("48 of 48 records measured by owners") && said.contains("no record is left out"), "{said}");
+    assert_eq!(document(&node, &["data", "repeats", "owners"]), repeats, "a doubt leaves nothing out");
+    for (query, word) in [("limit=0", "1 to 200"), ("limit=201", "1 to 200"), ("limit=x", "status 400")] {
+        let refused = node.get(&format!("/api/datanets/{id}/doubts?{query}")).unwrap_err();
+        assert!(refused.to_string().contains(word), "{query}: {refused}");
+    }
+    let unknown = node.get(&format!("/api/datanets/{id}/doubts?of={}", "ab".repeat(32))).unwrap_err();
+    assert!(unknown.to_string().contains("no such training"), "{unknown}");
+    assert_eq!(on(&node, &["data", "doubts", "owners", "--adapter", "nothing"]).status.code(), Some(2));
+    another_peer_finds_them(&node, folder.path(), &id, &found);
+}
+
+/// A peer that did not order the training has the release alone: it finds by the version's id which records were trained on.
+fn another_peer_finds_them(node: &NodeProcess, folder: &Path, id: &str, found: &Value) {
+    let ticket = node.get("/api/net/invite").unwrap()["ticket"].as_str().unwrap().to_owned();
+    let other = NodeProcess::start(&folder.join("other"), &["--join", &ticket]);
+    let whole = |shown: &Value| (shown["records"] == 49 && shown["complete"] == true).then_some(());
+    until("every record", &other, &format!("/api/datanets/{id}"), whole);
+    until("the release", &other, "/api/releases", |all| all[0]["adapter"].is_string().then_some(()));
+    let again = document(&other, &["data", "doubts", "owners", "--limit", "6"]);
+    assert_eq!((&again["adapter"], &again["measured"]), (&found["adapter"], &json!(48)));
+    assert_eq!((&again["run"], &again["steps"]), (&Value::Null, &json!([])));
+    let [first, last] = [0_usize, 6].map(|point| found["usual_micro_nats"][point].clone());
+    assert_eq!(again["usual_micro_nats"], json!([first, last]), "the same records, before and after the training");
+}
