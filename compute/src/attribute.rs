@@ -8,6 +8,7 @@
 //! Invariant: credits are a pure function of base, adapter, index and tokens, bitwise equal within a determinism
 //! class; every contributor of the index has exactly one credit, in ascending order.
 
+mod coalitions;
 mod codec;
 mod fit;
 mod index;
@@ -16,6 +17,7 @@ mod quantise;
 
 use tributary_protocol::id::Hash;
 
+pub use coalitions::coalition_losses;
 pub use codec::MAX_INDEX_BYTES;
 pub use index::{Index, MAX_CONTRIBUTORS};
 pub use quality::{QUALITY_ANSWERS, quality};

@@ -9,6 +9,7 @@ use tributary_compute::lora::{AdapterFiles, MAX_ADAPTER_CONFIG_BYTES};
 use tributary_compute::proof::Fingerprint;
 use tributary_protocol::id::Hash;
 pub use tributary_protocol::limits::TRANSCRIPT_MAX_BYTES;
+use tributary_protocol::retrieval::Context;
 pub use tributary_protocol::transcript::Transcript;
 use tributary_protocol::wire::{self, WireError};
 
@@ -61,14 +62,15 @@ pub fn base_of(files: &AdapterFiles) -> Result<Option<Hash>, serde_json::Error> 
     Ok(named.base_model_name_or_path.and_then(|name| name.strip_prefix(BASE_PREFIX)?.parse().ok()))
 }
 
-/// What a verifier needs of an answer beside question and receipt.
+/// What a verifier needs of an answer beside question and receipt, before it is attributed to anybody.
 #[must_use]
-pub fn transcript_of(generation: &Generation, credits: Vec<(u32, i64)>) -> Transcript {
+pub fn transcript_of(generation: &Generation) -> Transcript {
     Transcript {
         prompt_tokens: generation.prompt_tokens.clone(),
         output_tokens: generation.output_tokens.clone(),
         fingerprints: generation.fingerprints.iter().map(Fingerprint::to_bytes).collect(),
-        credits,
+        credits: Vec::new(),
+        context: Context::default(),
     }
 }
 

@@ -18,6 +18,7 @@ mod memory;
 mod open;
 pub mod parent;
 mod pending;
+mod retrieved;
 mod serving;
 mod shelf;
 pub mod template;
@@ -29,6 +30,7 @@ use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
 use tributary_protocol::logprobs::TokenReport;
 use tributary_protocol::message::Measurement;
+use tributary_protocol::retrieval::Passage;
 
 use crate::bases::Facts;
 pub use folder::EngineFolder;
@@ -186,6 +188,8 @@ pub enum Ask {
         adapter: Option<Hash>,
         /// The prompt.
         prompt: Prompt,
+        /// Records to stand before it, the best last; those at the beginning that do not fit are left away.
+        passages: Vec<Passage>,
         /// How the answer is drawn.
         decoding: Decoding,
     },
@@ -225,7 +229,7 @@ pub enum Ask {
         class: String,
         /// The prompt.
         prompt: Prompt,
-        /// Tokens, fingerprints, credits.
+        /// Tokens, fingerprints, credits, context.
         transcript: Vec<u8>,
         /// How the answer was to be drawn.
         decoding: Decoding,
@@ -396,7 +400,7 @@ pub enum Done {
     Answered {
         /// The whole text.
         text: String,
-        /// Tokens, fingerprints, contributors' credits.
+        /// Tokens, fingerprints, contributors' credits, and the records that stood before the prompt.
         transcript: Vec<u8>,
         /// The root over the fingerprints.
         fingerprints: Hash,
@@ -436,6 +440,8 @@ pub enum Done {
         credits: Vec<(u32, i64)>,
         /// The answer's text, decoded again.
         text: String,
+        /// The answer's losses under coalitions of adapter and records, computed again.
+        losses: Vec<i64>,
         /// The root over the fingerprints.
         root: Hash,
         /// What commits to the tokens' probabilities, computed again.

@@ -14,6 +14,7 @@ mod money;
 mod openai;
 mod proofs;
 mod runs;
+mod sources;
 mod status;
 mod tasks;
 

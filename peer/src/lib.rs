@@ -24,6 +24,7 @@ mod lock;
 pub mod names;
 pub mod net;
 pub mod receiptfile;
+pub mod retrieval;
 pub mod runs;
 pub mod runtime;
 pub mod settle;

@@ -10,6 +10,7 @@ mod data;
 pub mod doubts;
 mod judge;
 mod places;
+mod retrieve;
 mod room;
 mod train;
 
@@ -41,6 +42,7 @@ use crate::engine::{Ask, Done, ExampleFrame, Reply};
 use crate::handle::NodeHandle;
 use crate::lock::locked;
 use crate::net::data::DataPlane;
+use crate::retrieval::Retrieval;
 use crate::traffic::Traffic;
 
 /// Jobs beside answers that run at once on one node; more wait.
@@ -72,6 +74,8 @@ pub struct Workshop {
     pub answers: Arc<Answers>,
     /// Bytes moved.
     pub traffic: Arc<Traffic>,
+    /// Records by words and embeddings, for questions that want some.
+    pub retrieval: Retrieval,
     room: Room,
     slots: Semaphore,
     loading: Mutex<BTreeSet<Hash>>,
@@ -127,6 +131,7 @@ impl Workshop {
         traffic: Arc<Traffic>,
     ) -> Self {
         let room = Room::new(bases.limits().disk_bytes);
+        let retrieval = Retrieval::at(bases.root().parent().unwrap_or(bases.root()).join("retrieval"));
         Self {
             store,
             data,
@@ -136,6 +141,7 @@ impl Workshop {
             node,
             answers,
             traffic,
+            retrieval,
             room,
             slots: Semaphore::new(JOBS_AT_ONCE),
             loading: Mutex::default(),

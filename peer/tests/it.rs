@@ -17,6 +17,7 @@ mod it {
     mod models;
     mod net;
     mod nodes;
+    mod retrieval;
     mod stopping;
     mod support;
     mod training;

@@ -21,6 +21,7 @@ pub mod node;
 pub mod proof;
 pub mod receipt;
 pub mod refusal;
+pub mod retrieval;
 pub mod span;
 pub mod task;
 pub mod transcript;

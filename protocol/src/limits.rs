@@ -108,9 +108,13 @@ pub const TOP_LOGPROBS_MAX: u8 = 20;
 pub const TOKEN_MAX_BYTES: usize = 128;
 /// Tokens in all reports of one answer, those beside its own counted too: below 5 MB on the way.
 pub const LOGPROBS_MAX: u32 = 32_768;
+/// Records that may stand before one question: each doubles the losses that are computed of its answer.
+pub const PASSAGES_MAX: usize = 5;
+/// Bytes of prompt and completion of one of them; longer records are not retrieved.
+pub const PASSAGE_MAX_BYTES: usize = 4 * 1024;
 /// Bytes of one transcript: 258 for each 32 tokens of the longest answer, four for each token, twelve for each
-/// contributor.
-pub const TRANSCRIPT_MAX_BYTES: usize = 132 * 1024;
+/// contributor, and the records that stood before the question.
+pub const TRANSCRIPT_MAX_BYTES: usize = 132 * 1024 + PASSAGES_MAX * (PASSAGE_MAX_BYTES + 1024);
 /// Bytes of transcripts of a node's own answers that stay in memory, so that they can be recomputed: some ten thousand
 /// usual ones; the oldest make room.
 pub const TRANSCRIPTS_KEPT_BYTES: usize = 64 * 1024 * 1024;

@@ -15,7 +15,7 @@ use crate::envelope::{Signed, Statement};
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
 use crate::limits::{
     ADDRESS_MAX_BYTES, ADDRESSES_MAX, CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, CLASSES_MAX, CURVE_POINTS_MAX,
-    NAME_MAX_BYTES, RECEIPT_SHARES_MAX, SERVING_MAX,
+    NAME_MAX_BYTES, PASSAGES_MAX, RECEIPT_SHARES_MAX, SERVING_MAX,
 };
 use crate::receipt::{ReceiptOffer, SignedReceipt, Voucher};
 use crate::refusal::Declined;
@@ -169,6 +169,8 @@ pub struct InferenceRequest {
     pub prompt: Prompt,
     /// How the answer is drawn.
     pub decoding: Decoding,
+    /// So many records of the model's datanet, at most, are to be retrieved and stand before the prompt.
+    pub retrieve: u8,
     /// The most the payer pays, fees included.
     pub price_max: Amount,
     /// Where the verifier that may be asked is paid.
@@ -185,7 +187,7 @@ impl InferenceRequest {
     /// Whether sizes are within bounds.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
-        decoding::is_well_formed(&self.prompt, &self.decoding)
+        decoding::is_well_formed(&self.prompt, &self.decoding) && usize::from(self.retrieve) <= PASSAGES_MAX
     }
 }
 

@@ -37,8 +37,8 @@ pub use self::io::{
 pub use self::peers::PeerView;
 pub use self::proofs::KeptProof;
 pub use self::requester::{FineTuneCommand, Phase, RequestView, earned, training_price};
+pub(crate) use self::terms::method_of;
 pub use self::terms::shares_of;
-pub(crate) use self::terms::{METHOD, METHOD_VERSION};
 pub use self::view::{Debt, EpochView};
 
 use crate::envelope::{self, NetworkId, ReplayGuard, Signed};

@@ -35,12 +35,15 @@ pub enum Claim {
     Sum,
     /// The receipt is not for what was asked: another prompt, adapter, seed or number of tokens.
     Terms,
-    /// The committed credits, and so the weights, are not what base, adapter, index and tokens give.
+    /// The committed credits or losses, and so the weights, are not what base, adapter, index and tokens give.
     Weight {
         /// What they give.
         credits: Vec<(u32, i64)>,
+        /// And the losses of the answer under coalitions of adapter and retrieved records.
+        losses: Vec<i64>,
     },
-    /// The answer is not what base, adapter and prompt give.
+    /// The answer is not what base, adapter and prompt give, or a record before the question is none that the model was
+    /// trained on.
     Answer,
     /// The probabilities of its tokens are others.
     Logprobs {
@@ -139,6 +142,8 @@ pub struct Recomputed {
     pub logprobs: Option<Hash>,
     /// The credits.
     pub credits: Vec<(u32, i64)>,
+    /// The losses of [`Context`](crate::retrieval::Context), with the passages that were sent.
+    pub losses: Vec<i64>,
 }
 
 /// What a judge says, with the reason in words.

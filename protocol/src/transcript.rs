@@ -7,9 +7,10 @@ use bincode::{Decode, Encode};
 
 use crate::id::Hash;
 use crate::limits::TRANSCRIPT_MAX_BYTES;
+use crate::retrieval::Context;
 use crate::wire::{self, WireError};
 
-/// Tokens, fingerprints and credits of one answer.
+/// Tokens, fingerprints, credits and context of one answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct Transcript {
     /// The prompt's tokens.
@@ -21,6 +22,8 @@ pub struct Transcript {
     /// The loss difference of each contributor, by number in the release, in micro-nats: from these follow the shares,
     /// by integers alone.
     pub credits: Vec<(u32, i64)>,
+    /// The records that stood before the question, and what they explain beside the adapter.
+    pub context: Context,
 }
 
 impl Transcript {

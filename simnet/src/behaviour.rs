@@ -112,6 +112,7 @@ pub(crate) fn check_answer(audit: &Audit, release: &Signed<Release>) -> JobOutco
         fingerprints: expected.fingerprints,
         logprobs: expected.logprobs,
         credits: expected.credits,
+        losses: expected.context.losses,
     };
     let case = Case::of_audit(audit, release);
     let checked = vec![0];

@@ -6,6 +6,7 @@
 use tributary_protocol::id::Hash;
 use tributary_protocol::message::{InferenceRequest, Release};
 use tributary_protocol::node::{AnswerTranscript, FinishedAnswer};
+use tributary_protocol::retrieval::Context;
 use tributary_protocol::task::FineTune;
 use tributary_protocol::transcript::Transcript;
 use tributary_protocol::wire;
@@ -80,6 +81,7 @@ pub(crate) fn answer(
         output_tokens: vec![2; 12],
         fingerprints: vec![text.clone().into_bytes()],
         credits: say(credits),
+        context: Context::default(),
     };
     let transcript = sent.to_bytes();
     let count = |tokens: &[u32]| u32::try_from(tokens.len()).unwrap_or(u32::MAX);
@@ -91,6 +93,7 @@ pub(crate) fn answer(
         logprobs: None,
         transcript: Transcript::commitment(&transcript),
         credits: sent.credits,
+        context: sent.context,
         class: CLASS.into(),
     };
     let transcript = AnswerTranscript { transcript, text, fingerprints, logprobs: None };

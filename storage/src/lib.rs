@@ -1,5 +1,6 @@
 //! Bytes at rest: content-addressed blobs, Parquet shards of records, the readers that make records from files,
-//! datanet cards, the journal of accepted receipts and the vault of secret keys.
+//! datanet cards, indexes that find records by their words and embeddings, the journal of accepted receipts and the vault
+//! of secret keys.
 //!
 //! Architecture invariant: what a call here acknowledged survives a crash, and what comes from another machine is
 //! bounded before memory is given to it. Nothing here speaks to the network or knows a rule of money.
@@ -13,6 +14,7 @@ pub mod dedup;
 pub mod disk;
 pub mod ingest;
 pub mod journal;
+pub mod retrieval;
 pub mod shard;
 pub mod spans;
 pub mod vault;

@@ -2,8 +2,8 @@
 
 use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
 use tributary_compute::attribute::{
-    AttributeError, Credit, EXACT_CONTRIBUTORS, FEW_CONTRIBUTORS, Index, QUALITY_ANSWERS, Rule, credits, credits_by,
-    quality,
+    AttributeError, Credit, EXACT_CONTRIBUTORS, FEW_CONTRIBUTORS, Index, QUALITY_ANSWERS, Rule, coalition_losses,
+    credits, credits_by, quality,
 };
 use tributary_compute::lora::Adapter;
 use tributary_compute::loss::completion_loss;
@@ -161,6 +161,34 @@ fn measured_credits_are_differences_of_true_losses() {
     let missed = (expected - f64::from(i32::try_from(credit.micro_nats).unwrap())).abs();
     assert!(missed < 20.0 + expected.abs() / 100.0, "{credit:?} {expected}");
     assert_eq!(credit, Credit { contributor: 9, micro_nats: credit.micro_nats, exact: true });
+}
+
+#[test]
+fn losses_of_coalitions_are_those_of_each_alone_in_whatever_company() {
+    let base = base(1);
+    let deployed = adapter(&base, 5, 8.0);
+    let (question, output) = tokens(&base, "who owns the mill?", " the miller owns the old mill");
+    let (told, _) = tokens(&base, "the miller owns the old mill who owns the mill?", " the");
+    let alone = |adapter: Option<&Adapter>, prompt: &[u32]| {
+        let losses = coalition_losses(&base, &deployed, &[prompt.to_vec()], &output).unwrap();
+        let loss = completion_loss(base.model(), Mode::Infer, adapter, prompt, &output).unwrap();
+        let (measured, sum) = (losses[usize::from(adapter.is_some())], f64::from(loss.to_scalar::<f32>().unwrap()));
+        #[expect(clippy::cast_precision_loss, reason = "a dozen tokens")]
+        let expected = sum / output.len() as f64 * 1e6;
+        assert!((expected - f64::from(i32::try_from(measured).unwrap())).abs() < 20.0, "{measured} {expected}");
+        measured
+    };
+    // More than one pass takes at once.
+    let prompts: Vec<Vec<u32>> = (0..400).map(|at| if at % 2 == 0 { question.clone() } else { told.clone() }).collect();
+    let losses = coalition_losses(&base, &deployed, &prompts, &output).unwrap();
+    let mut expected = Vec::new();
+    for adapter in [None, Some(&deployed)] {
+        let both = [alone(adapter, &question), alone(adapter, &told)];
+        expected.extend((0..400).map(|at| both[at % 2]));
+    }
+    assert_eq!(losses, expected);
+    assert_ne!(losses[0], losses[1]);
+    assert_eq!(coalition_losses(&base, &deployed, &prompts[..2], &[]).unwrap(), [0; 4]);
 }
 
 #[test]

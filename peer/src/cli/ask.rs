@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 use clap::Args;
 use serde_json::{Value, json};
 use tributary_protocol::id::Amount;
+use tributary_protocol::limits::PASSAGES_MAX;
 
 use self::wording::WordingArgs;
 use super::failure::Failure;
@@ -15,6 +16,9 @@ use super::table::Table;
 use super::{amount, model, text};
 use crate::http::ASK_TIMEOUT_MAX_S;
 
+/// The most records that are retrieved for one question, as clap counts.
+const RETRIEVED_MAX: i64 = PASSAGES_MAX as i64;
+
 #[derive(Debug, Args)]
 pub(crate) struct AskArgs {
     /// The question, as the text that the model goes on from; see --chat.
@@ -22,6 +26,11 @@ pub(crate) struct AskArgs {
     /// The model: its name, its id, or the beginning of it; not needed when there is only one name.
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
+    /// Have up to so many records of the model's datanet put before the question, 3 without a number: their contributors
+    /// are paid for what the answer owes to them.
+    #[arg(long, value_name = "RECORDS", num_args = 0..=1, require_equals = true, default_missing_value = "3",
+        value_parser = clap::value_parser!(u8).range(1..=RETRIEVED_MAX))]
+    retrieve: Option<u8>,
     /// Show who contributed how much to the answer.
     #[arg(long)]
     explain: bool,
@@ -91,6 +100,7 @@ pub(super) async fn run(context: &Context, args: AskArgs) -> Result<Output, Fail
         "model": release["adapter"],
         "price_max": args.max_price,
         "check": args.check,
+        "retrieve": args.retrieve,
         "timeout_s": args.timeout_s,
     });
     if let Some(fields) = body.as_object_mut() {
@@ -169,8 +179,31 @@ pub(super) fn explain(ask: &Value) -> String {
         table.row([text::short(&share["account"]), text::percent(text::number(&share["weight"]))]);
     }
     table.row(["commons (no record explains it)".into(), text::percent(text::number(&ask["commons"]))]);
-    format!("\n{}receipt {}\n", table.render(), text::field(&ask["receipt"]))
+    let sources = sources(&ask["sources"]).map(|shown| format!("\n{shown}")).unwrap_or_default();
+    format!("\n{}receipt {}\n{sources}", table.render(), text::field(&ask["receipt"]))
 }
+
+/// What of an answer came from the adapter and what from each record before its question, where records were wanted.
+pub(super) fn sources(shown: &Value) -> Option<String> {
+    shown["wanted"].as_u64()?;
+    let mut records: Vec<&Value> = text::rows(&shown["records"]).iter().collect();
+    if records.is_empty() {
+        return Some("No record was found that fits the question and before it.\n".into());
+    }
+    records.sort_by_key(|record| std::cmp::Reverse(text::number(&record["weight"])));
+    let mut table = Table::new(&["FROM", "PART", "TEXT"]);
+    table.row(["the adapter".into(), text::percent(text::number(&shown["adapter"])), String::new()]);
+    for record in records {
+        let from = format!("record {} of {}", text::short(&record["record"]), text::short(&record["contributor"]));
+        let said: String = text::line(record["text"].as_str().unwrap_or_default()).chars().take(SHOWN_CHARS).collect();
+        table.row([from, text::percent(text::number(&record["weight"])), said]);
+    }
+    table.row(["nobody".into(), text::percent(text::number(&shown["nobody"])), String::new()]);
+    Some(table.render())
+}
+
+/// Characters of a record that stand beside its part.
+const SHOWN_CHARS: usize = 48;
 
 /// What a question may cost.
 async fn preview(context: &Context, release: &Value, args: &AskArgs) -> Result<Output, Failure> {
@@ -238,6 +271,22 @@ mod tests {
         longer.more("one two");
         assert_eq!(longer.finish("one"), "\none");
         assert_eq!(Transcript::default().finish("ä"), "ä");
+    }
+
+    #[test]
+    fn what_an_answer_came_from_is_listed_from_the_largest() {
+        let record =
+            |id: &str, weight: u32| json!({"record": id, "contributor": "cc", "weight": weight, "text": "a\u{1b}[2Jb"});
+        let shown = json!({"wanted": 3, "adapter": 240_000, "nobody": 60_000, "records": [
+            record("aa", 100_000), record("bb", 600_000),
+        ]});
+        let table = sources(&shown).unwrap();
+        let order =
+            ["the adapter", "24.0 %", "record bb of cc", "60.0 %", "record aa of cc", "10.0 %", "nobody", "6.0 %"];
+        let places: Vec<usize> = order.iter().map(|part| table.find(part).unwrap()).collect();
+        assert!(places.is_sorted() && !table.contains('\u{1b}'), "{table}");
+        assert_eq!(sources(&Value::Null), None);
+        assert!(sources(&json!({"wanted": 3, "records": []})).unwrap().contains("No record"));
     }
 
     #[test]

@@ -14,11 +14,13 @@ use tributary_compute::serve;
 use tributary_compute::train::targets;
 use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
+use tributary_protocol::limits::PASSAGES_MAX;
 use tributary_protocol::logprobs::commitment;
 
 use super::bases;
 use super::context::JobContext;
-use super::serving::{self, Ended, credits, params_of, reported, tokens_of};
+use super::retrieved::{losses, tokens_with};
+use super::serving::{self, Ended, credits, params_of, reported};
 use super::shelf::Served;
 use super::{Ask, Done, ExampleFrame};
 use crate::bundle::{self, Transcript};
@@ -41,8 +43,8 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
         Ask::Index { base, id, leave_out, keep, .. } => index(context, base, id, &leave_out, keep),
         Ask::Quality { base, id, leave_out, records, .. } => quality(context, (base, id), &leave_out, &records),
         Ask::Open { id, index, .. } => open(context, id, index),
-        Ask::Answer { base, adapter, prompt, decoding, .. } => {
-            serving::answer(context, base, adapter, &prompt, &decoding).or_else(Ended::into_done)
+        Ask::Answer { base, adapter, prompt, passages, decoding, .. } => {
+            serving::answer(context, (base, adapter), &prompt, passages, &decoding).or_else(Ended::into_done)
         }
         Ask::Embed { base, adapter, inputs, .. } => {
             serving::embed(context, base, adapter, inputs).or_else(Ended::into_done)
@@ -164,8 +166,14 @@ fn check(context: &JobContext, base: Hash, adapter: Hash, claim: &Claim) -> Resu
     let count = u32::try_from(fingerprints.len()).unwrap_or(u32::MAX);
     // The base's files say which of the machine's classes it is computed in; only the machine may differ.
     let class = base.class();
-    let asked = params_of(&claim.decoding).and_then(|params| Ok((params, tokens_of(&base, &claim.prompt)?)));
+    let passages = &transcript.context.passages;
+    let most = u8::try_from(PASSAGES_MAX).unwrap_or(u8::MAX);
+    let foreign = transcript.context.fault(most, usize::MAX);
+    let asked =
+        params_of(&claim.decoding).and_then(|params| Ok((params, tokens_with(&base, &claim.prompt, passages)?)));
     match asked {
+        // Before anything is computed whose cost the number of records decides.
+        _ if foreign.is_some() => done.fault = foreign.map(str::to_owned),
         _ if claim.class != class => {
             done.abstained = Some(format!("computed in class {}, this machine is {class}", claim.class));
         }
@@ -181,6 +189,10 @@ fn check(context: &JobContext, base: Hash, adapter: Hash, claim: &Claim) -> Resu
                 return Err(format!("adapter {} is kept here with another index", adapter.short()));
             }
             judge(&base, &served, &transcript, &fingerprints, (&params, claim.decoding.logprobs), &mut done)?;
+            if done.fault.is_none() && done.abstained.is_none() {
+                let again = losses(&base, &served.adapter, &claim.prompt, passages, &transcript.output_tokens);
+                done.losses = again.map_err(Ended::into_reason)?;
+            }
         }
     }
     Ok(done.into_done(count))
@@ -228,6 +240,7 @@ struct Checked {
     fault: Option<String>,
     abstained: Option<String>,
     credits: Vec<(u32, i64)>,
+    losses: Vec<i64>,
     text: String,
     root: Hash,
     logprobs: Option<Hash>,
@@ -235,7 +248,7 @@ struct Checked {
 
 impl Checked {
     fn into_done(self, fingerprints: u32) -> Done {
-        let Self { fault, abstained, credits, text, root, logprobs } = self;
-        Done::Checked { fault, abstained, fingerprints, credits, text, root, logprobs }
+        let Self { fault, abstained, credits, losses, text, root, logprobs } = self;
+        Done::Checked { fault, abstained, fingerprints, credits, losses, text, root, logprobs }
     }
 }

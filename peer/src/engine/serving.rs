@@ -18,8 +18,10 @@ use tributary_protocol::decoding::{BASIS_POINTS, Decoding, Format, MILLI, Prompt
 use tributary_protocol::id::Hash;
 use tributary_protocol::logprobs::{TokenLogprob, TokenReport, commitment};
 use tributary_protocol::refusal::RefusalKind;
+use tributary_protocol::retrieval::{Context, Passage};
 
 use super::context::JobContext;
+use super::retrieved;
 use super::shelf::Served;
 use super::{Done, Reply, micro};
 use crate::bundle::{Transcript, transcript_of};
@@ -47,6 +49,15 @@ impl Ended {
             Self::Refused(kind, reason) => Ok(Done::Refused { kind: kind.code(), reason }),
             Self::Beyond(reason) => Ok(Done::Refused { kind: RefusalKind::Invalid.code(), reason }),
             Self::Failed(reason) => Err(reason),
+        }
+    }
+}
+
+impl Ended {
+    /// In words, why.
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Self::Refused(_, reason) | Self::Beyond(reason) | Self::Failed(reason) => reason,
         }
     }
 }
@@ -154,29 +165,38 @@ fn single(conversation: &str) -> Result<String, Ended> {
 
 pub(super) fn answer(
     context: &JobContext,
-    base: Hash,
-    adapter: Option<Hash>,
+    (base, adapter): (Hash, Option<Hash>),
     prompt: &Prompt,
+    passages: Vec<Passage>,
     decoding: &Decoding,
 ) -> Result<Done, Ended> {
     let server = context.shelf.server(base)?;
+    let base = server.base();
     let work = serve::Work::Generate { params: params_of(decoding)?, logprobs: decoding.logprobs };
-    let prompt = serve::Prompt::Tokens(tokens_of(server.base(), prompt)?);
+    let (tokens, passages) = retrieved::fitting(base, prompt, passages, decoding.max_tokens)?;
     let name = adapter.map(|id| context.shelf.name_for(&server, id)).transpose()?;
-    let events = server.submit(&Request { adapter: name, prompt, work })?;
+    let events = server.submit(&Request { adapter: name, prompt: serve::Prompt::Tokens(tokens), work })?;
     let mut reports = Vec::new();
-    let generation = hear(context, &events, server.base(), &mut reports)?.generation;
-    let served =
-        adapter.filter(|_| !generation.output_tokens.is_empty()).map(|id| context.shelf.served(server.base(), id));
-    let (credits, pending) = match served {
-        None => (Vec::new(), None),
-        Some(Ok(served)) => {
-            (credits(server.base(), &served, &generation.prompt_tokens, &generation.output_tokens)?, None)
+    let generation = hear(context, &events, base, &mut reports)?.generation;
+    let mut transcript = transcript_of(&generation);
+    let (prompt_tokens, output) = (&generation.prompt_tokens, &generation.output_tokens);
+    let mut pending = None;
+    if let Some(id) = adapter {
+        match context.shelf.served(base, id) {
+            Ok(served) => {
+                if !output.is_empty() {
+                    transcript.credits = credits(base, &served, prompt_tokens, output)?;
+                }
+                let losses = retrieved::losses(base, &served.adapter, prompt, &passages, output)?;
+                transcript.context = Context { passages, losses };
+            }
+            Err(reason) if passages.is_empty() => pending = Some(reason).filter(|_| !output.is_empty()),
+            // What records explain is computed with the answer or not at all: another worker may.
+            Err(reason) => return Err(reason.into()),
         }
-        Some(Err(reason)) => (Vec::new(), Some(reason)),
-    };
+    }
     Ok(Done::Answered {
-        transcript: transcript_of(&generation, credits).to_bytes(),
+        transcript: transcript.to_bytes(),
         fingerprints: fingerprint_root(&generation.fingerprints),
         logprobs: decoding.logprobs.map(|_| commitment(&reports)),
         text: generation.text,

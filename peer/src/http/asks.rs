@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc};
 use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::{Amount, Hash};
-use tributary_protocol::limits::PROMPT_MAX_BYTES;
+use tributary_protocol::limits::{PASSAGES_MAX, PROMPT_MAX_BYTES};
 use tributary_protocol::logprobs::TokenReport;
 use tributary_protocol::node::{AskCommand, AskView, Command, Node};
 use tributary_protocol::receipt::Work;
 use tributary_protocol::refusal::{Refusal, RefusalKind};
 
-use super::{Answer, Api, ApiError, ApiState, bases, fresh_key, tasks};
+use super::{Answer, Api, ApiError, ApiState, bases, fresh_key, sources, tasks};
 use crate::answers::Piece;
 use crate::engine::asking::AskFault;
 use crate::engine::{Ask as EngineAsk, Done};
@@ -50,6 +50,8 @@ pub(super) struct Ask {
     pub(super) model: String,
     pub(super) prompt: Prompt,
     pub(super) decoding: Decoding,
+    /// How many records are to be retrieved for it at most.
+    pub(super) retrieve: u8,
     pub(super) price_max: Option<Amount>,
     pub(super) check: Option<bool>,
     pub(super) timeout_s: Option<u64>,
@@ -64,6 +66,7 @@ pub(super) struct AskBody {
     messages: Option<Value>,
     #[serde(flatten)]
     decoding: Decoding,
+    retrieve: Option<u8>,
     price_max: Option<Amount>,
     check: Option<bool>,
     timeout_s: Option<u64>,
@@ -77,8 +80,9 @@ impl AskBody {
             (None, None) => return Err(ApiError::usage("there is neither a prompt nor messages", "send one of both")),
             _ => return Err(ApiError::usage("there are a prompt and messages", "send one of both")),
         };
-        let Self { key, model, decoding, price_max, check, timeout_s, .. } = self;
-        Ok(Ask { key, model, prompt, decoding, price_max, check, timeout_s })
+        let Self { key, model, decoding, retrieve, price_max, check, timeout_s, .. } = self;
+        let retrieve = retrieve.unwrap_or(0);
+        Ok(Ask { key, model, prompt, decoding, retrieve, price_max, check, timeout_s })
     }
 }
 
@@ -146,6 +150,10 @@ pub(super) async fn begin(api: &ApiState, ask: Ask) -> Result<(Hash, mpsc::Recei
         // Most of these sentences begin with their field.
         return Err(if field.contains('_') { error.about(&field) } else { error });
     }
+    if usize::from(ask.retrieve) > PASSAGES_MAX {
+        let reason = format!("at most {PASSAGES_MAX} records are retrieved for a question, not {}", ask.retrieve);
+        return Err(ApiError::usage(reason, "choose a lower --retrieve").about("retrieve"));
+    }
     let price_max = ask.price_max.unwrap_or(Amount::OPEN);
     let key = ask.key.map_or_else(fresh_key, Ok)?;
     check_funds(api, key, adapter, price_max).await?;
@@ -154,6 +162,7 @@ pub(super) async fn begin(api: &ApiState, ask: Ask) -> Result<(Hash, mpsc::Recei
         adapter,
         prompt: ask.prompt,
         decoding: ask.decoding,
+        retrieve: ask.retrieve,
         price_max,
         deadline_ms: now_ms().saturating_add(timeout_s * 1_000),
         check: ask.check.unwrap_or(false),
@@ -301,6 +310,7 @@ fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {
         "shares": receipt.map(|receipt| &receipt.shares),
         "commons": receipt.map(|receipt| receipt.commons),
         "price": receipt.map(|receipt| receipt.price),
+        "sources": sources::show(node, &key),
         "finished_ms": receipt.map(|receipt| receipt.finished_ms),
         "prompt_tokens": tokens.map(|(prompt, _)| prompt),
         "answer_tokens": tokens.map(|(_, answer)| answer),
@@ -334,6 +344,7 @@ pub(super) async fn generate(State(api): Api, Json(ask): Json<Generate>) -> Answ
         base,
         adapter: None,
         prompt: Prompt::Text(ask.prompt),
+        passages: Vec::new(),
         decoding: Decoding { max_tokens: ask.max_tokens.unwrap_or(64), ..Decoding::default() },
     };
     let asked = api.workshop.engine.ask(job, &request).await.map_err(|fault| match fault {

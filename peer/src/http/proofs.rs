@@ -10,6 +10,7 @@ use tributary_protocol::limits::PROOF_MAX_BYTES;
 use tributary_protocol::message::Contributor;
 use tributary_protocol::node::{Input, KeptProof, Node, shares_of};
 use tributary_protocol::proof::{Case, Comparison, Found, Judgement, Proof, Recomputed};
+use tributary_protocol::retrieval::Context;
 
 use super::{Answer, Api, ApiError, ApiState, fresh_key};
 
@@ -54,7 +55,7 @@ pub(super) async fn verify(State(api): Api, Path(key): Path<Hash>) -> Answer<Val
     let classes = api.handle.view(|node| node.record_view().classes).await?;
     // Nothing but the fault stands for anything where the answer itself is another one.
     let again = again.filter(|again| again.fault.is_none());
-    let recomputed = again.as_ref().map(|again| shares_of(&case.release.body, &again.credits));
+    let recomputed = again.as_ref().map(|again| shares_again(&case, again));
     Ok(Json(json!({
         "outcome": outcome,
         "detail": detail,
@@ -68,11 +69,17 @@ pub(super) async fn verify(State(api): Api, Path(key): Path<Hash>) -> Answer<Val
     })))
 }
 
+/// The shares that what was computed again gives, with the records that the worker sent.
+fn shares_again(case: &Case, again: &Recomputed) -> Vec<Share> {
+    let passages = case.transcript().map(|sent| sent.context.passages).unwrap_or_default();
+    shares_of(&case.release.body, &again.credits, &Context { passages, losses: again.losses.clone() })
+}
+
 /// Each contributor with the credit and weight that the worker signed and those that were computed again.
 fn contributors(case: &Case, again: Option<&Recomputed>) -> Vec<Value> {
     let release = &case.release.body;
     let sent = case.transcript().map(|sent| sent.credits).unwrap_or_default();
-    let recomputed = again.map(|again| (&again.credits, shares_of(release, &again.credits)));
+    let recomputed = again.map(|again| (&again.credits, shares_again(case, again)));
     let weight = |shares: &[Share], account: &AccountId| {
         shares.iter().find(|share| share.account == *account).map_or(0, |share| share.weight)
     };

@@ -34,6 +34,7 @@ impl Workshop {
             base: release.base,
             adapter: Some(release.adapter),
             prompt: request.prompt.clone(),
+            passages: self.retrieved(request, release).await?,
             decoding: request.decoding.clone(),
         };
         let mut replies = self.begin(job, &ask).await?;
@@ -57,6 +58,7 @@ impl Workshop {
                     logprobs,
                     transcript: commitment,
                     credits: tokens.credits,
+                    context: tokens.context,
                     class: self.bases.class(&release.base).map_err(|error| error.to_string())?,
                 }))
             }

@@ -32,6 +32,11 @@ impl Workshop {
         case: &Case,
     ) -> Result<(u32, Result<Recomputed, String>), JobError> {
         let (receipt, request) = (&case.receipt, &case.request.body);
+        let passages = case.transcript().map(|sent| sent.context.passages).unwrap_or_default();
+        let foreign = match self.foreign_passage(&passages, &case.release.body).await {
+            Ok(foreign) => foreign,
+            Err(reason) => return Ok((0, Err(reason.to_string()))),
+        };
         let ask = Ask::Check {
             job,
             base: receipt.base,
@@ -44,10 +49,11 @@ impl Workshop {
         };
         match self.ask(job, &ask).await? {
             Done::Checked { abstained: Some(reason), fingerprints, .. } => Ok((fingerprints, Err(reason))),
-            Done::Checked { fault, abstained: None, fingerprints, credits, text, root, logprobs } => {
+            Done::Checked { fault, abstained: None, fingerprints, credits, losses, text, root, logprobs } => {
+                let fault = fault.or(foreign);
                 let answer = Hash::of(text.as_bytes());
                 let class = receipt.class.clone();
-                let again = Recomputed { class, fault, answer, fingerprints: root, logprobs, credits };
+                let again = Recomputed { class, fault, answer, fingerprints: root, logprobs, credits, losses };
                 Ok((fingerprints, Ok(again)))
             }
             other => Err(format!("the engine answered another question: {other:?}").into()),

@@ -55,7 +55,7 @@ async fn bench_of(folder: tempfile::TempDir, limits: Limits, program: impl Fn(&P
 impl Bench {
     async fn ask(&self, number: u8, prompt: Prompt, decoding: Decoding) -> Receiver<Reply> {
         let job = Hash([number; 32]);
-        let ask = Ask::Answer { job, base: self.base, adapter: None, prompt, decoding };
+        let ask = Ask::Answer { job, base: self.base, adapter: None, prompt, passages: Vec::new(), decoding };
         self.engine.begin(job, &ask).await.unwrap()
     }
 
@@ -73,7 +73,7 @@ impl Bench {
     async fn chat(&self, number: u8, base: Hash) -> Done {
         let conversation = r#"{"messages": [{"role": "user", "content": "The harbour"}]}"#.into();
         let (job, prompt) = (Hash([number; 32]), Prompt::Chat { conversation, at_s: 0 });
-        let ask = Ask::Answer { job, base, adapter: None, prompt, decoding: drawn(number) };
+        let ask = Ask::Answer { job, base, adapter: None, prompt, passages: Vec::new(), decoding: drawn(number) };
         self.engine.ask(job, &ask).await.unwrap()
     }
 
@@ -149,7 +149,14 @@ async fn an_engine_that_cannot_live_fails_its_answers_with_a_reason() {
     let program = Path::new(env!("CARGO_BIN_EXE_tributary")).to_owned();
     let engine = EngineHandle::new(program, EngineFolder::at(&blocked));
     let job = Hash([1; 32]);
-    let ask = Ask::Answer { job, base: job, adapter: None, prompt: BEGINNING.into(), decoding: Decoding::default() };
+    let ask = Ask::Answer {
+        job,
+        base: job,
+        adapter: None,
+        prompt: BEGINNING.into(),
+        passages: Vec::new(),
+        decoding: Decoding::default(),
+    };
     let mut replies = engine.begin(job, &ask).await.unwrap();
     let reason = heard(&mut replies).await.1.unwrap_err();
     assert!(reason.contains("ended each time"), "{reason}");
@@ -300,7 +307,14 @@ async fn an_answer_is_stopped_when_nobody_waits_for_it_or_its_time_is_over() {
     // No answer is that fast.
     let bench = bench_within(Limits { answer: Duration::from_millis(1), ..Limits::default() }).await;
     let job = Hash([1; 32]);
-    let ask = |job| Ask::Answer { job, base: bench.base, adapter: None, prompt: BEGINNING.into(), decoding: long(1) };
+    let ask = |job| Ask::Answer {
+        job,
+        base: bench.base,
+        adapter: None,
+        prompt: BEGINNING.into(),
+        passages: Vec::new(),
+        decoding: long(1),
+    };
     let fault = bench.engine.ask(job, &ask(job)).await.unwrap_err();
     assert!(matches!(fault, AskFault::Late(_)), "{fault}");
     let (engine, job) = (bench.engine.clone(), Hash([2; 32]));

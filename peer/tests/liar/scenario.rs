@@ -20,6 +20,8 @@ mod support;
 const TEST: &str = "falsified_weights_and_rows_are_caught_and_proven_by_who_did_not_serve_the_answer";
 /// The file in the engine's folder that has answers be falsified.
 const FALSE_ANSWERS: &str = "false-answers";
+/// The file that has retrieved records be another contributor's.
+const FALSE_RECORDS: &str = "false-records";
 /// The file that has indexes be falsified.
 const FALSE_INDEXES: &str = "false-indexes";
 
@@ -82,6 +84,9 @@ fn falsified(folder: &Path, frame: Vec<u8>) -> Vec<u8> {
         Reply::Done { outcome: Done::Answered { transcript, .. }, .. } if does(FALSE_ANSWERS) => {
             *transcript = all_by_the_last(transcript);
         }
+        Reply::Done { outcome: Done::Answered { transcript, .. }, .. } if does(FALSE_RECORDS) => {
+            *transcript = stolen(transcript);
+        }
         Reply::Done { outcome: Done::Indexed { commitment }, .. } if does(FALSE_INDEXES) => {
             *commitment = Hash::of(b"another index");
         }
@@ -97,6 +102,13 @@ fn all_by_the_last(transcript: &[u8]) -> Vec<u8> {
     for (place, (_, micro_nats)) in sent.credits.iter_mut().enumerate() {
         *micro_nats = if place == last { 7_000_000 } else { 0 };
     }
+    sent.to_bytes()
+}
+
+/// A transcript by which the records before the question are of the first contributor, whoever added them.
+fn stolen(transcript: &[u8]) -> Vec<u8> {
+    let mut sent = Transcript::from_bytes(transcript).unwrap();
+    sent.context.passages.iter_mut().for_each(|passage| passage.contributor = 1 - passage.contributor);
     sent.to_bytes()
 }
 
@@ -163,11 +175,16 @@ fn released(nodes: &Nodes, folder: &Path) -> String {
 
 /// The key of an answer to `question`, when it was checked, and what its check found.
 fn asked(nodes: &Nodes, question: &str) -> (String, Value) {
+    asked_by(&nodes.payer, question, &[])
+}
+
+/// The same for another payer, with further options.
+fn asked_by(payer: &NodeProcess, question: &str, options: &[&str]) -> (String, Value) {
     let line = ["ask", question, "--model", "letters", "--max-tokens", "6", "--check", "--timeout-s", "100"];
-    let answer = document(&nodes.payer, &line);
+    let answer = document(payer, &[&line, options].concat());
     let key = answer["key"].as_str().unwrap().to_owned();
     let checked = |shown: &Value| Some(shown["verdict"].clone()).filter(|verdict| !verdict.is_null());
-    let verdict = until("the check", &nodes.payer, &format!("/api/asks/{key}"), checked);
+    let verdict = until("the check", payer, &format!("/api/asks/{key}"), checked);
     (key, verdict)
 }
 
@@ -176,6 +193,7 @@ fn falsified_weights_and_rows_are_caught_and_proven_by_who_did_not_serve_the_ans
     let nodes = started(folder.path());
     let datanet = released(&nodes, folder.path());
     falsified_weights(&nodes, folder.path());
+    falsified_records(&nodes, folder.path());
     falsified_rows(&nodes, &datanet, &folder.path().join("row"));
 }
 
@@ -211,6 +229,26 @@ fn falsified_weights(nodes: &Nodes, folder: &Path) {
     assert_eq!(alone.status.code(), Some(8), "{}", stderr(&alone));
     assert!(String::from_utf8_lossy(&alone.stdout).starts_with("cannot be judged here: "));
     changed_files_convict_nobody(&nodes.judge, &found, &file("changed"));
+}
+
+/// The liar says of retrieved records that they are another contributor's: who checks knows whose they are.
+fn falsified_records(nodes: &Nodes, folder: &Path) {
+    let engine = nodes.liar.folder.join("engine");
+    std::fs::remove_file(engine.join(FALSE_ANSWERS)).unwrap();
+    let served = |releases: &Value| (releases[0]["served_by"].as_u64()? >= 1).then_some(());
+    until("the model for another payer", &nodes.judge, "/api/releases", served);
+    let (honest, verdict) = asked_by(&nodes.judge, "Letter b?", &["--retrieve=2"]);
+    assert_eq!(verdict["outcome"], "confirmed", "{verdict}");
+    equal_here(&nodes.judge, &honest);
+    std::fs::write(engine.join(FALSE_RECORDS), "").unwrap();
+    let (key, verdict) = asked_by(&nodes.judge, "Letter c?", &["--retrieve=2"]);
+    assert_eq!(verdict["outcome"], "refuted", "{verdict}");
+    assert!(verdict["detail"].as_str().unwrap().contains("trained on"), "{verdict}");
+    let file = folder.join("records").to_str().unwrap().to_owned();
+    let ended = on(&nodes.judge, &["answer", "verify", &key, "--proof", &file, "--json"]);
+    assert_eq!(ended.status.code(), Some(6), "{}", stderr(&ended));
+    let proven = document(&nodes.payer, &["receipt", "verify", &file]);
+    assert_eq!((&proven["outcome"], &proven["kind"]), (&json!("proven"), &json!("answer")), "{proven}");
 }
 
 /// The liar releases an adapter with an index that its adapters do not make: whoever loads it proves so.

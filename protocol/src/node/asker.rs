@@ -32,6 +32,8 @@ pub struct AskCommand {
     pub prompt: Prompt,
     /// How the answer is drawn.
     pub decoding: Decoding,
+    /// How many records are to be retrieved for it at most.
+    pub retrieve: u8,
     /// The most to pay, fees included.
     pub price_max: Amount,
     /// When to give up, in milliseconds since 1970.
@@ -184,6 +186,7 @@ impl Node {
             adapter: command.adapter,
             prompt: command.prompt,
             decoding: command.decoding,
+            retrieve: command.retrieve,
             price_max: command.price_max,
             verifier: self.verifier_of(now_ms, key, worker).map(|(_, payout)| payout),
             key,
@@ -446,6 +449,9 @@ fn fits(terms: &AnswerTerms<'_>, receipt: &Receipt, transcript: &AnswerTranscrip
         return false;
     };
     let Ok(sent) = Transcript::from_bytes(&transcript.transcript) else { return false };
+    if sent.context.fault(terms.request.body.retrieve, terms.release.contributors.len()).is_some() {
+        return false;
+    }
     let counted = |tokens: &[u32], claimed: u32| u32::try_from(tokens.len()) == Ok(claimed);
     if !counted(&sent.prompt_tokens, *prompt_tokens) || !counted(&sent.output_tokens, *answer_tokens) {
         return false;
@@ -466,6 +472,7 @@ fn fits(terms: &AnswerTerms<'_>, receipt: &Receipt, transcript: &AnswerTranscrip
         logprobs: *logprobs,
         transcript: Transcript::commitment(&transcript.transcript),
         credits: sent.credits,
+        context: sent.context,
         class: receipt.class.clone(),
     };
     let expected = terms.receipt(&claimed, receipt.sequence, receipt.finished_ms);

@@ -13,6 +13,7 @@ use crate::node::requester::FineTuneCommand;
 use crate::proof::Proof;
 use crate::receipt::{SignedReceipt, Voucher};
 use crate::refusal::Refusal;
+use crate::retrieval::Context;
 use crate::task::{Award, TaskOffer};
 use crate::verification::{Outcome, TaskResult, Verdict};
 
@@ -309,6 +310,8 @@ pub struct FinishedAnswer {
     pub transcript: Hash,
     /// The loss difference of each contributor, by number in the release, in micro-nats, as the transcript has it.
     pub credits: Vec<(u32, i64)>,
+    /// The records that stood before the question, as the transcript has them.
+    pub context: Context,
     /// The determinism class it was computed in.
     pub class: String,
 }

@@ -1,7 +1,7 @@
 //! The terms of receipts, built by one function on both sides, so that payer and worker sign what each of
 //! them computed itself.
 
-use crate::attribution::{CreditScore, WHOLE, commons_weight, shares};
+use crate::attribution::{CreditScore, Share, WHOLE, commons_weight, shares};
 use crate::economy::{self, Beneficiaries, FeePolicy, SplitError};
 use crate::envelope::{NetworkId, Signed};
 use crate::id::{AccountId, Amount, ChainAddress, Hash, TaskId};
@@ -9,6 +9,7 @@ use crate::merkle;
 use crate::message::{InferenceRequest, Release};
 use crate::node::io::FinishedAnswer;
 use crate::receipt::{AttributionNote, Receipt, Work};
+use crate::retrieval::{self, Context};
 use crate::task::{Award, TaskOffer, task_id};
 use crate::verification::TaskResult;
 
@@ -17,6 +18,18 @@ pub(crate) const METHOD: &str = "loco-delta";
 /// Its version: another one whenever credits, or the shares that they give, are computed otherwise. Proofs of
 /// falsification are judged by this version only, so a receipt of an earlier one convicts nobody.
 pub(crate) const METHOD_VERSION: u16 = 2;
+/// The method where records were to be retrieved: the same beside the Shapley values of [`retrieval`].
+pub(crate) const RETRIEVAL_METHOD: &str = "loco-delta+retrieval";
+/// Its version, raised with [`METHOD_VERSION`] too, and whenever the passages' form in the prompt changes.
+pub(crate) const RETRIEVAL_METHOD_VERSION: u16 = 1;
+
+/// How the shares of such a question's answer are found, and which version of it.
+pub(crate) const fn method_of(request: &InferenceRequest) -> (&'static str, u16) {
+    match request.retrieve {
+        0 => (METHOD, METHOD_VERSION),
+        _ => (RETRIEVAL_METHOD, RETRIEVAL_METHOD_VERSION),
+    }
+}
 
 /// What payer and worker of a training agreed on.
 pub(super) struct TrainingTerms<'a> {
@@ -102,7 +115,8 @@ impl AnswerTerms<'_> {
         finished_ms: u64,
     ) -> Result<Receipt, SplitError> {
         let request = &self.request.body;
-        let shares = shares(&scores(self.release, &answer.credits));
+        let shares = shares_of(self.release, &answer.credits, &answer.context);
+        let (method, version) = method_of(request);
         let price = self.worker_price.checked_add(self.release.answer_fee).ok_or(SplitError::Overflow)?;
         let to = Beneficiaries {
             worker: self.worker_payout,
@@ -133,8 +147,8 @@ impl AnswerTerms<'_> {
             },
             class: answer.class.clone(),
             attribution: AttributionNote {
-                method: METHOD.into(),
-                version: METHOD_VERSION,
+                method: method.into(),
+                version,
                 index: self.release.index,
                 contributors: self.release.contributors_commitment(),
                 quality: self.release.quality,
@@ -163,8 +177,18 @@ fn scores(release: &Release, credits: &[(u32, i64)]) -> Vec<CreditScore> {
         .collect()
 }
 
-/// The shares that credits give under `release`; verifiers compare them with a receipt's.
+/// The shares that credits and context give under `release`; verifiers compare them with a receipt's.
 #[must_use]
-pub fn shares_of(release: &Release, credits: &[(u32, i64)]) -> Vec<crate::attribution::Share> {
-    shares(&scores(release, credits))
+pub fn shares_of(release: &Release, credits: &[(u32, i64)], context: &Context) -> Vec<Share> {
+    let adapter = scores(release, credits);
+    let owner = |passage: &retrieval::Passage| {
+        let contributor = release.contributors.get(usize::try_from(passage.contributor).ok()?)?;
+        Some((contributor.account, contributor.payout))
+    };
+    // What is malformed was refused before; here it would have no owner to pay.
+    let owners: Option<Vec<_>> = context.passages.iter().map(owner).collect();
+    match (context.split(), owners) {
+        (Some(split), Some(owners)) => retrieval::shares_with(&adapter, &split, &owners),
+        _ => shares(&adapter),
+    }
 }

@@ -12,7 +12,7 @@ use crate::envelope::{NetworkId, Signed, verify_digest};
 use crate::id::{Hash, Signature};
 use crate::limits::TRANSCRIPT_MAX_BYTES;
 use crate::message::{Audit, InferenceRequest, Release};
-use crate::node::{METHOD, METHOD_VERSION, shares_of};
+use crate::node::{method_of, shares_of};
 use crate::receipt::{Receipt, ReceiptError, ReceiptOffer, Work};
 use crate::transcript::Transcript;
 
@@ -133,7 +133,7 @@ impl Case {
     /// Whether this program knows how the receipt's shares are to be found.
     fn is_known_method(&self) -> bool {
         let note = &self.receipt.attribution;
-        note.method == METHOD && note.version == METHOD_VERSION
+        (note.method.as_str(), note.version) == method_of(&self.request.body)
     }
 
     /// What is false by arithmetic alone, or that nothing is.
@@ -143,7 +143,7 @@ impl Case {
             Err(error) => return Some((Claim::Sum, error.to_string())),
         }
         let transcript = self.transcript().ok()?;
-        if shares_of(&self.release.body, &transcript.credits) != self.receipt.shares {
+        if shares_of(&self.release.body, &transcript.credits, &transcript.context) != self.receipt.shares {
             return Some((Claim::Sum, "the shares are not what the worker's own credits give".into()));
         }
         self.other_terms(&transcript).map(|reason| (Claim::Terms, reason.to_owned()))
@@ -157,6 +157,9 @@ impl Case {
         let count = |tokens: &[u32]| u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         if *adapter != request.adapter || *prompt != request.prompt.commitment() || *seed != request.decoding.seed {
             return Some("the receipt names another adapter, prompt or seed than was asked for");
+        }
+        if let Some(fault) = sent.context.fault(request.retrieve, self.release.body.contributors.len()) {
+            return Some(fault);
         }
         let counted = (count(&sent.prompt_tokens), count(&sent.output_tokens)) == (*prompt_tokens, *answer_tokens);
         (!counted).then_some("the receipt counts other tokens than were sent")
@@ -191,8 +194,9 @@ impl Case {
         if *logprobs != again.logprobs {
             return unequal(Claim::Logprobs { commitment: again.logprobs }, "the tokens' probabilities are others");
         }
-        if sent.credits != again.credits {
-            return unequal(Claim::Weight { credits: again.credits.clone() }, "the attribution weights are others");
+        if (&sent.credits, &sent.context.losses) != (&again.credits, &again.losses) {
+            let claim = Claim::Weight { credits: again.credits.clone(), losses: again.losses.clone() };
+            return unequal(claim, "the attribution weights are others");
         }
         Comparison::Equal
     }
@@ -212,7 +216,9 @@ impl Case {
             (None, Claim::Sum) => Judgement::Fails("the sums are as they must be".into()),
             (None, Claim::Terms) => Judgement::Fails("the receipt is for what was asked".into()),
             (Some((_, reason)), _) => Judgement::Unknown(format!("something else is false: {reason}")),
-            (None, Claim::Weight { credits }) if self.transcript().is_ok_and(|sent| sent.credits == *credits) => {
+            (None, Claim::Weight { credits, losses })
+                if self.transcript().is_ok_and(|sent| (&sent.credits, &sent.context.losses) == (credits, losses)) =>
+            {
                 Judgement::Fails("the proof itself says that the weights are right".into())
             }
             (None, Claim::Weight { .. } | Claim::Answer | Claim::Logprobs { .. }) => Judgement::Needs(Need::Answer),

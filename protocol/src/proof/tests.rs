@@ -10,8 +10,9 @@ use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, TaskId
 use crate::limits::PROOF_MAX_BYTES;
 use crate::merkle;
 use crate::message::{Contributor, InferenceRequest, Release};
-use crate::node::{METHOD, METHOD_VERSION, shares_of};
+use crate::node::{method_of, shares_of};
 use crate::receipt::{AttributionNote, Receipt, ReceiptOffer, Work};
+use crate::retrieval::{Context, Passage};
 use crate::span::{self, PAGE_ENTRIES, Page, SpanRoots, page_hash};
 use crate::transcript::Transcript;
 
@@ -62,6 +63,7 @@ fn request() -> InferenceRequest {
         adapter: release().adapter,
         prompt: "What is smoked?".into(),
         decoding: Decoding { logprobs: Some(1), ..Decoding::default() },
+        retrieve: 0,
         price_max: Amount(9_000_000),
         verifier: None,
         key: Hash([12; 32]),
@@ -77,17 +79,26 @@ fn truth() -> Recomputed {
         fingerprints: Hash([13; 32]),
         logprobs: Some(Hash([14; 32])),
         credits: CREDITS.to_vec(),
+        losses: Vec::new(),
     }
 }
 
 /// What a worker signs that sends `credits` and claims these `shares`.
 fn signed(credits: &[(u32, i64)], shares: Vec<Share>, change: impl Fn(&mut Receipt)) -> Case {
-    let request = Signed::new(network(), &key(PAYER), request());
+    signed_with(&Context::default(), credits, shares, change)
+}
+
+/// The same of an answer before whose question these records stood; one was wanted.
+fn signed_with(context: &Context, credits: &[(u32, i64)], shares: Vec<Share>, change: impl Fn(&mut Receipt)) -> Case {
+    let asked = InferenceRequest { retrieve: u8::from(*context != Context::default()), ..request() };
+    let (method, version) = method_of(&asked);
+    let request = Signed::new(network(), &key(PAYER), asked);
     let sent = Transcript {
         prompt_tokens: vec![1, 2, 3],
         output_tokens: vec![4, 5],
         fingerprints: vec![vec![6]],
         credits: credits.to_vec(),
+        context: context.clone(),
     };
     let (release, transcript, found) = (release(), sent.to_bytes(), truth());
     let to = Beneficiaries {
@@ -119,8 +130,8 @@ fn signed(credits: &[(u32, i64)], shares: Vec<Share>, change: impl Fn(&mut Recei
         },
         class: found.class,
         attribution: AttributionNote {
-            method: METHOD.into(),
-            version: METHOD_VERSION,
+            method: method.into(),
+            version,
             index: release.index,
             contributors: release.contributors_commitment(),
             quality: release.quality,
@@ -144,7 +155,15 @@ fn signed(credits: &[(u32, i64)], shares: Vec<Share>, change: impl Fn(&mut Recei
 
 /// A case of a worker that sends these credits and computes its shares from them.
 fn case_of(credits: &[(u32, i64)]) -> Case {
-    signed(credits, shares_of(&release(), credits), |_| ())
+    signed(credits, plain(credits), |_| ())
+}
+
+fn plain(credits: &[(u32, i64)]) -> Vec<Share> {
+    shares_of(&release(), credits, &Context::default())
+}
+
+fn weight(credits: &[(u32, i64)], losses: &[i64]) -> Claim {
+    Claim::Weight { credits: credits.to_vec(), losses: losses.to_vec() }
 }
 
 fn proof(case: Case, claim: Claim) -> Proof {
@@ -169,8 +188,9 @@ fn claims() -> Vec<Claim> {
     vec![
         Claim::Sum,
         Claim::Terms,
-        Claim::Weight { credits: vec![(0, 1)] },
-        Claim::Weight { credits: CREDITS.to_vec() },
+        weight(&[(0, 1)], &[]),
+        weight(&CREDITS, &[]),
+        weight(&CREDITS, &[1]),
         Claim::Answer,
         Claim::Logprobs { commitment: None },
     ]
@@ -189,7 +209,7 @@ fn an_honest_worker_is_convicted_of_nothing() {
 fn a_falsified_weight_is_proven_by_one_recomputation() {
     let case = case_of(&[(0, 20_000), (1, 2_000_000), (2, -40_000)]);
     let Comparison::Unequal(claim, _) = case.compare(&truth()) else { panic!("it differs") };
-    assert_eq!(claim, Claim::Weight { credits: CREDITS.to_vec() });
+    assert_eq!(claim, weight(&CREDITS, &[]));
     let proof = proof(case.clone(), claim);
     assert_eq!((proof.kind(), proof.accused()), (Kind::Weight, account(WORKER)));
     assert_eq!(proof.judge(), Judgement::Needs(Need::Answer));
@@ -205,9 +225,43 @@ fn a_falsified_weight_is_proven_by_one_recomputation() {
     assert!(matches!(proof.conclude(&Found::Index(Hash::default())), Judgement::Unknown(_)));
 }
 
+/// A record that lowered an answer's loss from four nats to `with` beside an adapter that does nothing.
+fn context(with: i64) -> Context {
+    let passage =
+        Passage { record: Hash([40; 32]), contributor: 1, prompt: "What?".into(), completion: "That.".into() };
+    Context { passages: vec![passage], losses: vec![4_000_000, with, 4_000_000, with] }
+}
+
+/// A case of a worker that says so of the record.
+fn retrieved(with: i64) -> Case {
+    let context = context(with);
+    signed_with(&context, &CREDITS, shares_of(&release(), &CREDITS, &context), |_| ())
+}
+
+#[test]
+fn what_a_retrieved_record_explained_is_recomputed_and_a_false_loss_proven() {
+    let again = Recomputed { losses: context(3_000_000).losses, ..truth() };
+    let honest = retrieved(3_000_000);
+    assert_eq!(honest.compare(&again), Comparison::Equal);
+    assert!(honest.receipt.shares.iter().any(|share| share.account.0[0] == 11 && share.weight > 900_000));
+    let case = retrieved(10);
+    let Comparison::Unequal(claim, _) = case.compare(&again) else { panic!("it differs") };
+    assert_eq!(claim, weight(&CREDITS, &again.losses));
+    let said = proof(case, claim).conclude(&Found::Answer(again.clone()));
+    assert!(matches!(said, Judgement::Proven(_)), "{said:?}");
+    // Shares that leave the record out are false by arithmetic, more records than were wanted are not what was asked.
+    let hidden = signed_with(&context(3_000_000), &CREDITS, plain(&CREDITS), |_| ());
+    assert!(matches!(proof(hidden, Claim::Sum).judge(), Judgement::Proven(_)));
+    let mut more = context(3_000_000);
+    more.passages.push(Passage { record: Hash([41; 32]), ..more.passages[0].clone() });
+    more.losses.extend(more.losses.clone());
+    let case = signed_with(&more, &CREDITS, shares_of(&release(), &CREDITS, &more), |_| ());
+    assert!(matches!(proof(case, Claim::Terms).judge(), Judgement::Proven(_)));
+}
+
 #[test]
 fn false_sums_are_proven_offline() {
-    let shares = || shares_of(&release(), &CREDITS);
+    let shares = || plain(&CREDITS);
     let more = |receipt: &mut Receipt| receipt.payments[0].amount = Amount(receipt.payments[0].amount.0 + 1);
     let commons = |receipt: &mut Receipt| receipt.commons += 1;
     let mut moved = shares();
@@ -229,7 +283,7 @@ fn terms_of_another_question_are_proven_offline() {
         let Work::Inference { prompt, .. } = &mut receipt.work else { return };
         *prompt = Hash::of(b"another");
     };
-    let case = signed(&CREDITS, shares_of(&release(), &CREDITS), other);
+    let case = signed(&CREDITS, plain(&CREDITS), other);
     assert!(matches!(proof(case, Claim::Terms).judge(), Judgement::Proven(_)));
 }
 
@@ -280,7 +334,7 @@ fn a_receipt_of_an_unknown_method_convicts_nobody() {
         receipt.attribution.version -= 1;
         receipt.commons += 1;
     };
-    let case = signed(&CREDITS, shares_of(&release(), &CREDITS), older);
+    let case = signed(&CREDITS, plain(&CREDITS), older);
     for claim in claims() {
         assert!(matches!(judged(&proof(case.clone(), claim)), Judgement::Unknown(_)));
     }
@@ -400,7 +454,7 @@ proptest! {
             Share { account: AccountId([number; 32]), payout: ChainAddress([number; 20]), weight }
         };
         let shares: Vec<Share> = (10..).zip(weights).map(share).collect();
-        prop_assume!(shares != shares_of(&release(), &credits));
+        prop_assume!(shares != plain(&credits));
         prop_assert!(is_proven(&proof(signed(&credits, shares, |_| ()), Claim::Sum)));
     }
 

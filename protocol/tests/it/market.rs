@@ -23,6 +23,7 @@ use tributary_protocol::node::{
 use tributary_protocol::proof::{Judgement, Kind, Proof};
 use tributary_protocol::receipt::ReceiptOffer;
 use tributary_protocol::refusal::{DeclineReason, Refusal, RefusalKind};
+use tributary_protocol::retrieval::Context;
 use tributary_protocol::task::FineTune;
 use tributary_protocol::transcript::Transcript;
 
@@ -263,6 +264,7 @@ impl Net {
                             output_tokens: vec![4, 5],
                             fingerprints: Vec::new(),
                             credits: credits.clone(),
+                            context: Context::default(),
                         };
                         let transcript = sent.to_bytes();
                         let answer = FinishedAnswer {
@@ -275,6 +277,7 @@ impl Net {
                                 .filter(|_| request.body.decoding.logprobs.is_some()),
                             transcript: Transcript::commitment(&transcript),
                             credits,
+                            context: Context::default(),
                             class: if taken == Answers::InAnotherClass { "rare" } else { "test" }.into(),
                         };
                         let fingerprints = answer.fingerprints;
@@ -322,6 +325,7 @@ impl Net {
             adapter: ADAPTER,
             prompt: "What is smoked?".into(),
             decoding: Decoding { max_tokens: 8, logprobs, ..Decoding::default() },
+            retrieve: 0,
             price_max,
             deadline_ms: self.now_ms + 120_000,
             check: false,

@@ -240,6 +240,7 @@ fn request() -> InferenceRequest {
             format: Format::JsonSchema("{}".into()),
             logprobs: Some(3),
         },
+        retrieve: 3,
         price_max: Amount(2_000_000),
         verifier: Some(address(56)),
         key: hash(57),

@@ -289,6 +289,7 @@ impl World {
             adapter,
             prompt: Prompt::Text(format!("What is fact {number}?")),
             decoding: Decoding { max_tokens: 32, seed: 7, ..Decoding::default() },
+            retrieve: 0,
             price_max: ANSWER_PRICE_MAX,
             deadline_ms: self.now_ms + ANSWER_DEADLINE_MS,
             check: false,

@@ -9,7 +9,12 @@ use tributary_protocol::receipt::Receipt;
 
 use crate::cli::output::Output;
 use crate::cli::table::{Table, WIDTH};
-use crate::cli::{amount, quality, text};
+use crate::cli::{amount, ask, quality, text};
+
+/// What the adapter's contributors are paid by.
+const LEFT_OUT: &str = "The model was trained again without each contributor's records. A share says how much worse this \
+                        answer would be without them, beside the others; what no contributor explains, the base model \
+                        knew or nobody can be named for, and it goes to the commons.";
 
 /// Characters before what belongs to a heading.
 const INDENT: usize = 2;
@@ -27,14 +32,17 @@ pub(super) fn explain(answer: &Value, receipt: &Receipt, evidence: &Value) -> Ou
             "account": share.account, "weight": share.weight, "amount": paid(receipt, share),
         })).collect::<Vec<_>>(),
         "commons": receipt.commons,
+        "sources": answer["sources"],
         "whole": WHOLE,
         "method": {"name": note.method, "version": note.version, "index": note.index, "measured_quality": note.quality},
         "verdict": answer["verdict"],
         "evidence": evidence,
     });
+    let sources = ask::sources(&answer["sources"]).map(|shown| section("What it came from", &shown));
     let shown = [
         text::printable(answer["text"].as_str().unwrap_or_default().trim()),
         section("Who taught it", &table(receipt, &shares)),
+        sources.unwrap_or_default(),
         section("How this is known", &method(receipt, answer)),
         section("Word for word", &quotations(evidence)),
     ];
@@ -68,12 +76,14 @@ fn table(receipt: &Receipt, shares: &[&Share]) -> String {
 fn method(receipt: &Receipt, answer: &Value) -> String {
     let note = &receipt.attribution;
     let told = match note.method.as_str() {
-        "loco-delta" => {
-            "The model was trained again without each contributor's records. A share says how much worse this \
-                         answer would be without them, beside the others; what no contributor explains, the base model \
-                         knew or nobody can be named for, and it goes to the commons."
-        }
-        _ => "This node does not know the method.",
+        "loco-delta" => LEFT_OUT.to_owned(),
+        "loco-delta+retrieval" => format!(
+            "Records stood before the question. The answer was computed again with and without the adapter, and with \
+             every choice of these records: each is paid for how much better the answer is with it, on average over the \
+             orders in which adapter and records may come (Shapley's value), and so is the adapter, whose part is \
+             divided among its contributors. {LEFT_OUT}"
+        ),
+        _ => "This node does not know the method.".to_owned(),
     };
     let check = match answer["verdict"]["outcome"].as_str() {
         Some("confirmed") => "Another peer computed answer and shares again and found them equal.",
@@ -87,8 +97,8 @@ fn method(receipt: &Receipt, answer: &Value) -> String {
         note.version,
         note.index.short(),
     );
-    let lines =
-        [told, check, &by, &quality::told(note.quality)].map(|part| text::wrapped(part, WIDTH - INDENT).join("\n"));
+    let lines = [told.as_str(), check, &by, &quality::told(note.quality)]
+        .map(|part| text::wrapped(part, WIDTH - INDENT).join("\n"));
     lines.join("\n")
 }
 

@@ -60,6 +60,8 @@ struct Common {
     price_max: Option<Amount>,
     /// Whether another peer checks the computation: ours.
     check: Option<bool>,
+    /// How many records of the model's datanet stand before the question at most: ours.
+    retrieve: Option<u8>,
     /// Everything else.
     #[serde(flatten)]
     rest: Map<String, Value>,
@@ -172,8 +174,8 @@ impl Common {
         let logprobs = logprobs.map(|most| u8::try_from(most).unwrap_or(u8::MAX));
         let decoding = Decoding { logprobs, ..self.decoding(max_tokens)? };
         let usage = self.stream_options.is_some_and(|options| options.include_usage);
-        let (price_max, check) = (self.price_max, self.check);
-        let ask = Ask { key: None, model: self.model, prompt, decoding, price_max, check, timeout_s: None };
+        let (price_max, check, retrieve) = (self.price_max, self.check, self.retrieve.unwrap_or(0));
+        let ask = Ask { key: None, model: self.model, prompt, decoding, retrieve, price_max, check, timeout_s: None };
         Ok(Question { ask, stream: self.stream, usage, is_seeded: self.seed.is_some() })
     }
 
