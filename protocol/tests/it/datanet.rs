@@ -1,0 +1,45 @@
+//! Versions of a datanet: each is known by its hash alone, as long as claims tell when it was.
+
+use tributary_protocol::datanet::{Appended, Contribution, Datanet};
+use tributary_protocol::envelope::Signed;
+use tributary_protocol::id::{AccountId, ChainAddress, Hash};
+
+use crate::samples;
+
+/// Adds the next entry of a contributor's log.
+fn claim(datanet: &mut Datanet, by: u8, claimed_ms: u64) {
+    let key = samples::key(by);
+    let (sequence, previous) = datanet.log_position(&AccountId(key.verifying_key().to_bytes()));
+    let entry = Contribution {
+        datanet: datanet.id(),
+        sequence,
+        previous,
+        shard: Hash([by; 32]),
+        bytes: 7_000,
+        records: 80,
+        records_root: Hash([9; 32]),
+        payout: ChainAddress([by; 20]),
+        claimed_ms,
+    };
+    assert_eq!(datanet.append(Signed::new(samples::network(), &key, entry)), Ok(Appended::New));
+}
+
+#[test]
+fn an_earlier_version_is_found_by_its_hash_and_a_foreign_one_is_not() {
+    let genesis = Signed::new(samples::network(), &samples::key(1), samples::genesis());
+    let mut datanet = Datanet::begin(samples::network(), genesis).unwrap();
+    let mut heads = vec![datanet.head()];
+    for (by, claimed_ms) in [(2, 10), (3, 20), (2, 30), (1, 30), (3, 40)] {
+        claim(&mut datanet, by, claimed_ms);
+        heads.push(datanet.head());
+    }
+    // Of two claims of one moment, what was between them can't be told.
+    let is_between = |place: usize| place == 3;
+    for (place, head) in heads.iter().enumerate().skip(1) {
+        let expected = (!is_between(place)).then(|| head.clone());
+        assert_eq!(datanet.head_of(&head.id()), expected, "version {place}");
+    }
+    let entries = datanet.version(&datanet.head_of(&heads[2].id()).unwrap()).unwrap();
+    assert_eq!(entries.iter().map(|entry| entry.body.claimed_ms).max(), Some(20));
+    assert_eq!(datanet.head_of(&Hash([7; 32])), None);
+}
