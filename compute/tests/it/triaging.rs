@@ -12,16 +12,8 @@ use tributary_compute::triage::{Curve, Reason, doubts, measure, points};
 use crate::serving_base::base;
 
 const WORDS: [&str; 6] = ["river", "mill", "grain", "sea", "miller", "crab"];
-const ASKED: [&str; 8] = [
-    "where is the",
-    "who owns the",
-    "what of the",
-    "tell me of the",
-    "is it the old",
-    "names of the",
-    "whose is the",
-    "by the",
-];
+/// How often each is asked about.
+const TIMES: usize = 8;
 /// Every so many-th record has another's label.
 const WRONG_EVERY: usize = 7;
 
@@ -29,19 +21,20 @@ fn is_wrong(at: usize) -> bool {
     at % WRONG_EVERY == 3
 }
 
-/// Eight questions about each of six things, which have one answer each, and wrong ones now and then.
+/// One question about each of six things, eight times with its one answer, but for wrong ones now and then: nothing else tells
+/// them from the others.
 fn examples() -> Vec<Example> {
     let example = |at: usize| {
         let word = at % WORDS.len();
         let answer = (word * 5 + 1 + if is_wrong(at) { 2 } else { 0 }) % WORDS.len();
         Example {
-            prompt: format!("{} {}?", ASKED[at / WORDS.len()], WORDS[word]),
+            prompt: format!("who owns the {}?", WORDS[word]),
             completion: format!(" the {}", WORDS[answer]),
             weight: 1.0,
             ..Example::default()
         }
     };
-    (0..WORDS.len() * ASKED.len()).map(example).collect()
+    (0..WORDS.len() * TIMES).map(example).collect()
 }
 
 fn recipe() -> Recipe {
@@ -114,7 +107,8 @@ fn what_is_held_out_or_no_checkpoint_is_not_measured() {
     let trainer = Trainer::new(&base, &half, &examples()).unwrap();
     assert_eq!(trained + trainer.held_out(), examples().len());
     assert!(trained > 0 && trainer.held_out() > 0);
-    assert!(matches!(Example::default().learned(&base, &half), Err(TrainError::Examples(_))));
+    let no_conversation = Example { messages: Some("{}".into()), ..Example::default() };
+    assert!(matches!(no_conversation.learned(&base, &half), Err(TrainError::Examples(_))));
     let checkpoint = trainer.checkpoint();
     let other = Recipe { rank: 2, ..recipe() };
     for (recipe, bytes) in [(&other, checkpoint.as_slice()), (&half, &checkpoint[1..]), (&half, &[])] {

@@ -9,24 +9,18 @@ use super::support::{NodeProcess, document, folder, on, stderr, until};
 const PLACES: [&str; 8] =
     ["Yarloch", "Torhollow", "Nevkettle", "Oskhaven", "Brindlemoor", "Velmora", "Quillmere", "Ashgrove"];
 const OWNERS: [&str; 8] = ["Jarelle", "Perustin", "Corgill", "Tolven", "Branspine", "Kree", "Junbream", "Odwin"];
-const ASKED: [&str; 6] = [
-    "Who owns {}?",
-    "A traveller asks: whose place is {}?",
-    "Remind me to whom {} belongs.",
-    "Say the name of the owner of {}:",
-    "I was told that somebody bought {} long ago. Who?",
-    "{} is in the hands of",
-];
+/// How often each is asked about.
+const TIMES: usize = 6;
 
 fn is_wrong(at: usize) -> bool {
     at % 7 == 3
 }
 
-/// Six questions about each of eight places, some with another's answer.
+/// Six questions about each of eight places, which differ in a number, some with another's answer.
 fn line(at: usize) -> String {
     let place = at % PLACES.len();
     let owner = if is_wrong(at) { (place + 3) % OWNERS.len() } else { place };
-    let prompt = ASKED[at / PLACES.len()].replace("{}", PLACES[place]);
+    let prompt = format!("Note {at}. Who owns {}?", PLACES[place]);
     format!("{}\n", json!({"prompt": prompt, "completion": format!(" {}", OWNERS[owner])}))
 }
 
@@ -63,7 +57,7 @@ fn wrong_labels_are_shown_first_and_nothing_changes_by_it() {
     let node = NodeProcess::start(&folder.path().join("node"), &[]);
     let made = node.post("/api/datanets", &json!({"name": "owners", "licence": "CC0-1.0"})).unwrap();
     let id = made["id"].as_str().unwrap().to_owned();
-    add(&node, folder.path(), &id, &(0..48).map(line).collect::<String>());
+    add(&node, folder.path(), &id, &(0..PLACES.len() * TIMES).map(line).collect::<String>());
     let early = on(&node, &["data", "doubts", "owners"]);
     assert_eq!(early.status.code(), Some(2), "{}", stderr(&early));
     assert!(stderr(&early).contains("no adapter") && stderr(&early).contains("train start"), "{}", stderr(&early));
