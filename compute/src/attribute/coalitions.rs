@@ -34,11 +34,7 @@ pub fn coalition_losses(
     Ok(losses)
 }
 
-fn batch_losses(
-    base: &Base,
-    adapter: Option<&FrozenAdapter>,
-    targets: &[Target],
-) -> Result<Vec<i64>, AttributeError> {
+fn batch_losses(base: &Base, adapter: Option<&FrozenAdapter>, targets: &[Target]) -> Result<Vec<i64>, AttributeError> {
     let fed: usize = targets.iter().map(Target::fed).sum();
     let segments = [(0..fed, adapter)];
     let all = token_losses(base.model(), Mode::Infer, Hook::Segments(&segments), targets)?.to_vec1::<f32>()?;

@@ -38,16 +38,16 @@ fn examples() -> Vec<Example> {
 }
 
 fn recipe() -> Recipe {
-    Recipe { rank: 4, alpha: 8.0, steps: 48, batch: 12, lr: 0.01, warmup: 4, max_len: 64, ..Recipe::default() }
+    Recipe { rank: 4, alpha: 8.0, steps: 120, batch: 12, lr: 0.01, warmup: 4, max_len: 64, ..Recipe::default() }
 }
 
-/// The adapter at every eighth step and at the end.
+/// The adapter at every twenty-fourth step and at the end.
 fn trained(base: &Base, recipe: &Recipe) -> (Vec<Adapter>, Adapter) {
     let mut trainer = Trainer::new(base, recipe, &examples()).unwrap();
     let mut between = Vec::new();
     while !trainer.is_done() {
         let step = trainer.step().unwrap().step;
-        if step.is_multiple_of(8) && !trainer.is_done() {
+        if step.is_multiple_of(24) && !trainer.is_done() {
             let (at, adapter) = adapter_at(base, recipe, &trainer.checkpoint()).unwrap();
             assert_eq!((at, adapter.values().unwrap()), (step, trainer.adapter().unwrap().values().unwrap()));
             between.push(adapter);
