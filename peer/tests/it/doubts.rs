@@ -70,8 +70,17 @@ fn wrong_labels_are_shown_first_and_nothing_changes_by_it() {
     assert_eq!((&found["measured"], &found["admitted"], &found["run"]), (&json!(48), &json!(48), &json!(key)));
     assert_eq!(found["steps"], json!([20, 40, 60, 80, 100]));
     let rows = found["doubts"].as_array().unwrap();
-    let wrong = rows.iter().filter(|row| says_wrong(row)).count();
-    assert!(rows.len() == 6 && wrong >= 4, "{wrong} of {found}");
+    assert_eq!(rows.len(), 6);
+    let all = document(&node, &["data", "doubts", "owners", "--limit", "48"]);
+    let wrong: Vec<bool> = all["doubts"].as_array().unwrap().iter().map(says_wrong).collect();
+    let before = |at: usize| wrong[..at].iter().filter(|wrong| !**wrong).count();
+    let above: usize = (0..wrong.len()).filter(|at| wrong[*at]).map(before).sum();
+    let count = wrong.iter().filter(|wrong| **wrong).count();
+    assert_eq!((wrong.len(), count), (48, 7));
+    assert!(
+        5 * above <= count * (48 - count),
+        "of all pairs of wrong and right, {above} are ranked wrongly: {wrong:?}"
+    );
     assert!(says_wrong(&rows[0]) && rows[0]["reason"] == "never_learned", "{found}");
     let account = node.get("/api/datanets").unwrap()[0]["contributors"][0]["account"].clone();
     let losses = |row: &Value| row["losses_micro_nats"].as_array().map(Vec::len);
