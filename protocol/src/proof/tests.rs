@@ -88,11 +88,8 @@ fn signed(credits: &[(u32, i64)], shares: Vec<Share>, change: impl Fn(&mut Recei
     signed_with(&Context::default(), credits, shares, change)
 }
 
-/// The same of an answer before whose question these records stood; one was wanted.
-fn signed_with(context: &Context, credits: &[(u32, i64)], shares: Vec<Share>, change: impl Fn(&mut Receipt)) -> Case {
-    let asked = InferenceRequest { retrieve: u8::from(*context != Context::default()), ..request() };
-    let (method, version) = method_of(&asked);
-    let request = Signed::new(network(), &key(PAYER), asked);
+/// What a worker sends beside its answer.
+fn transcript(context: &Context, credits: &[(u32, i64)]) -> Vec<u8> {
     let sent = Transcript {
         prompt_tokens: vec![1, 2, 3],
         output_tokens: vec![4, 5],
@@ -100,7 +97,15 @@ fn signed_with(context: &Context, credits: &[(u32, i64)], shares: Vec<Share>, ch
         credits: credits.to_vec(),
         context: context.clone(),
     };
-    let (release, transcript, found) = (release(), sent.to_bytes(), truth());
+    sent.to_bytes()
+}
+
+/// The same of an answer before whose question these records stood; one was wanted.
+fn signed_with(context: &Context, credits: &[(u32, i64)], shares: Vec<Share>, change: impl Fn(&mut Receipt)) -> Case {
+    let asked = InferenceRequest { retrieve: u8::from(*context != Context::default()), ..request() };
+    let (method, version) = method_of(&asked);
+    let request = Signed::new(network(), &key(PAYER), asked);
+    let (release, transcript, found) = (release(), transcript(context, credits), truth());
     let to = Beneficiaries {
         worker: ChainAddress([20; 20]),
         treasury: ChainAddress([21; 20]),
