@@ -148,7 +148,12 @@ pub(crate) fn mean_gradient(
     target: &Target,
 ) -> Result<Vec<f32>, ModelError> {
     let losses = token_losses(model, Mode::Train, Hook::One(adapter, None), std::slice::from_ref(target))?;
-    let gradients = losses.mean_all()?.backward()?;
+    gradient(&losses.mean_all()?, variables)
+}
+
+/// Gradient of a loss in these variables, end to end.
+fn gradient(loss: &Tensor, variables: &[Var]) -> Result<Vec<f32>, ModelError> {
+    let gradients = loss.backward()?;
     let mut values = Vec::new();
     for variable in variables {
         let lacks = || ModelError::Input("a variable lacks a gradient".into());
@@ -195,12 +200,5 @@ pub fn target_gradient(model: &Model, adapter: &Adapter, target: &Target) -> Res
     let (adapter, variables) = adapter.trainable().map_err(|error| ModelError::Input(error.to_string()))?;
     let hook = Hook::One(&adapter, None);
     let loss = token_losses(model, Mode::Train, hook, std::slice::from_ref(target))?.sum_all()?;
-    let gradients = loss.backward()?;
-    let mut values = Vec::new();
-    for variable in &variables {
-        let gradient =
-            gradients.get(variable).ok_or_else(|| ModelError::Input("a variable lacks a gradient".into()))?;
-        values.extend(gradient.flatten_all()?.to_vec1::<f32>()?);
-    }
-    Ok((values, loss.to_scalar::<f32>()?))
+    Ok((gradient(&loss, &variables)?, loss.to_scalar::<f32>()?))
 }

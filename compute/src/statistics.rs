@@ -53,6 +53,19 @@ pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
+/// The middle one, of two the mean of both; `None` of nothing.
+#[must_use]
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        length if length.is_multiple_of(2) => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
+        _ => Some(sorted[middle]),
+    }
+}
+
 /// Parts of a whole: negatives are clipped once, the rest divided by their sum. `None` when nothing is positive.
 #[must_use]
 pub fn parts(values: &[f64]) -> Option<Vec<f64>> {
@@ -88,7 +101,7 @@ pub fn auc(scores: &[f64], marked: &[bool]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{auc, misallocated, parts, pearson, ranks, spearman};
+    use super::{auc, median, misallocated, parts, pearson, ranks, spearman};
 
     fn is_near(found: Option<f64>, expected: f64) {
         assert!((found.unwrap() - expected).abs() < 1e-12, "{found:?} {expected}");
@@ -102,6 +115,11 @@ mod tests {
         // Ranks 1 2 3 4 5 against 2 1 4 3 5: 1 - 6*4 / (5*24).
         is_near(spearman(&[1.0, 2.0, 3.0, 4.0, 50.0], &[2.0, 1.0, 4.0, 3.0, 5.0]), 0.8);
         assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), [3.5, 1.0, 3.5, 2.0]);
+    }
+
+    #[test]
+    fn the_middle_of_two_is_their_mean() {
+        assert_eq!((median(&[]), median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0])), (None, Some(2.0), Some(2.5)));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::model::{Base, Config, Module};
 use crate::serve::registry::{CONFIG_FILE, WEIGHTS_FILE};
 use crate::serve::schedule::Limits;
 use crate::serve::{Event, EventStream, Prompt, Request, Server, ServerConfig, Work};
+use crate::statistics;
 
 /// Blocks for keys and values: more than any row here uses.
 const KV_BLOCKS: usize = 1_024;
@@ -45,14 +46,8 @@ struct Run {
 }
 
 /// The middle one.
-pub(super) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        length if length.is_multiple_of(2) => f64::midpoint(values[middle - 1], values[middle]),
-        _ => values[middle],
-    }
+pub(super) fn median(values: Vec<f64>) -> f64 {
+    statistics::median(&values).unwrap_or(f64::NAN)
 }
 
 fn adapter_bytes(shape: &Config) -> u64 {

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use tributary_compute::loss::Target;
 use tributary_compute::model::Base;
+use tributary_compute::statistics::median;
 use tributary_compute::train::{Recipe, adapter_at};
-use tributary_compute::triage::{Curve, Doubt, MAX_POINTS, Reason, doubts, measure, median, points};
+use tributary_compute::triage::{Curve, Doubt, MAX_POINTS, Reason, doubts, measure, points};
 
 use super::super::context::JobContext;
 use super::super::triage::{DoubtFrame, TriageAsk, Triaged, Why};
@@ -96,12 +97,13 @@ impl Material {
 
 /// The middle of the gradients' norms at both ends.
 fn gradients(curves: &[Curve]) -> [f64; 2] {
-    [0, 1].map(|end| median(&curves.iter().map(|curve| f64::from(curve.gradients[end])).collect::<Vec<_>>()))
+    let norms = |end: usize| curves.iter().map(|curve| f64::from(curve.gradients[end])).collect::<Vec<_>>();
+    [0, 1].map(|end| median(&norms(end)).unwrap_or(0.0))
 }
 
 fn usual_losses(curves: &[Curve], points: usize) -> Vec<u64> {
     let at = |point: usize| curves.iter().map(|curve| f64::from(curve.losses[point])).collect::<Vec<_>>();
-    (0..points).map(|point| micro(median(&at(point)))).collect()
+    (0..points).map(|point| micro(median(&at(point)).unwrap_or(0.0))).collect()
 }
 
 fn frame_of(doubt: &Doubt, curve: &Curve, place: u32, usual: [f64; 2]) -> DoubtFrame {
