@@ -26,7 +26,7 @@ pub use attributor::{Attributor, Case, Scores, all};
 pub use bootstrap::{DRAWS, Figure};
 pub use journal::{Journal, Outcome};
 pub use judge::{Judgement, MEASURES, judge};
-pub use laboratory::{Laboratory, OnTraining, Training, recipe};
+pub use laboratory::{Laboratory, OnTraining, Training, recipe, recipes};
 pub use matrix::Matrix;
 pub use truth::{Plan, Truth};
 

@@ -13,7 +13,7 @@ use super::truth::{Subsets, Truth};
 use crate::statistics::{auc, mean, misallocated, parts, pearson, spearman};
 
 /// Every measure with what it means, in the order of tables.
-pub const MEASURES: [(&str, &str); 39] = [
+pub const MEASURES: [(&str, &str); 40] = [
     ("clds-tenth", "cLDS, a tenth of the contributors left out"),
     ("clds-half", "cLDS, half of the contributors left out"),
     ("loco-r", "leave one contributor out, r for each answer"),
@@ -49,7 +49,8 @@ pub const MEASURES: [(&str, &str); 39] = [
     ("outlier", "records made strange: share gained"),
     ("outlier-admitted", "the same with admission"),
     ("self-dealing", "paying oneself: gained, as a part of the fee"),
-    ("seeds-net-r", "two seeds of one recipe: true net totals, r"),
+    ("seeds-loco-r", "two seeds of one recipe: r for each answer"),
+    ("seeds-net-r", "the same, true net totals, r"),
     ("seeds-net-rho", "the same, rank correlation"),
     ("seeds-tv-totals", "the same, totals that differ"),
     ("loss", "mean loss of the answers, nats a token"),

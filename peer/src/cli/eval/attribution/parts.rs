@@ -9,7 +9,7 @@ use tributary_compute::study::deal::{Dealt, Setting, deal};
 use tributary_compute::study::redundancy::redundancy;
 use tributary_compute::study::table::{Finding, OURS, TRUE_RUN};
 use tributary_compute::study::{
-    Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe,
+    Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe, recipes,
 };
 use tributary_compute::train::{Example, Recipe};
 use tributary_protocol::id::AccountId;
@@ -23,6 +23,8 @@ use crate::cli::output::Context;
 
 /// Trainings between two words about how far a part is.
 const TOLD: usize = 10;
+/// Recipes that a quick study compares: the plain and the stable one.
+const QUICK_RECIPES: usize = 2;
 
 /// How a method comes to its scores.
 type Scoring<'a> = dyn Fn() -> Result<Scores, StudyError> + 'a;
@@ -135,7 +137,8 @@ impl<'a> Study<'a> {
 
     /// How far two true runs agree, by each recipe.
     pub(super) fn recipes(&mut self, setting: Setting, seed: u64) -> Result<(), Failure> {
-        for (name, recipe) in [("plain recipe", recipe()), ("stable recipe", recipe().stable())] {
+        let most = if self.quick { QUICK_RECIPES } else { usize::MAX };
+        for (name, recipe) in recipes().into_iter().take(most) {
             let laboratory = self.laboratory(setting, seed, &recipe)?;
             self.begin(&laboratory, seed, name);
             let plan = Plan { seed, unseen: vec![seed + 1], subsets: 0, record_subsets: 0, singles: 0 };
@@ -144,6 +147,7 @@ impl<'a> Study<'a> {
             let judged = judge(&truth, &Scores::of_contributors(truth.without.clone()))?;
             let seeds = judged.into_iter().filter_map(|(measure, figure)| {
                 let measure = match measure {
+                    "unseen-loco-r" => "seeds-loco-r",
                     "unseen-net-r" => "seeds-net-r",
                     "unseen-net-rho" => "seeds-net-rho",
                     "unseen-tv-totals" => "seeds-tv-totals",
