@@ -12,6 +12,7 @@ mod coalitions;
 mod codec;
 mod fit;
 mod index;
+mod noise;
 mod quality;
 mod quantise;
 
@@ -20,6 +21,7 @@ use tributary_protocol::id::Hash;
 pub use coalitions::coalition_losses;
 pub use codec::MAX_INDEX_BYTES;
 pub use index::{Index, MAX_CONTRIBUTORS};
+pub use noise::{NOISE_SPREADS, noise, spread};
 pub use quality::{QUALITY_ANSWERS, quality};
 
 use crate::linear::Hook;

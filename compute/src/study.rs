@@ -19,6 +19,7 @@ mod matrix;
 pub mod methods;
 mod peers;
 pub mod redundancy;
+pub mod shrinkage;
 pub mod table;
 mod truth;
 

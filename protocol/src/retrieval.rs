@@ -149,11 +149,17 @@ impl Split {
 }
 
 /// Shares of an answer with passages: the pot is what adapter and passages explain each, less the noise, with the commons'
-/// part; the adapter's slice of it goes to its contributors as an answer without passages would, a passage's to who is
+/// part; the adapter's slice of it goes to its contributors as an answer without passages would, with `noise` micro-nats of
+/// each credit taken for chance, a passage's to who is
 /// credited for it. Credits of passages are summed by identity before the noise is taken and what harms is clipped.
 /// Ordered by account; what is missing to [`WHOLE`] is the commons'.
 #[must_use]
-pub fn shares_with(adapter: &[CreditScore], split: &Split, owners: &[(AccountId, ChainAddress)]) -> Vec<Share> {
+pub fn shares_with(
+    (adapter, noise): (&[CreditScore], u64),
+    split: &Split,
+    owners: &[(AccountId, ChainAddress)],
+) -> Vec<Share> {
+    let of_adapter = shares(adapter, noise);
     let (noise, commons) = (i128::from(NOISE_MICRO_NATS) * split.scale, i128::from(COMMONS_MICRO_NATS) * split.scale);
     let beyond_noise = |credit: i128| (credit - noise).max(0);
     let mut parts: BTreeMap<AccountId, (ChainAddress, i128)> = BTreeMap::new();
@@ -165,7 +171,7 @@ pub fn shares_with(adapter: &[CreditScore], split: &Split, owners: &[(AccountId,
     let pot = slice + parts.values().map(|(_, part)| part).sum::<i128>() + commons;
     let whole = i128::from(WHOLE);
     parts.values_mut().for_each(|(_, part)| *part *= whole);
-    for share in shares(adapter) {
+    for share in of_adapter {
         parts.entry(share.account).or_insert((share.payout, 0)).1 += slice * i128::from(share.weight);
     }
     let share = |(account, (payout, part)): (AccountId, (ChainAddress, i128))| {

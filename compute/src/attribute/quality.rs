@@ -8,7 +8,7 @@
 use tributary_protocol::attribution::{CreditScore, Quality, WHOLE, shares};
 use tributary_protocol::id::{AccountId, ChainAddress};
 
-use super::{AttributeError, Credit, Index, Rule, credits_of, differences, mean_over, to_micro};
+use super::{AttributeError, Credit, Index, Rule, credits_of, differences, mean_over, noise, to_micro};
 use crate::lora::Adapter;
 use crate::loss::Target;
 use crate::model::Base;
@@ -35,9 +35,8 @@ pub fn quality(
         return Err(AttributeError::Malformed("the index is of other contributors"));
     }
     let rule = Rule::of(without.len());
-    let (mut misallocated, mut correlations) = (0, Vec::new());
-    let answers = &answers[..answers.len().min(QUALITY_ANSWERS)];
-    for answer in answers {
+    let mut both = Vec::new();
+    for answer in &answers[..answers.len().min(QUALITY_ANSWERS)] {
         let given = credits_of(rule, base, adapter, index, answer)?;
         let due = differences(base, adapter, without.len(), |at| Ok(without[at].1.clone()), answer)?;
         let tokens = mean_over(answer);
@@ -45,20 +44,30 @@ pub fn quality(
             Ok(Credit { contributor: credit.contributor, micro_nats: to_micro(nats / tokens)?, exact: true })
         });
         let due = due.collect::<Result<Vec<Credit>, AttributeError>>()?;
-        misallocated += between(&weights(&given), &weights(&due));
-        correlations.extend(pearson(&numbers(&given), &numbers(&due)));
+        both.push((given, due));
     }
-    let count = u16::try_from(answers.len()).unwrap_or(u16::MAX);
-    let average = misallocated / u64::from(count.max(1));
-    Ok((count > 0).then(|| Quality {
+    Ok(told(&both))
+}
+
+/// What credits that were given say beside those that were due, for each answer.
+fn told(both: &[(Vec<Credit>, Vec<Credit>)]) -> Option<Quality> {
+    let count = u16::try_from(both.len()).ok().filter(|count| *count > 0)?;
+    let noise = noise(both.iter().flat_map(|(given, _)| given).map(|credit| credit.micro_nats));
+    let misallocated =
+        |(given, due): &(Vec<Credit>, Vec<Credit>)| between(&weights(given, noise.into()), &weights(due, noise.into()));
+    let average = both.iter().map(misallocated).sum::<u64>() / u64::from(count);
+    let correlations: Vec<f64> =
+        both.iter().filter_map(|(given, due)| pearson(&numbers(given), &numbers(due))).collect();
+    Some(Quality {
         answers: count,
         misallocated: u32::try_from(average).unwrap_or(WHOLE),
         correlation: mean(&correlations).map(millionths),
-    }))
+        noise,
+    })
 }
 
 /// Each contributor's part of an answer and the commons', in parts per million.
-fn weights(credits: &[Credit]) -> Vec<u32> {
+fn weights(credits: &[Credit], noise: u64) -> Vec<u32> {
     let account = |contributor: u32| {
         let mut bytes = [0; 32];
         bytes[..4].copy_from_slice(&contributor.to_be_bytes());
@@ -69,7 +78,7 @@ fn weights(credits: &[Credit]) -> Vec<u32> {
         payout: ChainAddress::default(),
         micro_nats: credit.micro_nats,
     };
-    let paid = shares(&credits.iter().map(score).collect::<Vec<_>>());
+    let paid = shares(&credits.iter().map(score).collect::<Vec<_>>(), noise);
     let weight = |credit: &Credit| {
         let own = account(credit.contributor);
         paid.iter().find(|share| share.account == own).map_or(0, |share| share.weight)
@@ -98,7 +107,9 @@ fn millionths(correlation: f64) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{between, millionths, weights};
+    use tributary_protocol::attribution::NOISE_MICRO_NATS;
+
+    use super::{between, millionths, told, weights};
     use crate::attribute::Credit;
 
     fn credits(nats: &[i64]) -> Vec<Credit> {
@@ -107,11 +118,23 @@ mod tests {
 
     #[test]
     fn what_nobody_explains_counts_as_a_recipient() {
-        let paid = weights(&credits(&[1_005_000, -3, 1_005_000]));
+        let weights = |nats: &[i64]| weights(&credits(nats), NOISE_MICRO_NATS);
+        let paid = weights(&[1_005_000, -3, 1_005_000]);
         assert_eq!(paid.iter().sum::<u32>(), 1_000_000);
         assert_eq!((paid[0], paid[1]), (paid[2], 0));
-        assert_eq!(weights(&credits(&[0, 0])), [0, 0, 1_000_000]);
-        assert_eq!(between(&paid, &weights(&credits(&[0, 0, 0]))), 975_608);
+        assert_eq!(weights(&[0, 0]), [0, 0, 1_000_000]);
+        assert_eq!(between(&paid, &weights(&[0, 0, 0])), 975_608);
         assert_eq!((millionths(1.0), millionths(-0.25)), (1_000_000, -250_000));
+    }
+
+    #[test]
+    fn credits_that_spread_are_measured_with_their_noise() {
+        let answer = |nats: i64| (credits(&[1_500_000, -nats, nats]), credits(&[1_500_000, nats, -nats]));
+        let few = told(&[answer(40_000)]).unwrap();
+        assert_eq!((few.answers, u64::from(few.noise)), (1, NOISE_MICRO_NATS));
+        assert!(few.misallocated > 0, "{few:?}");
+        let many = told(&vec![answer(40_000); 16]).unwrap();
+        assert!(many.noise > 40_000 && many.misallocated == 0, "{many:?}");
+        assert_eq!(told(&[]), None);
     }
 }

@@ -21,6 +21,7 @@ use super::bootstrap::{Figure, figure};
 use super::deal::Dealt;
 use super::laboratory::{Laboratory, OnTraining};
 use super::table::OURS;
+use crate::attribute::noise;
 
 pub use self::self_dealing::self_dealing;
 
@@ -233,26 +234,27 @@ fn paid(scores: &Scores, scale: f64, dealt: &Dealt) -> Result<Vec<Vec<f64>>, Stu
         account[..8].copy_from_slice(&(who as u64).to_be_bytes());
         AccountId(account)
     };
+    #[expect(clippy::cast_possible_truncation, reason = "saturates, far beyond any loss")]
+    let micro = |score: f64| (score * scale * 1e6).round() as i64;
+    let queries = 0..dealt.queries.len();
+    let noise = noise(queries.clone().flat_map(|query| scores.column(query)).map(micro));
     let of = |query: usize| {
         let column = scores.column(query);
-        let credits: Vec<CreditScore> = column
-            .iter()
-            .enumerate()
-            .map(|(who, score)| {
-                #[expect(clippy::cast_possible_truncation, reason = "saturates, far beyond any loss")]
-                let micro_nats = (score * scale * 1e6).round() as i64;
-                CreditScore { account: account(who), payout: ChainAddress([0; 20]), micro_nats }
-            })
-            .collect();
+        let credit = |(who, score): (usize, &f64)| CreditScore {
+            account: account(who),
+            payout: ChainAddress([0; 20]),
+            micro_nats: micro(*score),
+        };
+        let credits: Vec<CreditScore> = column.iter().enumerate().map(credit).collect();
         let mut parts = vec![0.0; column.len()];
-        for share in shares(&credits) {
+        for share in shares(&credits, noise.into()) {
             if let Some(who) = (0..parts.len()).find(|who| account(*who) == share.account) {
                 parts[who] = f64::from(share.weight) / f64::from(WHOLE);
             }
         }
         parts
     };
-    Ok((0..dealt.queries.len()).map(of).collect())
+    Ok(queries.map(of).collect())
 }
 
 /// Each one's mean part over the questions at `places`.

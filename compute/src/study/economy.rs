@@ -35,6 +35,24 @@ pub enum Economy {
     Plain(f64),
 }
 
+/// The ways that are compared, and the method whose scores stand in for what is not trained.
+pub const COMPARED: [(Economy, &str); 14] = [
+    (Economy::Largest(0.25), "GradDot"),
+    (Economy::Largest(0.5), "GradDot"),
+    (Economy::Largest(0.75), "GradDot"),
+    (Economy::Largest(0.25), "EK-FAC-like"),
+    (Economy::Largest(0.5), "EK-FAC-like"),
+    (Economy::Groups(0.25), "EK-FAC-like"),
+    (Economy::Groups(0.5), "EK-FAC-like"),
+    (Economy::Quarters(0.25), "EK-FAC-like"),
+    (Economy::Quarters(0.5), "EK-FAC-like"),
+    (Economy::Halves(0.5), "EK-FAC-like"),
+    (Economy::Halves(1.0), "EK-FAC-like"),
+    (Economy::WarmStart(0.75), "GradDot"),
+    (Economy::WarmStart(0.5), "GradDot"),
+    (Economy::WarmStart(0.25), "GradDot"),
+];
+
 impl Economy {
     /// Its name in tables.
     #[must_use]

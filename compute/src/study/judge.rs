@@ -13,7 +13,7 @@ use super::truth::{Subsets, Truth};
 use crate::statistics::{auc, mean, misallocated, parts, pearson, spearman};
 
 /// Every measure with what it means, in the order of tables.
-pub const MEASURES: [(&str, &str); 40] = [
+pub const MEASURES: [(&str, &str); 43] = [
     ("clds-tenth", "cLDS, a tenth of the contributors left out"),
     ("clds-half", "cLDS, half of the contributors left out"),
     ("loco-r", "leave one contributor out, r for each answer"),
@@ -53,6 +53,9 @@ pub const MEASURES: [(&str, &str); 40] = [
     ("seeds-net-r", "the same, true net totals, r"),
     ("seeds-net-rho", "the same, rank correlation"),
     ("seeds-tv-totals", "the same, totals that differ"),
+    ("seeds-spread", "the same: standard deviation of chance in a credit, nats a token"),
+    ("seeds-spreads", "the same: how many of them are best taken off"),
+    ("seeds-explained", "the same: what credits shrunk so explain of the other run's squared rises"),
     ("loss", "mean loss of the answers, nats a token"),
 ];
 

@@ -6,7 +6,7 @@ use super::text;
 
 /// How right the method is on this model, in words.
 pub(super) fn told(measured: Option<Quality>) -> String {
-    let Some(Quality { answers, misallocated, correlation }) = measured else {
+    let Some(Quality { answers, misallocated, correlation, noise }) = measured else {
         return "How right it is on this model has not been measured.".into();
     };
     let alike = correlation.map_or_else(String::new, |correlation| {
@@ -16,9 +16,11 @@ pub(super) fn told(measured: Option<Quality>) -> String {
     format!(
         "How right it is on this model: of {} drawn by lot from the datanet, on average {} of an answer's fee went to others \
          than by the models really trained without each contributor{alike}. The model's builder measured that. Another \
-         training of the same model would have learned a little differently, which the figure leaves out.",
+         training of the same model would have learned a little differently, so the first {} nats a token of everybody's \
+         credit are taken for chance and not paid.",
         text::counted(answers.into(), "record"),
         part(misallocated),
+        text::nats(&noise.into()),
     )
 }
 
@@ -47,7 +49,7 @@ mod tests {
     #[test]
     fn what_was_measured_of_a_method_is_told_and_so_is_that_nothing_was() {
         assert!(told(None).contains("not been measured"));
-        let quality = |correlation| Some(Quality { answers: 1, misallocated: 21_000, correlation });
+        let quality = |correlation| Some(Quality { answers: 1, misallocated: 21_000, correlation, noise: 120_000 });
         let shown = told(quality(Some(-25_000)));
         assert!(shown.contains("1 record ") && shown.contains("2.1 %") && shown.contains("−0.025"), "{shown}");
         assert!(!told(quality(None)).contains("correlation"));

@@ -1,7 +1,7 @@
 //! The terms of receipts, built by one function on both sides, so that payer and worker sign what each of
 //! them computed itself.
 
-use crate::attribution::{CreditScore, Share, WHOLE, commons_weight, shares};
+use crate::attribution::{CreditScore, Share, WHOLE, commons_weight, noise_of, shares};
 use crate::economy::{self, Beneficiaries, FeePolicy, SplitError};
 use crate::envelope::{NetworkId, Signed};
 use crate::id::{AccountId, Amount, ChainAddress, Hash, TaskId};
@@ -17,11 +17,11 @@ use crate::verification::TaskResult;
 pub(crate) const METHOD: &str = "loco-delta";
 /// Its version: another one whenever credits, or the shares that they give, are computed otherwise. Proofs of
 /// falsification are judged by this version only, so a receipt of an earlier one convicts nobody.
-pub(crate) const METHOD_VERSION: u16 = 2;
+pub(crate) const METHOD_VERSION: u16 = 3;
 /// The method where records were to be retrieved: the same beside the Shapley values of [`retrieval`].
 pub(crate) const RETRIEVAL_METHOD: &str = "loco-delta+retrieval";
 /// Its version, raised with [`METHOD_VERSION`] too, and whenever the passages' form in the prompt changes.
-pub(crate) const RETRIEVAL_METHOD_VERSION: u16 = 1;
+pub(crate) const RETRIEVAL_METHOD_VERSION: u16 = 2;
 
 /// How the shares of such a question's answer are found, and which version of it.
 pub(crate) const fn method_of(request: &InferenceRequest) -> (&'static str, u16) {
@@ -180,7 +180,7 @@ fn scores(release: &Release, credits: &[(u32, i64)]) -> Vec<CreditScore> {
 /// The shares that credits and context give under `release`; verifiers compare them with a receipt's.
 #[must_use]
 pub fn shares_of(release: &Release, credits: &[(u32, i64)], context: &Context) -> Vec<Share> {
-    let adapter = scores(release, credits);
+    let (adapter, noise) = (scores(release, credits), noise_of(release.quality));
     let owner = |passage: &retrieval::Passage| {
         let contributor = release.contributors.get(usize::try_from(passage.contributor).ok()?)?;
         Some((contributor.account, contributor.payout))
@@ -188,7 +188,7 @@ pub fn shares_of(release: &Release, credits: &[(u32, i64)], context: &Context) -
     // What is malformed was refused before; here it would have no owner to pay.
     let owners: Option<Vec<_>> = context.passages.iter().map(owner).collect();
     match (context.split(), owners) {
-        (Some(split), Some(owners)) => retrieval::shares_with(&adapter, &split, &owners),
-        _ => shares(&adapter),
+        (Some(split), Some(owners)) => retrieval::shares_with((&adapter, noise), &split, &owners),
+        _ => shares(&adapter, noise),
     }
 }

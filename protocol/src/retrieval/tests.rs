@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::attribution::commons_weight;
+use crate::attribution::{NOISE_MICRO_NATS, commons_weight};
 
 const NAT: i64 = 1_000_000;
 
@@ -62,7 +62,7 @@ fn a_passage_that_answers_pays_its_contributor_and_another_that_does_not_gets_no
     // Passage 0 says the answer; the adapter knows half of it.
     let told = context(2, vec![6 * NAT, NAT, 6 * NAT, NAT, 3 * NAT, NAT, 3 * NAT, NAT]);
     let split = told.split().unwrap();
-    let shares = shares_with(&[score(1, NAT), score(2, NAT)], &split, &[owner(3), owner(4)]);
+    let shares = shares_with((&[score(1, NAT), score(2, NAT)], NOISE_MICRO_NATS), &split, &[owner(3), owner(4)]);
     assert_eq!(weight(&shares, 4), 0);
     assert_eq!(weight(&shares, 1), weight(&shares, 2));
     // The passage explains 3.5 of 5 nats, the adapter 1.5.
@@ -117,7 +117,7 @@ proptest! {
     ) {
         let split = context(count, losses[..coalitions(count.into())].to_vec()).split().unwrap();
         let adapter: Vec<CreditScore> = credits.iter().map(|(who, nats)| score(*who, *nats)).collect();
-        let shares = shares_with(&adapter, &split, &(4..4 + count).map(owner).collect::<Vec<_>>());
+        let shares = shares_with((&adapter, NOISE_MICRO_NATS), &split, &(4..4 + count).map(owner).collect::<Vec<_>>());
         let sum: u64 = shares.iter().map(|share| u64::from(share.weight)).sum();
         prop_assert_eq!(sum + u64::from(commons_weight(&shares).unwrap()), u64::from(WHOLE));
         prop_assert!(shares.windows(2).all(|pair| pair[0].account < pair[1].account));
@@ -148,9 +148,9 @@ proptest! {
         let mut owners: Vec<_> = (1..=count).map(owner).collect();
         let told = context(count, losses.clone()).split().unwrap();
         let turned = context(count, exchanged(count, &losses, 0, count - 1)).split().unwrap();
-        let before = shares_with(&[score(1, credit)], &told, &owners);
+        let before = shares_with((&[score(1, credit)], NOISE_MICRO_NATS), &told, &owners);
         owners.swap(0, usize::from(count) - 1);
-        prop_assert_eq!(before, shares_with(&[score(1, credit)], &turned, &owners));
+        prop_assert_eq!(before, shares_with((&[score(1, credit)], NOISE_MICRO_NATS), &turned, &owners));
     }
 
     #[test]
@@ -161,8 +161,8 @@ proptest! {
     ) {
         let count = u8::try_from(passages.len()).unwrap();
         let split = Split { scale: 2, adapter, passages };
-        let one = shares_with(&[score(9, credit)], &split, &vec![owner(1); count.into()]);
-        let apart = shares_with(&[score(9, credit)], &split, &(1..=count).map(owner).collect::<Vec<_>>());
+        let one = shares_with((&[score(9, credit)], NOISE_MICRO_NATS), &split, &vec![owner(1); count.into()]);
+        let apart = shares_with((&[score(9, credit)], NOISE_MICRO_NATS), &split, &(1..=count).map(owner).collect::<Vec<_>>());
         let together: u32 = (1..=count).map(|who| weight(&apart, who)).sum();
         prop_assert!(together <= weight(&one, 1), "{} > {}", together, weight(&one, 1));
     }

@@ -43,6 +43,8 @@ enum Part {
     Twins,
     /// What cheats gain.
     Attacks,
+    /// What fewer trainings lose.
+    Economy,
     /// How much of the truth is a matter of the training's seed, by the plain recipe and the stable one.
     Recipes,
 }
@@ -111,13 +113,14 @@ pub(super) fn run(context: &Context, args: &AttributionArgs) -> Result<Output, F
         return foreign::export(&study, args.settings(Part::Methods), args.seeds(), folder);
     }
     for seed in args.seeds() {
-        for part in [Part::Methods, Part::Twins, Part::Attacks, Part::Recipes] {
+        for part in [Part::Methods, Part::Economy, Part::Twins, Part::Attacks, Part::Recipes] {
             if !args.parts.is_empty() && !args.parts.contains(&part) {
                 continue;
             }
             for setting in args.settings(part) {
                 match part {
                     Part::Methods => study.methods(*setting, seed)?,
+                    Part::Economy => study.economy(*setting, seed)?,
                     Part::Twins => study.twins(seed)?,
                     Part::Attacks => study.attacks(*setting, seed)?,
                     Part::Recipes => study.recipes(*setting, seed)?,

@@ -6,7 +6,9 @@ use tributary_compute::model::Base;
 use tributary_compute::study::attacks::{assail, self_dealing};
 use tributary_compute::study::dataset::Dataset;
 use tributary_compute::study::deal::{Dealt, Setting, deal};
+use tributary_compute::study::economy::{COMPARED, prior};
 use tributary_compute::study::redundancy::redundancy;
+use tributary_compute::study::shrinkage::shrinkage;
 use tributary_compute::study::table::{Finding, OURS, TRUE_RUN};
 use tributary_compute::study::{
     Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe, recipes,
@@ -135,6 +137,27 @@ impl<'a> Study<'a> {
         Ok(())
     }
 
+    /// What ways with fewer trainings lose.
+    pub(super) fn economy(&mut self, setting: Setting, seed: u64) -> Result<(), Failure> {
+        let laboratory = self.laboratory(setting, seed, &recipe().stable())?;
+        let plan = if self.quick { Plan::quick(seed) } else { Plan::full(seed) };
+        self.begin(&laboratory, seed, "fewer trainings");
+        let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
+        let case = Case::prepare(&laboratory, seed, &|_, _| {})?;
+        for (economy, stands_in) in COMPARED {
+            let start = Instant::now();
+            let scores = economy.scores(&laboratory, seed, &prior(&case, stands_in)?, &self.teller())?;
+            let price = economy.price(laboratory.dealt().contributors);
+            let name = format!("{}, {stands_in}: {price:.0} trainings", economy.name());
+            self.context.say(&format!("  {name}{}", load()));
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of trainings")]
+            let trainings = price.ceil() as usize;
+            let whose = Finding { trainings, seconds: start.elapsed().as_secs_f64(), ..self.of(&name) };
+            self.add(setting, seed, &whose, judge(&truth, &scores)?);
+        }
+        Ok(())
+    }
+
     /// How far two true runs agree, by each recipe.
     pub(super) fn recipes(&mut self, setting: Setting, seed: u64) -> Result<(), Failure> {
         let most = if self.quick { QUICK_RECIPES } else { usize::MAX };
@@ -155,7 +178,13 @@ impl<'a> Study<'a> {
                 };
                 Some((measure, figure))
             });
-            let known: Vec<_> = seeds.chain([("loss", loss)]).collect();
+            let of = |value: f64| Figure { value, low: value, high: value };
+            let shrunk = truth.unseen.first().and_then(|unseen| shrinkage(&truth.without, unseen));
+            let shrunk = shrunk.into_iter().flat_map(|found| {
+                let figures = [found.spread, found.spreads, found.explained].map(of);
+                ["seeds-spread", "seeds-spreads", "seeds-explained"].into_iter().zip(figures)
+            });
+            let known: Vec<_> = seeds.chain(shrunk).chain([("loss", loss)]).collect();
             self.add(setting, seed, &self.of(name), known);
         }
         Ok(())
