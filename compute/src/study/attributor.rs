@@ -90,6 +90,8 @@ pub fn all() -> Vec<Box<dyn Attributor>> {
         Box::new(peers::Less),
         Box::new(peers::DataInf),
         Box::new(peers::EkFac),
+        Box::new(peers::PartlyTrained(peers::Part::Quarter)),
+        Box::new(peers::PartlyTrained(peers::Part::Half)),
         Box::new(peers::LocoDelta::Linear),
         Box::new(peers::LocoDelta::Exact),
         Box::new(peers::LocoDelta::Bent),

@@ -152,7 +152,7 @@ fn runs(part: f64, contributors: usize) -> usize {
 }
 
 /// Contributors by records, most first; of equals the lower number.
-fn by_size(laboratory: &Laboratory) -> Vec<u32> {
+pub(super) fn by_size(laboratory: &Laboratory) -> Vec<u32> {
     let dealt = laboratory.dealt();
     let mut sizes = vec![0_u32; dealt.contributors];
     dealt.examples.iter().for_each(|example| sizes[example.contributor as usize] += 1);

@@ -13,6 +13,7 @@ use serde::Serialize;
 pub use scores::{Cost, Foreign, ScoresError};
 
 use super::attributor::Case;
+use super::economy::by_size;
 use super::{Figure, StudyError};
 use crate::attribute::Index;
 use crate::lora::{Adapter, AdapterFiles};
@@ -138,9 +139,9 @@ impl Case<'_> {
     ///
     /// # Errors
     /// When a training is not in the journal and fails.
-    pub fn index_cost(&self) -> Result<[(&'static str, Figure); 2], StudyError> {
-        let wanted: Vec<_> =
-            self.leave_out.iter().map(|(one, _)| self.laboratory.without(self.seed, &[*one])).collect();
+    pub fn index_cost(&self, trainings: usize) -> Result<[(&'static str, Figure); 2], StudyError> {
+        let trained = by_size(self.laboratory).into_iter().take(trainings);
+        let wanted: Vec<_> = trained.map(|one| self.laboratory.without(self.seed, &[one])).collect();
         let outcomes = self.laboratory.train(&wanted, &|_, _| {})?;
         let index = Index::build(&self.deployed, &self.leave_out)?.to_bytes();
         let cost = Cost {

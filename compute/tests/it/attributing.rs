@@ -2,11 +2,11 @@
 
 use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
 use tributary_compute::attribute::{
-    AttributeError, Credit, EXACT_CONTRIBUTORS, FEW_CONTRIBUTORS, Index, QUALITY_ANSWERS, Rule, coalition_losses,
-    credits, credits_by, quality,
+    AttributeError, Credit, EXACT_CONTRIBUTORS, Estimator, FEW_CONTRIBUTORS, Index, QUALITY_ANSWERS, Rule,
+    coalition_losses, credits, credits_by, quality,
 };
 use tributary_compute::lora::Adapter;
-use tributary_compute::loss::completion_loss;
+use tributary_compute::loss::{Target, completion_loss};
 use tributary_compute::model::{Base, Mode};
 use tributary_compute::train::{Example, Recipe, Trainer, targets};
 
@@ -221,6 +221,16 @@ const FACTS: [(u32, &str, &str); 6] = [
     (1, "where is the salt?", " in the sea"),
 ];
 
+fn example((contributor, prompt, completion): (u32, &str, &str)) -> Example {
+    Example {
+        prompt: prompt.to_owned(),
+        completion: completion.to_owned(),
+        contributor,
+        weight: 1.0,
+        ..Example::default()
+    }
+}
+
 fn trained(base: &Base, without: Option<u32>) -> Adapter {
     let recipe = Recipe {
         rank: 4,
@@ -233,13 +243,7 @@ fn trained(base: &Base, without: Option<u32>) -> Adapter {
         seed: 3,
         ..Recipe::default()
     };
-    let examples = FACTS.map(|(contributor, prompt, completion)| Example {
-        prompt: prompt.to_owned(),
-        completion: completion.to_owned(),
-        contributor,
-        weight: 1.0,
-        ..Example::default()
-    });
+    let examples = FACTS.map(example);
     let examples = without.map_or(examples.to_vec(), |contributor| Example::leave_out(&examples, contributor));
     let mut trainer = Trainer::new(base, &recipe, &examples).unwrap();
     while !trainer.is_done() {
@@ -268,13 +272,6 @@ fn a_quality_tells_a_right_index_from_one_that_keeps_other_contributors_rows() {
     let base = base(1);
     let deployed = trained(&base, None);
     let leave_out = [(0, trained(&base, Some(0))), (1, trained(&base, Some(1)))];
-    let example = |(contributor, prompt, completion): (u32, &str, &str)| Example {
-        prompt: prompt.to_owned(),
-        completion: completion.to_owned(),
-        contributor,
-        weight: 1.0,
-        ..Example::default()
-    };
     let answers = targets(&base, &FACTS.map(example), 64).unwrap();
     let measured = |index: &Index| quality(&base, &deployed, index, &leave_out, &answers).unwrap().unwrap();
     let right = measured(&Index::build(&deployed, &leave_out).unwrap());
@@ -291,4 +288,48 @@ fn a_quality_tells_a_right_index_from_one_that_keeps_other_contributors_rows() {
     let all = Index::build(&deployed, &leave_out).unwrap();
     let counted = quality(&base, &deployed, &all, &leave_out, &many).unwrap().unwrap();
     assert_eq!(usize::from(counted.answers), QUALITY_ANSWERS);
+}
+
+/// What was learned of the facts, each by the contributor that `whose` says.
+fn learned(base: &Base, whose: [u32; 6]) -> Vec<(u32, Target)> {
+    whose.into_iter().zip(targets(base, &FACTS.map(example), 64).unwrap()).collect()
+}
+
+#[test]
+fn who_was_not_left_out_by_a_training_is_credited_by_an_estimate() {
+    let base = base(1);
+    let deployed = trained(&base, None);
+    let records = learned(&base, [0, 0, 0, 1, 1, 1]);
+    let known = vec![(0, trained(&base, Some(0)))];
+    let estimator = Estimator::fit(&base, &deployed, &known, &records).unwrap();
+    let leave_out = [known.clone(), vec![(1, estimator.without(1, &records).unwrap())]].concat();
+    let index = Index::build(&deployed, &leave_out).unwrap();
+    for (owner, prompt, answer) in FACTS {
+        let (prompt_tokens, output) = tokens(&base, prompt, answer);
+        let credits = credits(&base, &deployed, &index, &prompt_tokens, &output).unwrap();
+        assert!(owner == 0 || credits[1].micro_nats > 0, "{prompt}: {credits:?}");
+        assert!(owner == 1 || credits[1].micro_nats < credits[0].micro_nats, "{prompt}: {credits:?}");
+    }
+    assert!(matches!(Estimator::fit(&base, &deployed, &[], &records), Err(AttributeError::Unfitted)));
+    assert!(matches!(Estimator::fit(&base, &deployed, &known, &records[3..]), Err(AttributeError::Unfitted)));
+}
+
+#[test]
+fn estimates_of_the_parts_are_together_that_of_the_whole() {
+    let base = base(1);
+    let deployed = trained(&base, None);
+    let known = vec![(0, trained(&base, Some(0)))];
+    let moved = |whose: [u32; 6], of: u32| -> Vec<f32> {
+        let records = learned(&base, whose);
+        let estimator = Estimator::fit(&base, &deployed, &known, &records).unwrap();
+        let without = estimator.without(of, &records).unwrap().values().unwrap();
+        without.iter().zip(deployed.values().unwrap()).map(|(without, with)| without - with).collect()
+    };
+    let whole = moved([0, 0, 0, 1, 1, 1], 1);
+    let [first, second] = [1, 2].map(|part| moved([0, 0, 0, 1, 2, 2], part));
+    let longest = whole.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    assert!(longest > 0.0);
+    for ((whole, first), second) in whole.iter().zip(first).zip(second) {
+        assert!((whole - first - second).abs() <= 1e-4 * longest, "{whole} {first} {second}");
+    }
 }

@@ -77,7 +77,7 @@ fn scores_of_others_are_judged_as_ours_are() {
     assert_eq!(cosines.scores(&case).unwrap(), ours);
     let foreign = Scores::of_records(ours.records.clone().unwrap(), &case);
     assert_eq!(judge(&truth, &foreign).unwrap(), judge(&truth, &ours).unwrap());
-    let cost = case.index_cost().unwrap();
+    let cost = case.index_cost(usize::MAX).unwrap();
     assert_eq!(cost.map(|(measure, _)| measure), ["build-seconds", "bytes-per-contributor"]);
     assert!(cost.iter().all(|(_, figure)| figure.value > 0.0), "{cost:?}");
 }

@@ -4,11 +4,67 @@
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use crate::attribute::{Credit, EXACT_CONTRIBUTORS, Index, Rule, credits_by};
+use crate::attribute::{Credit, EXACT_CONTRIBUTORS, Estimator, Index, Rule, credits_by};
+use crate::lora::Adapter;
 use crate::loss::Target;
 use crate::ops::narrow;
 use crate::study::attributor::{Attributor, Case, Scores};
+use crate::study::economy::by_size;
 use crate::study::{Matrix, StudyError};
+
+/// The index of a release that has this part of its leave-out adapters trained, of those with the most records, and the others
+/// estimated from gradients.
+pub(in crate::study) struct PartlyTrained(pub(in crate::study) Part);
+
+/// A part of the contributors.
+#[derive(Clone, Copy)]
+pub(in crate::study) enum Part {
+    Quarter,
+    Half,
+}
+
+impl Part {
+    fn of(self, contributors: usize) -> usize {
+        contributors.div_ceil(match self {
+            Self::Quarter => 4,
+            Self::Half => 2,
+        })
+    }
+}
+
+impl Attributor for PartlyTrained {
+    fn name(&self) -> &'static str {
+        match self.0 {
+            Part::Quarter => "LOCO-delta, a quarter trained",
+            Part::Half => "LOCO-delta, half trained",
+        }
+    }
+
+    fn trainings(&self, contributors: usize) -> usize {
+        self.0.of(contributors)
+    }
+
+    fn scores(&self, case: &Case<'_>) -> Result<Scores, StudyError> {
+        let laboratory = case.laboratory;
+        let (base, deployed) = (&laboratory.base, &case.deployed);
+        let learned = laboratory.dealt().examples.iter().zip(&case.records);
+        let records: Vec<(u32, Target)> =
+            learned.map(|(example, record)| (example.contributor, record.clone())).collect();
+        let largest = by_size(laboratory);
+        let (trained, others) = largest.split_at(self.0.of(largest.len()));
+        let mut leave_out: Vec<(u32, Adapter)> =
+            case.leave_out.iter().filter(|(contributor, _)| trained.contains(contributor)).cloned().collect();
+        let estimator = Estimator::fit(base, deployed, &leave_out, &records)?;
+        for contributor in others {
+            leave_out.push((*contributor, estimator.without(*contributor, &records)?));
+        }
+        scored(
+            case,
+            &Index::build(deployed, &leave_out)?,
+            Rule { exact: trained.len().min(EXACT_CONTRIBUTORS), bent: false },
+        )
+    }
+}
 
 /// Credits of the index.
 pub(in crate::study) enum LocoDelta {
@@ -44,20 +100,23 @@ impl Attributor for LocoDelta {
     }
 
     fn scores(&self, case: &Case<'_>) -> Result<Scores, StudyError> {
-        let index = Index::build(&case.deployed, &case.leave_out)?;
-        let laboratory = case.laboratory;
-        let of = |query: &Target| -> Result<Vec<Credit>, StudyError> {
-            let start = query.scored.first().map_or(0, |scored| scored.start);
-            let (prompt, output) = query.tokens.split_at(start);
-            Ok(credits_by(self.rule(), &laboratory.base, &case.deployed, &index, (prompt, output))?)
-        };
-        let columns = laboratory.queries.par_iter().map(of).collect::<Result<Vec<_>, _>>()?;
-        let mut scores = Matrix::zeros(case.leave_out.len(), columns.len());
-        for (column, credits) in columns.iter().enumerate() {
-            for (row, credit) in credits.iter().enumerate() {
-                scores.row_mut(row)[column] = narrow(credit.micro_nats as f64 / 1e6);
-            }
-        }
-        Ok(Scores::of_contributors(scores))
+        scored(case, &Index::build(&case.deployed, &case.leave_out)?, self.rule())
     }
+}
+
+fn scored(case: &Case<'_>, index: &Index, rule: Rule) -> Result<Scores, StudyError> {
+    let laboratory = case.laboratory;
+    let of = |query: &Target| -> Result<Vec<Credit>, StudyError> {
+        let start = query.scored.first().map_or(0, |scored| scored.start);
+        let (prompt, output) = query.tokens.split_at(start);
+        Ok(credits_by(rule, &laboratory.base, &case.deployed, index, (prompt, output))?)
+    };
+    let columns = laboratory.queries.par_iter().map(of).collect::<Result<Vec<_>, _>>()?;
+    let mut scores = Matrix::zeros(case.leave_out.len(), columns.len());
+    for (column, credits) in columns.iter().enumerate() {
+        for (row, credit) in credits.iter().enumerate() {
+            scores.row_mut(row)[column] = narrow(credit.micro_nats as f64 / 1e6);
+        }
+    }
+    Ok(Scores::of_contributors(scores))
 }

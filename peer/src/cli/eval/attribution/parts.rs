@@ -95,7 +95,7 @@ impl<'a> Study<'a> {
             let Some(own) = own.filter(|own| own.trainings > 0).cloned() else { continue };
             let finding =
                 |(measure, figure): (&str, Figure)| Finding { measure: measure.into(), figure, ..own.clone() };
-            self.findings.extend(case.index_cost()?.map(finding));
+            self.findings.extend(case.index_cost(own.trainings)?.map(finding));
         }
         Ok(())
     }

@@ -1,0 +1,94 @@
+//! Leave-out adapters of contributors for whom none was trained, estimated from gradients.
+//!
+//! To first order, training without some records ends further along the sum of the gradients of their losses. How far along is
+//! told by the leave-out adapters that were trained: it is the factor by which these sums are nearest, by least squares, to what
+//! leaving their contributors out really changed in the weights.
+//!
+//! Estimates add up: the parts of a body of records have, together, the whole's. And each follows from adapter, records and
+//! trained leave-out adapters alone, so that whoever has these can make it again.
+//!
+//! Invariant: an estimate is a pure function of its inputs, and the same bits in any company; sums run in the order of the records.
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+
+use super::AttributeError;
+use crate::lora::Adapter;
+use crate::loss::{Target, mean_gradient};
+use crate::model::Base;
+use crate::ops::narrow;
+
+/// Records whose gradients are held at once.
+const AT_ONCE: usize = 32;
+
+/// Estimates the leave-out adapters of one release.
+pub struct Estimator<'a> {
+    base: &'a Base,
+    adapter: &'a Adapter,
+    values: Vec<f32>,
+    /// What the sum of gradients is multiplied by.
+    factor: f64,
+}
+
+impl<'a> Estimator<'a> {
+    /// Fits the factor to the leave-out adapters that were trained, each beside what was learned of its contributor's records.
+    ///
+    /// # Errors
+    /// When there is none, shapes differ, tokens can't run, or a number is not finite.
+    pub fn fit(
+        base: &'a Base,
+        adapter: &'a Adapter,
+        trained: &[(u32, Adapter)],
+        records: &[(u32, Target)],
+    ) -> Result<Self, AttributeError> {
+        let values = adapter.values()?;
+        let mut estimator = Self { base, adapter, values, factor: 0.0 };
+        let (mut over, mut under) = (0.0, 0.0);
+        for (contributor, without) in trained {
+            let without = without.values()?;
+            if without.len() != estimator.values.len() {
+                return Err(AttributeError::Shapes { contributor: *contributor });
+            }
+            let sum = estimator.sum(*contributor, records)?;
+            let moved = without.iter().zip(&estimator.values).map(|(without, with)| f64::from(without - with));
+            over += moved.zip(&sum).map(|(moved, sum)| moved * f64::from(*sum)).sum::<f64>();
+            under += sum.iter().map(|sum| f64::from(*sum) * f64::from(*sum)).sum::<f64>();
+        }
+        if trained.is_empty() || under <= 0.0 {
+            return Err(AttributeError::Unfitted);
+        }
+        // Below zero, gradients say the contrary of what the trainings say: then nothing is said of the others.
+        estimator.factor = (over / under).max(0.0);
+        match estimator.factor.is_finite() {
+            true => Ok(estimator),
+            false => Err(AttributeError::NotFinite),
+        }
+    }
+
+    /// The adapter without the contributor, given what was learned of all records.
+    ///
+    /// # Errors
+    /// When tokens can't run, or a number is not finite.
+    pub fn without(&self, contributor: u32, records: &[(u32, Target)]) -> Result<Adapter, AttributeError> {
+        let sum = self.sum(contributor, records)?;
+        let moved =
+            self.values.iter().zip(&sum).map(|(value, sum)| narrow(f64::from(*value) + self.factor * f64::from(*sum)));
+        Ok(Adapter::from_values(self.base.config(), self.adapter.config(), &moved.collect::<Vec<_>>())?)
+    }
+
+    /// The sum of the gradients of the contributor's records' summed losses at the adapter.
+    fn sum(&self, contributor: u32, records: &[(u32, Target)]) -> Result<Vec<f32>, AttributeError> {
+        let own: Vec<&Target> =
+            records.iter().filter(|(whose, _)| *whose == contributor).map(|(_, record)| record).collect();
+        let (adapter, variables) = self.adapter.trainable()?;
+        let mut sum = vec![0.0_f32; self.values.len()];
+        for some in own.chunks(AT_ONCE) {
+            let gradient = |record: &&Target| mean_gradient(self.base.model(), &adapter, &variables, record);
+            let gradients = some.par_iter().map(gradient).collect::<Result<Vec<_>, _>>()?;
+            for (gradient, record) in gradients.iter().zip(some) {
+                let tokens = narrow(super::mean_over(record));
+                sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value * tokens);
+            }
+        }
+        Ok(sum)
+    }
+}
