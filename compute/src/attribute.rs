@@ -21,7 +21,7 @@ use tributary_protocol::id::Hash;
 
 pub use coalitions::coalition_losses;
 pub use codec::MAX_INDEX_BYTES;
-pub use estimate::Estimator;
+pub use estimate::{Estimator, Learned};
 pub use index::{Index, MAX_CONTRIBUTORS};
 pub use noise::{NOISE_SPREADS, noise, spread};
 pub use quality::{QUALITY_ANSWERS, quality};
@@ -66,6 +66,9 @@ pub enum AttributeError {
         /// The contributor.
         contributor: u32,
     },
+    /// Whoever wanted it wants it no more.
+    #[error("stopped")]
+    Stopped,
     /// No leave-out adapter was trained that estimates of the others could be fitted to.
     #[error("no training without a contributor tells how far estimates reach: at least one must be trained")]
     Unfitted,

@@ -95,9 +95,6 @@ pub enum CannotCheck {
     /// This base is computed by kernels whose bits depend on what else is computed.
     #[error("kernels of class {0} don't repeat an answer's bits in one prefill")]
     NotRepeated(String),
-    /// There is no generated token.
-    #[error("nothing was generated")]
-    Nothing,
 }
 
 /// Checks a claim that was computed in determinism class `class`.
@@ -153,9 +150,6 @@ pub fn check_generation_with(
     if adapter.is_some_and(|adapter| !adapter.fits(base.config())) {
         return Err(EngineError::Adapter);
     }
-    if output_tokens.is_empty() && fingerprints.is_empty() {
-        return Ok(ProofVerdict::CannotCheck { reason: CannotCheck::Nothing });
-    }
     if !device::repeats_bits(base.model().device()) {
         return Ok(ProofVerdict::CannotCheck { reason: CannotCheck::NotRepeated(base.class()) });
     }
@@ -172,6 +166,9 @@ fn malformed(base: &Base, prompt: &[u32], output: &[u32], fingerprints: &[Finger
     let chunks = output.chunks(TOKENS_PER_FINGERPRINT).map(<[u32]>::len);
     if prompt.is_empty() {
         Some("no prompt")
+    } else if output.is_empty() {
+        // An answer has the token that ends it at the least.
+        Some("nothing was generated")
     } else if prompt.len().saturating_add(output.len()) > config.max_positions {
         Some("longer than the context")
     } else if !prompt.iter().chain(output).all(known) {

@@ -186,6 +186,14 @@ impl Answers {
         self.send(stream, frame(TEXT, text.as_bytes())).await
     }
 
+    /// Says that an answer is still worked on: a part of the transcript without bytes.
+    ///
+    /// # Errors
+    /// When the asker went away.
+    pub async fn still(&self, stream: u64) -> Result<(), String> {
+        self.send(stream, frame(TRANSCRIPT, &[])).await
+    }
+
     /// Returns when the asker went away. While somebody waits for that, nothing can be sent.
     pub async fn gone(&self, stream: u64) {
         let sender = locked(&self.open).get(&stream).map(|open| Arc::clone(&open.sender));

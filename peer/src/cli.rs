@@ -43,7 +43,7 @@ const DATA_DIR: &str = "TRIBUTARY_DATA_DIR";
 #[command(name = "tributary", version, propagate_version = true)]
 #[command(
     after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 node down, 4 unreachable, 5 funds, 6 verification failed, \
-                  7 keys locked"
+                  7 keys locked, 8 cannot be judged here"
 )]
 pub(crate) struct Cli {
     /// The node's folder.

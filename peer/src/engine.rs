@@ -71,6 +71,23 @@ pub struct Run {
     pub examples: Vec<ExampleFrame>,
 }
 
+/// Leave-out adapters that are to be estimated. All blobs lie in the folder's hand-over.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct EstimateAsk {
+    /// The base.
+    pub base: Hash,
+    /// The adapter's blob.
+    pub adapter: Hash,
+    /// Blobs of the adapters that were trained without a contributor, by number.
+    pub trained: Vec<(u32, Hash)>,
+    /// How many records each contributor has.
+    pub counts: Vec<(u32, u32)>,
+    /// Some of them, in the order in which they are added.
+    pub records: Vec<ExampleFrame>,
+    /// Contributors without whom the adapter is wanted, or is to be held against this blob.
+    pub wanted: Vec<(u32, Option<Hash>)>,
+}
+
 /// What is to be exported.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct ExportAsk {
@@ -141,6 +158,13 @@ pub enum Ask {
         job: Hash,
         /// Of which training.
         triage: TriageAsk,
+    },
+    /// Estimate leave-out adapters.
+    Estimate {
+        /// The job.
+        job: Hash,
+        /// Whose.
+        estimate: EstimateAsk,
     },
     /// Build an attribution index and keep it with its adapter. All blobs lie in the folder's hand-over.
     Index {
@@ -251,6 +275,7 @@ impl Ask {
             | Self::Train { job, .. }
             | Self::Replay { job, .. }
             | Self::Triage { job, .. }
+            | Self::Estimate { job, .. }
             | Self::Index { job, .. }
             | Self::Quality { job, .. }
             | Self::Credit { job, .. }
@@ -293,6 +318,15 @@ pub enum Reply {
         tokens_per_s: u32,
         /// Points of the curve since the last progress.
         curve: Vec<Measurement>,
+    },
+    /// A leave-out adapter was estimated.
+    Estimated {
+        /// The job.
+        job: Hash,
+        /// Without whom.
+        contributor: u32,
+        /// The adapter's blob.
+        bytes: Vec<u8>,
     },
     /// A training that is stopped leaves its state, to go on from.
     Saved {
@@ -376,6 +410,11 @@ pub enum Done {
     },
     /// Records were ranked.
     Triaged(Triaged),
+    /// What was wanted is estimated.
+    Estimated {
+        /// The farthest that one is from what it was held against, in millionths of what it moves the adapter.
+        worst_millionths: u64,
+    },
     /// A base was loaded.
     Inspected(Facts),
     /// A model was written, read again and compared.
@@ -465,6 +504,7 @@ impl Reply {
             | Self::Checkpoint { job, .. }
             | Self::Begun { job }
             | Self::Saved { job, .. }
+            | Self::Estimated { job, .. }
             | Self::Text { job, .. }
             | Self::Done { job, .. }
             | Self::Late { job, .. }

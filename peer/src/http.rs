@@ -17,6 +17,7 @@ mod runs;
 mod sources;
 mod status;
 mod tasks;
+mod verified;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -180,6 +181,7 @@ fn routes(state: Arc<ApiState>) -> Router {
         .route("/api/runs/{key}/resume", post(runs::resume))
         .route("/api/tasks", get(tasks::list))
         .route("/api/releases", get(runs::releases))
+        .route("/api/releases/{adapter}/verify", post(verified::verify))
         .route("/api/ask", post(asks::ask))
         .route("/api/asks", get(asks::list))
         .route("/api/asks/{key}", get(asks::show))

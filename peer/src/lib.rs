@@ -23,6 +23,7 @@ pub mod licence;
 mod lock;
 pub mod names;
 pub mod net;
+mod percent;
 pub mod receiptfile;
 pub mod retrieval;
 pub mod runs;

@@ -53,7 +53,7 @@ pub fn pool(release: &Release, admission: Admission) -> Vec<Passage> {
 #[must_use]
 pub fn key_of(release: &Release) -> Hash {
     let parts = [release.head.0, release.contributors_commitment().0, release.base.0].concat();
-    Hash(blake3::derive_key("tributary 2026 retrieval pool", &parts))
+    Hash(blake3::derive_key("tributary 2026 retrieval pool v2", &parts))
 }
 
 /// An open index.
@@ -63,7 +63,7 @@ pub struct Pool {
     words: WordIndex,
     /// The embeddings' index, when it stands.
     vectors: OnceLock<VectorIndex>,
-    /// Whether somebody makes it now.
+    /// Whether somebody makes it or made it.
     is_embedding: AtomicBool,
     path: PathBuf,
 }
@@ -113,6 +113,11 @@ impl Retrieval {
         }
         open.push(Arc::clone(&pool));
         Ok(pool)
+    }
+
+    /// The turn of who reads all records of a model.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// An index that is open, which is then the one used last.
@@ -206,7 +211,7 @@ impl Pool {
         Ok(passages)
     }
 
-    /// Embeds the records in the background, unless that is done, under way or too much.
+    /// Embeds the records in the background, unless that was tried or is too much.
     pub fn embed(self: &Arc<Self>, engine: EngineHandle, base: Hash) {
         let is_wanted = !self.is_embedded() && (1..=EMBEDDED_MAX).contains(&self.words.len());
         if !is_wanted || self.is_embedding.swap(true, Ordering::Relaxed) {
@@ -214,10 +219,10 @@ impl Pool {
         }
         let pool = Arc::clone(self);
         tokio::spawn(async move {
+            // What failed once is not tried again as long as the pool is open: a record of a stranger may be the reason.
             if let Err(reason) = pool.embed_all(&engine, base).await {
                 tracing::warn!(pool = %pool.key.short(), %reason, "records are not embedded; words alone decide");
             }
-            pool.is_embedding.store(false, Ordering::Relaxed);
         });
     }
 
@@ -232,7 +237,7 @@ impl Pool {
             }
             // One that doesn't fit the model's context must not hide the others.
             for text in some {
-                let found = embedded(engine, base, vec![text.clone()]).await?;
+                let found = embedded(engine, base, vec![text.clone()]).await.unwrap_or_default();
                 vectors.push(found.into_iter().next().unwrap_or_default());
             }
         }

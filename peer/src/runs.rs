@@ -20,9 +20,10 @@ use tributary_protocol::node::{Command, FineTuneCommand, Node, Phase};
 use tributary_protocol::wire;
 use tributary_storage::journal::{Journal, JournalError};
 
-pub use self::spec::{OpenRun, RunSpec, RunState, done_adapter};
+pub use self::spec::{OpenRun, RunSpec, RunState, done_adapter, leave_outs};
 use crate::curves::{Curves, Trains};
 use crate::work::Workshop;
+use crate::work::estimate::Without;
 
 /// The journal's index of runs by key.
 const RUNS: &str = "runs";
@@ -179,10 +180,13 @@ impl Runs {
         let found = node.view(move |node| gather(&looked, node)).await.map_err(|error| error.to_string())?;
         let Gathered { adapter, contributors, builder, own, unchecked, entries } =
             found.ok_or("a task's result is missing")?;
+        let contributors = self.with_estimates(spec.base, adapter, contributors, &entries).await?;
         let leave_out: Vec<Hash> = contributors.iter().map(|contributor| contributor.leave_out).collect();
         let index =
             self.workshop.build_index(spec.base, adapter, &leave_out, &[]).await.map_err(|error| error.to_string())?;
-        let quality = self.quality(spec, adapter, &leave_out, (index, &entries)).await;
+        let trained = (0..).zip(&contributors).filter(|(_, one)| !one.estimated);
+        let trained: Vec<(u32, Hash)> = trained.map(|(number, one)| (number, one.leave_out)).collect();
+        let quality = self.quality(spec, adapter, &trained, (index, &entries)).await;
         let release = Release {
             name: spec.name.clone(),
             adapter,
@@ -200,17 +204,35 @@ impl Runs {
         node.command(Command::Release(Box::new(release))).await.map_err(|error| error.to_string())
     }
 
+    /// The contributors, with an estimate of each leave-out adapter that was not trained.
+    async fn with_estimates(
+        &self,
+        base: Hash,
+        adapter: Hash,
+        mut contributors: Vec<Contributor>,
+        entries: &[Signed<Contribution>],
+    ) -> Result<Vec<Contributor>, String> {
+        if contributors.iter().any(|one| one.estimated) {
+            let trained = |one: &Contributor| (one.account, (!one.estimated).then_some(one.leave_out));
+            let without: Vec<Without> = contributors.iter().map(trained).collect();
+            let all = self.workshop.estimate(base, adapter, &without, entries).await;
+            let all = all.map_err(|error| error.to_string())?;
+            contributors.iter_mut().zip(all).for_each(|(one, leave_out)| one.leave_out = leave_out);
+        }
+        Ok(contributors)
+    }
+
     /// How right the index is. What can't be measured is released without a figure, and says so.
     async fn quality(
         &self,
         spec: &RunSpec,
         adapter: Hash,
-        leave_out: &[Hash],
+        trained: &[(u32, Hash)],
         (index, entries): (Hash, &[Signed<Contribution>]),
     ) -> Option<Quality> {
         let measured = async {
             let records = self.workshop.drawn(index, entries).await?;
-            self.workshop.measure_quality(spec.base, adapter, leave_out, records).await
+            self.workshop.measure_quality(spec.base, adapter, trained, records).await
         };
         measured.await.unwrap_or_else(|reason| {
             tracing::warn!(adapter = %adapter.short(), %reason, "how right the attribution is could not be measured");
@@ -270,13 +292,15 @@ fn gather(run: &OpenRun, node: &Node) -> Option<Gathered> {
     let contributors = spec
         .contributors()
         .map(|account| {
+            let estimated = spec.head.logs.len() > 1 && !spec.is_left_out(&account);
             let leave_out = match spec.head.logs.len() {
                 1 => BASE_ALONE,
+                _ if estimated => Hash::default(),
                 _ => done_adapter(&run.task(node, Some(&account))?)?,
             };
-            let newest = spec.head.logs.iter().find(|log| log.contributor == account)?.length.checked_sub(1)?;
-            let payout = datanet.entries(&account, newest, 1).first()?.body.payout;
-            Some(Contributor { account, payout, leave_out })
+            let entries = spec.head.logs.iter().find(|log| log.contributor == account)?.length;
+            let payout = datanet.entries(&account, entries.checked_sub(1)?, 1).first()?.body.payout;
+            Some(Contributor { account, payout, leave_out, entries, estimated })
         })
         .collect::<Option<Vec<_>>>()?;
     let tasks = spec.left_out().map(Some).chain([None]);

@@ -8,7 +8,8 @@ mod bases;
 mod check;
 mod data;
 pub mod doubts;
-mod judge;
+pub mod estimate;
+pub(crate) mod judge;
 mod places;
 mod retrieve;
 mod room;
@@ -343,7 +344,8 @@ impl Workshop {
         }
     }
 
-    /// How right the index is that `adapter` is kept with, measured on `records`.
+    /// How right the index is that `adapter` is kept with, measured on `records` by the adapters that were trained without
+    /// these contributors.
     ///
     /// # Errors
     /// When a blob cannot be had or the engine refuses it.
@@ -351,10 +353,10 @@ impl Workshop {
         &self,
         base: Hash,
         adapter: Hash,
-        leave_out: &[Hash],
+        leave_out: &[(u32, Hash)],
         records: Vec<ExampleFrame>,
     ) -> Result<Option<Quality>, JobError> {
-        let without = numbered(leave_out);
+        let without: Vec<_> = leave_out.iter().map(|(number, blob)| (*number, told(*blob))).collect();
         let blobs: Vec<Hash> = without.iter().filter_map(|(_, blob)| *blob).collect();
         let job = Hash::of(&[b"quality".as_slice(), &adapter.0].concat());
         let ask = Ask::Quality { job, base, id: adapter, leave_out: without, records };
@@ -374,16 +376,30 @@ impl Workshop {
     ) -> Result<Done, JobError> {
         let job = ask.job();
         let asked = async {
-            for blob in blobs {
-                self.hand_over(job, *blob, providers).await?;
-            }
             room.await?;
             self.ask(job, ask).await
         };
-        let asked = asked.await;
+        self.handing_over(job, blobs, providers, asked).await
+    }
+
+    /// Works with blobs that lie where the engine finds them until it is done.
+    async fn handing_over<T>(
+        &self,
+        job: Hash,
+        blobs: &[Hash],
+        providers: &[NodeId],
+        work: impl Future<Output = Result<T, JobError>>,
+    ) -> Result<T, JobError> {
+        let done = async {
+            for blob in blobs {
+                self.hand_over(job, *blob, providers).await?;
+            }
+            work.await
+        };
+        let done = done.await;
         let folder = self.engine.folder().clone();
         let _ = tokio::task::spawn_blocking(move || folder.take_back(job)).await;
-        asked
+        done
     }
 
     /// Puts an adapter's blob where the engine finds it.
@@ -445,5 +461,10 @@ impl Workshop {
 
 /// Leave-out adapters by their contributors' numbers; nothing stands for the untrained one.
 fn numbered(leave_out: &[Hash]) -> Vec<(u32, Option<Hash>)> {
-    (0..).zip(leave_out).map(|(number, hash)| (number, Some(*hash).filter(|hash| *hash != BASE_ALONE))).collect()
+    (0..).zip(leave_out).map(|(number, hash)| (number, told(*hash))).collect()
+}
+
+/// The blob of a leave-out adapter; nothing stands for the untrained one.
+fn told(hash: Hash) -> Option<Hash> {
+    Some(hash).filter(|hash| *hash != BASE_ALONE)
 }

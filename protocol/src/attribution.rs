@@ -45,6 +45,8 @@ pub struct Quality {
     /// Answers that were attributed twice: by the method, and by what each really loses under the adapters trained without
     /// each contributor.
     pub answers: u16,
+    /// Contributors whose true losses are known, since an adapter was trained without them; the others are left aside.
+    pub contributors: u16,
     /// The part of an answer's fee that the method gives to others than the true losses do: the mean, in parts per million.
     pub misallocated: u32,
     /// Correlation over contributors of credit and true loss: the mean over answers, in millionths; nothing where credits
@@ -61,7 +63,11 @@ impl Quality {
             None => true,
             Some(correlation) => correlation.unsigned_abs() <= WHOLE,
         };
-        self.answers > 0 && self.misallocated <= WHOLE && correlated && u64::from(self.noise) <= NOISE_MAX_MICRO_NATS
+        self.answers > 0
+            && self.contributors > 0
+            && self.misallocated <= WHOLE
+            && correlated
+            && (NOISE_MICRO_NATS..=NOISE_MAX_MICRO_NATS).contains(&u64::from(self.noise))
     }
 }
 
@@ -77,8 +83,9 @@ pub const COMMONS_MICRO_NATS: u64 = 50_000;
 
 /// The least credit that is not taken for chance, in micro-nats, however little a release's credits spread.
 pub const NOISE_MICRO_NATS: u64 = 5_000;
-/// The most that a release may take for chance: a nat.
-pub const NOISE_MAX_MICRO_NATS: u64 = 1_000_000;
+/// The most that a release may take for chance: a quarter of a nat. A builder who says more than there is takes from those who
+/// explain little and gives to those who explain much; this bounds how much.
+pub const NOISE_MAX_MICRO_NATS: u64 = 250_000;
 
 /// Turns credits into shares: sums them per identity, subtracts `noise` micro-nats, clips once at zero, and divides by
 /// the sum with the commons' part. Never a softmax, which rewards splitting. The commons' weight is what is

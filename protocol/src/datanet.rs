@@ -3,7 +3,7 @@
 //! Invariant: a log only grows, each entry names the hash of the one before it, and two nodes that hold the
 //! same entries compute the same head. A contributor who signs two entries for one place is kept at the first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -128,9 +128,6 @@ impl Head {
             && self.logs.windows(2).all(|pair| pair[0].contributor < pair[1].contributor)
     }
 }
-
-/// Earlier versions of a datanet that are tried for a head's id: each costs as many hashes as it has contributors.
-const HEADS_TRIED: usize = 64;
 
 /// Why a genesis or an entry is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -301,27 +298,17 @@ impl Datanet {
         Head { datanet: self.id, logs }
     }
 
-    /// The version of that id, where it is the present one or what was there up to some moment by the claimed times,
-    /// nearest first: a head's id alone does not say how long its logs were.
+    /// The version of that id, whose logs had these lengths; `None` where some of it is not known here, or it is another one.
     #[must_use]
-    pub fn head_of(&self, id: &Hash) -> Option<Head> {
-        let present = self.head();
-        if present.id() == *id {
-            return Some(present);
-        }
-        let moments: BTreeSet<u64> = self.all_entries().map(|entry| entry.body.claimed_ms).collect();
-        let earlier = moments.into_iter().rev().skip(1).take(HEADS_TRIED);
-        earlier.map(|moment| self.head_at(moment)).find(|head| head.id() == *id)
-    }
-
-    /// The head of what was claimed up to a moment.
-    fn head_at(&self, claimed_ms: u64) -> Head {
-        let head = |(contributor, log): (&AccountId, &Vec<(Hash, Signed<Contribution>)>)| {
-            let (newest, place) =
-                log.iter().zip(1..).take_while(|((_, entry), _)| entry.body.claimed_ms <= claimed_ms).last()?;
-            Some(LogHead { contributor: *contributor, length: place, newest: newest.0 })
+    pub fn head_of(&self, id: &Hash, lengths: impl IntoIterator<Item = (AccountId, u64)>) -> Option<Head> {
+        let log = |(contributor, length): (AccountId, u64)| {
+            let place = usize::try_from(length.checked_sub(1)?).ok()?;
+            let (newest, _) = self.logs.get(&contributor)?.get(place)?;
+            Some(LogHead { contributor, length, newest: *newest })
         };
-        Head { datanet: self.id, logs: self.logs.iter().filter_map(head).take(HEAD_CONTRIBUTORS_MAX).collect() }
+        let logs = lengths.into_iter().take(HEAD_CONTRIBUTORS_MAX).map(log).collect::<Option<Vec<_>>>()?;
+        let head = Head { datanet: self.id, logs };
+        (head.id() == *id).then_some(head)
     }
 
     /// How many entries of `contributor` are known, and the id of the newest.

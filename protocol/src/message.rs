@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::attribution::Quality;
 use crate::batch::{BatchHead, EpochHead};
 use crate::card::{CardChange, CardHead};
-use crate::datanet::{Contribution, Genesis, Head};
+use crate::datanet::{Contribution, Datanet, Genesis, Head};
 use crate::decoding::{self, Decoding, Prompt};
 use crate::envelope::{Signed, Statement};
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
@@ -99,6 +99,10 @@ pub struct Contributor {
     pub payout: ChainAddress,
     /// The adapter trained without them; [`BASE_ALONE`] for the only contributor, without whom nothing is trained.
     pub leave_out: Hash,
+    /// Entries of their log in the version that was trained on: with all of these, anybody finds the version again.
+    pub entries: u64,
+    /// Whether nobody trained it: what the training would have given is estimated from the gradients of their records.
+    pub estimated: bool,
 }
 
 /// Stands for the untrained adapter, which changes nothing of the base: what is left without the only contributor.
@@ -145,12 +149,19 @@ impl Release {
         Hash(blake3::derive_key("tributary contributors v1", &wire::encode(&self.contributors)))
     }
 
+    /// The version that was trained on, as far as `datanet` has it.
+    #[must_use]
+    pub fn version(&self, datanet: &Datanet) -> Option<Head> {
+        datanet.head_of(&self.head, self.contributors.iter().map(|one| (one.account, one.entries)))
+    }
+
     pub(crate) fn is_well_formed(&self) -> bool {
         self.name.len() <= NAME_MAX_BYTES
             && self.contributors.len() <= RECEIPT_SHARES_MAX
             && self.contributors.windows(2).all(|pair| pair[0].account < pair[1].account)
             && self.quality.is_none_or(|quality| quality.is_well_formed())
             && (self.contributors.len() == 1 || self.contributors.iter().all(|one| one.leave_out != BASE_ALONE))
+            && (self.contributors.is_empty() || self.contributors.iter().any(|one| !one.estimated))
     }
 }
 

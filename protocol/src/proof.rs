@@ -128,7 +128,7 @@ pub enum Found {
 }
 
 /// An answer computed again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recomputed {
     /// The determinism class it was computed in.
     pub class: String,

@@ -75,6 +75,19 @@ pub enum Outcome {
     Abstained(String),
 }
 
+impl Outcome {
+    /// The same with no longer a reason than a verdict may have.
+    #[must_use]
+    pub fn cut(self) -> Self {
+        let cut = |reason: String| reason.chars().take(NAME_MAX_BYTES).collect();
+        match self {
+            Self::Confirmed => Self::Confirmed,
+            Self::Refuted(reason) => Self::Refuted(cut(reason)),
+            Self::Abstained(reason) => Self::Abstained(cut(reason)),
+        }
+    }
+}
+
 /// A verifier's signed finding.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Verdict {

@@ -7,15 +7,16 @@ use crate::loss::{Target, fitting, token_losses};
 use crate::model::{Base, Mode};
 
 /// The mean loss of the answer's tokens after each of `prompts`, in millionths of a nat: first all by the base alone, then
-/// all with the adapter. An answer without tokens costs nothing.
+/// all with the adapter. An answer without tokens costs nothing. `goes_on` is asked before each pass.
 ///
 /// # Errors
-/// When a prompt with the answer can't run, or a number is not finite.
+/// When a prompt with the answer can't run, a number is not finite, or it does not go on.
 pub fn coalition_losses(
     base: &Base,
     adapter: &Adapter,
     prompts: &[Vec<u32>],
     output: &[u32],
+    goes_on: &dyn Fn() -> bool,
 ) -> Result<Vec<i64>, AttributeError> {
     if output.is_empty() {
         return Ok(vec![0; 2 * prompts.len()]);
@@ -26,6 +27,9 @@ pub fn coalition_losses(
     for adapter in [None, Some(&adapter)] {
         let mut rest = targets.as_slice();
         while !rest.is_empty() {
+            if !goes_on() {
+                return Err(AttributeError::Stopped);
+            }
             let (batch, later) = rest.split_at(fitting(rest));
             losses.extend(batch_losses(base, adapter, batch)?);
             rest = later;

@@ -9,9 +9,11 @@
 //!
 //! Invariant: an estimate is a pure function of its inputs, and the same bits in any company; sums run in the order of the records.
 
+use std::collections::BTreeMap;
+
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use super::AttributeError;
+use super::{AttributeError, mean_over};
 use crate::lora::Adapter;
 use crate::loss::{Target, mean_gradient};
 use crate::model::Base;
@@ -19,6 +21,15 @@ use crate::ops::narrow;
 
 /// Records whose gradients are held at once.
 const AT_ONCE: usize = 32;
+
+/// What was learned of contributors' records: of all, or of some that stand for all.
+#[derive(Default)]
+pub struct Learned {
+    /// Of each record whose it is.
+    pub records: Vec<(u32, Target)>,
+    /// How many a contributor has in all, where they are more than those above.
+    pub counts: BTreeMap<u32, u32>,
+}
 
 /// Estimates the leave-out adapters of one release.
 pub struct Estimator<'a> {
@@ -38,7 +49,7 @@ impl<'a> Estimator<'a> {
         base: &'a Base,
         adapter: &'a Adapter,
         trained: &[(u32, Adapter)],
-        records: &[(u32, Target)],
+        learned: &Learned,
     ) -> Result<Self, AttributeError> {
         let values = adapter.values()?;
         let mut estimator = Self { base, adapter, values, factor: 0.0 };
@@ -48,7 +59,7 @@ impl<'a> Estimator<'a> {
             if without.len() != estimator.values.len() {
                 return Err(AttributeError::Shapes { contributor: *contributor });
             }
-            let sum = estimator.sum(*contributor, records)?;
+            let sum = estimator.sum(*contributor, learned)?;
             let moved = without.iter().zip(&estimator.values).map(|(without, with)| f64::from(without - with));
             over += moved.zip(&sum).map(|(moved, sum)| moved * f64::from(*sum)).sum::<f64>();
             under += sum.iter().map(|sum| f64::from(*sum) * f64::from(*sum)).sum::<f64>();
@@ -64,29 +75,31 @@ impl<'a> Estimator<'a> {
         }
     }
 
-    /// The adapter without the contributor, given what was learned of all records.
+    /// The adapter without the contributor.
     ///
     /// # Errors
     /// When tokens can't run, or a number is not finite.
-    pub fn without(&self, contributor: u32, records: &[(u32, Target)]) -> Result<Adapter, AttributeError> {
-        let sum = self.sum(contributor, records)?;
+    pub fn without(&self, contributor: u32, learned: &Learned) -> Result<Adapter, AttributeError> {
+        let sum = self.sum(contributor, learned)?;
         let moved =
             self.values.iter().zip(&sum).map(|(value, sum)| narrow(f64::from(*value) + self.factor * f64::from(*sum)));
         Ok(Adapter::from_values(self.base.config(), self.adapter.config(), &moved.collect::<Vec<_>>())?)
     }
 
     /// The sum of the gradients of the contributor's records' summed losses at the adapter.
-    fn sum(&self, contributor: u32, records: &[(u32, Target)]) -> Result<Vec<f32>, AttributeError> {
-        let own: Vec<&Target> =
-            records.iter().filter(|(whose, _)| *whose == contributor).map(|(_, record)| record).collect();
+    fn sum(&self, contributor: u32, learned: &Learned) -> Result<Vec<f32>, AttributeError> {
+        let is_own = |one: &&(u32, Target)| one.0 == contributor;
+        let own: Vec<&Target> = learned.records.iter().filter(is_own).map(|(_, record)| record).collect();
+        let count = learned.counts.get(&contributor).map_or(own.len() as f64, |count| f64::from(*count));
+        let each = count / own.len().max(1) as f64;
         let (adapter, variables) = self.adapter.trainable()?;
         let mut sum = vec![0.0_f32; self.values.len()];
         for some in own.chunks(AT_ONCE) {
             let gradient = |record: &&Target| mean_gradient(self.base.model(), &adapter, &variables, record);
             let gradients = some.par_iter().map(gradient).collect::<Result<Vec<_>, _>>()?;
             for (gradient, record) in gradients.iter().zip(some) {
-                let tokens = narrow(super::mean_over(record));
-                sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value * tokens);
+                let factor = narrow(mean_over(record) * each);
+                sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value * factor);
             }
         }
         Ok(sum)

@@ -18,10 +18,11 @@ use crate::statistics::{mean, pearson};
 pub const QUALITY_ANSWERS: usize = 16;
 
 /// The quality of what pays, measured on the first [`QUALITY_ANSWERS`] of `answers`. `leave_out` are the adapters that the
-/// index was built from. None without an answer.
+/// index was built from, those that really were trained: of other contributors nothing is compared. None without an answer or
+/// without such an adapter.
 ///
 /// # Errors
-/// When the index is of another adapter or of other contributors, tokens can't run, or a number is not finite.
+/// When the index is of another adapter or lacks one of these contributors, tokens can't run, or a number is not finite.
 pub fn quality(
     base: &Base,
     adapter: &Adapter,
@@ -31,13 +32,19 @@ pub fn quality(
 ) -> Result<Option<Quality>, AttributeError> {
     let mut without: Vec<&(u32, Adapter)> = leave_out.iter().collect();
     without.sort_by_key(|(contributor, _)| *contributor);
-    if !index.contributors().eq(without.iter().map(|(contributor, _)| *contributor)) {
+    let known: Vec<u32> = without.iter().map(|(contributor, _)| *contributor).collect();
+    if known.windows(2).any(|pair| pair[0] >= pair[1])
+        || !known.iter().all(|one| index.contributors().any(|it| it == *one))
+    {
         return Err(AttributeError::Malformed("the index is of other contributors"));
     }
-    let rule = Rule::of(without.len());
+    let rule = Rule::of(index.rows().len());
+    let mut spread = vec![Vec::new(); index.rows().len()];
     let mut both = Vec::new();
     for answer in &answers[..answers.len().min(QUALITY_ANSWERS)] {
-        let given = credits_of(rule, base, adapter, index, answer)?;
+        let all = credits_of(rule, base, adapter, index, answer)?;
+        spread.iter_mut().zip(&all).for_each(|(own, credit)| own.push(credit.micro_nats));
+        let given: Vec<Credit> = all.into_iter().filter(|credit| known.contains(&credit.contributor)).collect();
         let due = differences(base, adapter, without.len(), |at| Ok(without[at].1.clone()), answer)?;
         let tokens = mean_over(answer);
         let due = due.iter().zip(&given).map(|(nats, credit)| {
@@ -46,13 +53,13 @@ pub fn quality(
         let due = due.collect::<Result<Vec<Credit>, AttributeError>>()?;
         both.push((given, due));
     }
-    Ok(told(&both))
+    Ok(told(&both, noise(spread.into_iter())))
 }
 
 /// What credits that were given say beside those that were due, for each answer.
-fn told(both: &[(Vec<Credit>, Vec<Credit>)]) -> Option<Quality> {
+fn told(both: &[(Vec<Credit>, Vec<Credit>)], noise: u32) -> Option<Quality> {
     let count = u16::try_from(both.len()).ok().filter(|count| *count > 0)?;
-    let noise = noise(both.iter().flat_map(|(given, _)| given).map(|credit| credit.micro_nats));
+    let contributors = u16::try_from(both.first()?.0.len()).ok().filter(|count| *count > 0)?;
     let misallocated =
         |(given, due): &(Vec<Credit>, Vec<Credit>)| between(&weights(given, noise.into()), &weights(due, noise.into()));
     let average = both.iter().map(misallocated).sum::<u64>() / u64::from(count);
@@ -60,6 +67,7 @@ fn told(both: &[(Vec<Credit>, Vec<Credit>)]) -> Option<Quality> {
         both.iter().filter_map(|(given, due)| pearson(&numbers(given), &numbers(due))).collect();
     Some(Quality {
         answers: count,
+        contributors,
         misallocated: u32::try_from(average).unwrap_or(WHOLE),
         correlation: mean(&correlations).map(millionths),
         noise,
@@ -130,11 +138,12 @@ mod tests {
     #[test]
     fn credits_that_spread_are_measured_with_their_noise() {
         let answer = |nats: i64| (credits(&[1_500_000, -nats, nats]), credits(&[1_500_000, nats, -nats]));
-        let few = told(&[answer(40_000)]).unwrap();
-        assert_eq!((few.answers, u64::from(few.noise)), (1, NOISE_MICRO_NATS));
-        assert!(few.misallocated > 0, "{few:?}");
-        let many = told(&vec![answer(40_000); 16]).unwrap();
-        assert!(many.noise > 40_000 && many.misallocated == 0, "{many:?}");
-        assert_eq!(told(&[]), None);
+        let little = told(&[answer(40_000)], 5_000).unwrap();
+        assert_eq!((little.answers, little.contributors, little.noise), (1, 3, 5_000));
+        assert!(little.misallocated > 0, "{little:?}");
+        let much = told(&vec![answer(40_000); 16], 59_304).unwrap();
+        assert_eq!((much.answers, much.misallocated), (16, 0), "{much:?}");
+        assert_eq!(told(&[], 5_000), None);
+        assert_eq!(told(&[(Vec::new(), Vec::new())], 5_000), None);
     }
 }

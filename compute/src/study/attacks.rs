@@ -237,7 +237,8 @@ fn paid(scores: &Scores, scale: f64, dealt: &Dealt) -> Result<Vec<Vec<f64>>, Stu
     #[expect(clippy::cast_possible_truncation, reason = "saturates, far beyond any loss")]
     let micro = |score: f64| (score * scale * 1e6).round() as i64;
     let queries = 0..dealt.queries.len();
-    let noise = noise(queries.clone().flat_map(|query| scores.column(query)).map(micro));
+    let own = |row: &[f32]| row[..dealt.queries.len()].iter().map(|score| micro(f64::from(*score))).collect();
+    let noise = noise(scores.iter().map(own));
     let of = |query: usize| {
         let column = scores.column(query);
         let credit = |(who, score): (usize, &f64)| CreditScore {

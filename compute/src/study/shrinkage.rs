@@ -23,7 +23,7 @@ pub struct Shrinkage {
 /// The fit, given the rises of each contributor for each question in two runs that differ by their seed alone.
 #[must_use]
 pub fn shrinkage(one: &Matrix, other: &Matrix) -> Option<Shrinkage> {
-    let spread_of = |run: &Matrix| spread(run.iter().flatten().map(|rise| f64::from(*rise)));
+    let spread_of = |run: &Matrix| spread(run.iter().map(|row| row.iter().map(|rise| f64::from(*rise)).collect()));
     let runs = [(one, other, spread_of(one)?), (other, one, spread_of(other)?)];
     let missed = |spreads: f64| -> f64 {
         let of_run = |(run, other, spread): &(&Matrix, &Matrix, f64)| -> f64 {

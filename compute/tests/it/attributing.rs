@@ -2,11 +2,11 @@
 
 use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
 use tributary_compute::attribute::{
-    AttributeError, Credit, EXACT_CONTRIBUTORS, Estimator, FEW_CONTRIBUTORS, Index, QUALITY_ANSWERS, Rule,
+    AttributeError, Credit, EXACT_CONTRIBUTORS, Estimator, FEW_CONTRIBUTORS, Index, Learned, QUALITY_ANSWERS, Rule,
     coalition_losses, credits, credits_by, quality,
 };
 use tributary_compute::lora::Adapter;
-use tributary_compute::loss::{Target, completion_loss};
+use tributary_compute::loss::completion_loss;
 use tributary_compute::model::{Base, Mode};
 use tributary_compute::train::{Example, Recipe, Trainer, targets};
 
@@ -170,7 +170,7 @@ fn losses_of_coalitions_are_those_of_each_alone_in_whatever_company() {
     let (question, output) = tokens(&base, "who owns the mill?", " the miller owns the old mill");
     let (told, _) = tokens(&base, "the miller owns the old mill who owns the mill?", " the");
     let alone = |adapter: Option<&Adapter>, prompt: &[u32]| {
-        let losses = coalition_losses(&base, &deployed, &[prompt.to_vec()], &output).unwrap();
+        let losses = coalition_losses(&base, &deployed, &[prompt.to_vec()], &output, &|| true).unwrap();
         let loss = completion_loss(base.model(), Mode::Infer, adapter, prompt, &output).unwrap();
         let (measured, sum) = (losses[usize::from(adapter.is_some())], f64::from(loss.to_scalar::<f32>().unwrap()));
         #[expect(clippy::cast_precision_loss, reason = "a dozen tokens")]
@@ -180,7 +180,7 @@ fn losses_of_coalitions_are_those_of_each_alone_in_whatever_company() {
     };
     // More than one pass takes at once.
     let prompts: Vec<Vec<u32>> = (0..400).map(|at| if at % 2 == 0 { question.clone() } else { told.clone() }).collect();
-    let losses = coalition_losses(&base, &deployed, &prompts, &output).unwrap();
+    let losses = coalition_losses(&base, &deployed, &prompts, &output, &|| true).unwrap();
     let mut expected = Vec::new();
     for adapter in [None, Some(&deployed)] {
         let both = [alone(adapter, &question), alone(adapter, &told)];
@@ -188,7 +188,9 @@ fn losses_of_coalitions_are_those_of_each_alone_in_whatever_company() {
     }
     assert_eq!(losses, expected);
     assert_ne!(losses[0], losses[1]);
-    assert_eq!(coalition_losses(&base, &deployed, &prompts[..2], &[]).unwrap(), [0; 4]);
+    assert_eq!(coalition_losses(&base, &deployed, &prompts[..2], &[], &|| true).unwrap(), [0; 4]);
+    let stopped = coalition_losses(&base, &deployed, &prompts, &output, &|| false);
+    assert!(matches!(stopped, Err(AttributeError::Stopped)));
 }
 
 #[test]
@@ -284,6 +286,8 @@ fn a_quality_tells_a_right_index_from_one_that_keeps_other_contributors_rows() {
     let refused = quality(&base, &deployed, &other, &leave_out, &answers);
     assert!(matches!(refused, Err(AttributeError::Malformed(_))), "{refused:?}");
     assert_eq!(quality(&base, &deployed, &other, &[(0, deployed.clone()), (2, deployed.clone())], &[]).unwrap(), None);
+    let half = quality(&base, &deployed, &Index::build(&deployed, &leave_out).unwrap(), &leave_out[..1], &answers);
+    assert_eq!(half.unwrap().unwrap().contributors, 1, "who was not left out by a training is left aside");
     let many = vec![answers[0].clone(); QUALITY_ANSWERS + 4];
     let all = Index::build(&deployed, &leave_out).unwrap();
     let counted = quality(&base, &deployed, &all, &leave_out, &many).unwrap().unwrap();
@@ -291,8 +295,9 @@ fn a_quality_tells_a_right_index_from_one_that_keeps_other_contributors_rows() {
 }
 
 /// What was learned of the facts, each by the contributor that `whose` says.
-fn learned(base: &Base, whose: [u32; 6]) -> Vec<(u32, Target)> {
-    whose.into_iter().zip(targets(base, &FACTS.map(example), 64).unwrap()).collect()
+fn learned(base: &Base, whose: [u32; 6]) -> Learned {
+    let records = whose.into_iter().zip(targets(base, &FACTS.map(example), 64).unwrap()).collect();
+    Learned { records, ..Learned::default() }
 }
 
 #[test]
@@ -311,7 +316,8 @@ fn who_was_not_left_out_by_a_training_is_credited_by_an_estimate() {
         assert!(owner == 1 || credits[1].micro_nats < credits[0].micro_nats, "{prompt}: {credits:?}");
     }
     assert!(matches!(Estimator::fit(&base, &deployed, &[], &records), Err(AttributeError::Unfitted)));
-    assert!(matches!(Estimator::fit(&base, &deployed, &known, &records[3..]), Err(AttributeError::Unfitted)));
+    let others = Learned { records: records.records[3..].to_vec(), ..Learned::default() };
+    assert!(matches!(Estimator::fit(&base, &deployed, &known, &others), Err(AttributeError::Unfitted)));
 }
 
 #[test]
@@ -331,5 +337,24 @@ fn estimates_of_the_parts_are_together_that_of_the_whole() {
     assert!(longest > 0.0);
     for ((whole, first), second) in whole.iter().zip(first).zip(second) {
         assert!((whole - first - second).abs() <= 1e-4 * longest, "{whole} {first} {second}");
+    }
+}
+
+#[test]
+fn some_records_stand_for_all_of_a_contributor() {
+    let base = base(1);
+    let deployed = trained(&base, None);
+    let known = vec![(0, trained(&base, Some(0)))];
+    let moved = |learned: &Learned| -> Vec<f32> {
+        let estimator = Estimator::fit(&base, &deployed, &known, learned).unwrap();
+        let without = estimator.without(1, learned).unwrap().values().unwrap();
+        without.iter().zip(deployed.values().unwrap()).map(|(without, with)| without - with).collect()
+    };
+    let mut some = learned(&base, [0, 0, 0, 1, 1, 1]);
+    some.records.truncate(5);
+    let of_two = moved(&some);
+    some.counts.insert(1, 6);
+    for (two, six) in of_two.iter().zip(moved(&some)) {
+        assert!((3.0 * two - six).abs() <= 1e-5, "{two} {six}");
     }
 }

@@ -140,7 +140,7 @@ fn a_machine_that_cannot_tell_abstains() {
     let verdict = check_in_class(&device::class(), &base, None, prompt, output, prints, &params).unwrap();
     assert_eq!(verdict, ProofVerdict::Match);
     let verdict = check_generation(&base, None, prompt, &[], &[], &params).unwrap();
-    assert_eq!(verdict, ProofVerdict::CannotCheck { reason: CannotCheck::Nothing });
+    assert!(matches!(mismatch(verdict), Mismatch::Malformed(_)), "every text would go with no tokens");
     let mut narrow = base.config().clone();
     narrow.layers = 1;
     let foreign = Adapter::fresh(&narrow, &lora(8.0), 1).unwrap();

@@ -63,7 +63,15 @@ async fn find(context: &Context, given: &str) -> Result<Hash, Failure> {
         return Ok(key);
     }
     let known = context.client.get("/api/asks").await?;
-    text::field(&ANSWER.find(&known, given)?["key"]).parse().map_err(|error| Failure::new(FAILED, error, ""))
+    let found = match known.as_array().is_some_and(Vec::is_empty) {
+        false => ANSWER.find(&known, given)?,
+        true => {
+            let hint = "who asked can explain an answer; what you earned by others' is in tributary receipt ls, and each one's \
+                        reasons in tributary receipt why ID";
+            return Err(Failure::usage("nothing was asked here", hint));
+        }
+    };
+    text::field(&found["key"]).parse().map_err(|error| Failure::new(FAILED, error, ""))
 }
 
 fn list(known: &Value) -> Output {

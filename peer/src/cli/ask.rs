@@ -15,6 +15,7 @@ use super::output::{Context, Output, emit};
 use super::table::Table;
 use super::{amount, model, text};
 use crate::http::ASK_TIMEOUT_MAX_S;
+use crate::percent::percents;
 
 /// The most records that are retrieved for one question, as clap counts.
 const RETRIEVED_MAX: i64 = PASSAGES_MAX as i64;
@@ -175,10 +176,11 @@ pub(super) fn explain(ask: &Value) -> String {
     let mut table = Table::new(&["CONTRIBUTOR", "SHARE"]);
     let mut shares: Vec<&Value> = text::rows(&ask["shares"]).iter().collect();
     shares.sort_by_key(|share| std::cmp::Reverse(text::number(&share["weight"])));
-    for share in shares {
-        table.row([text::short(&share["account"]), text::percent(text::number(&share["weight"]))]);
-    }
-    table.row(["commons (no record explains it)".into(), text::percent(text::number(&ask["commons"]))]);
+    let names = shares.iter().map(|share| text::short(&share["account"]));
+    let names = names.chain(["commons (no record explains it)".into()]);
+    let weights = shares.iter().map(|share| &share["weight"]).chain([&ask["commons"]]);
+    let parts = percents(&weights.map(text::number).collect::<Vec<_>>());
+    names.zip(parts).for_each(|(name, part)| table.row([name, part]));
     let sources = sources(&ask["sources"]).map(|shown| format!("\n{shown}")).unwrap_or_default();
     format!("\n{}receipt {}\n{sources}", table.render(), text::field(&ask["receipt"]))
 }
@@ -192,13 +194,16 @@ pub(super) fn sources(shown: &Value) -> Option<String> {
     }
     records.sort_by_key(|record| std::cmp::Reverse(text::number(&record["weight"])));
     let mut table = Table::new(&["FROM", "PART", "TEXT"]);
-    table.row(["the adapter".into(), text::percent(text::number(&shown["adapter"])), String::new()]);
+    let weights = records.iter().map(|record| &record["weight"]);
+    let weights = [&shown["adapter"]].into_iter().chain(weights).chain([&shown["nobody"]]);
+    let mut parts = percents(&weights.map(text::number).collect::<Vec<_>>()).into_iter();
+    let mut row = |from: String, said: String| table.row([from, parts.next().unwrap_or_default(), said]);
+    row("what the model was trained on".into(), String::new());
     for record in records {
         let from = format!("record {} of {}", text::short(&record["record"]), text::short(&record["contributor"]));
-        let said: String = text::line(record["text"].as_str().unwrap_or_default()).chars().take(SHOWN_CHARS).collect();
-        table.row([from, text::percent(text::number(&record["weight"])), said]);
+        row(from, text::line(record["text"].as_str().unwrap_or_default()).chars().take(SHOWN_CHARS).collect());
     }
-    table.row(["nobody".into(), text::percent(text::number(&shown["nobody"])), String::new()]);
+    row("none of these".into(), String::new());
     Some(table.render())
 }
 

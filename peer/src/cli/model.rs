@@ -2,6 +2,7 @@
 
 mod export;
 mod pull;
+mod verify;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -28,6 +29,12 @@ pub(crate) enum ModelCommand {
         /// Its id, the beginning of it, or its name.
         model: String,
     },
+    /// Hold a released adapter against its own files and records: make its attribution index again, estimate again what it
+    /// estimates, and measure again how right its attribution is.
+    Verify {
+        /// Its id, the beginning of it, or its name.
+        model: String,
+    },
     /// Write a base, or an adapter with its base, for other programs; it is read again and compared before it counts.
     Export(ExportArgs),
     /// Remove a base from this node.
@@ -45,6 +52,10 @@ pub(super) async fn run(context: &Context, command: ModelCommand) -> Result<Outp
             Ok(list(releases, context.client.get("/api/bases").await?))
         }
         ModelCommand::Show { model } => show(context, &model).await,
+        ModelCommand::Verify { model } => {
+            let releases = context.client.get("/api/releases").await?;
+            verify::verify(context, choose(&releases, Some(&model))?).await
+        }
         ModelCommand::Export(args) => export::run(context, &args).await,
         ModelCommand::Rm { base } => remove(context, &base).await,
     }
@@ -153,13 +164,30 @@ fn show_release(release: &Value) -> Output {
         ("name", text::field(&release["name"])),
         ("base", text::field(&release["base"])),
         ("datanet", text::field(&release["datanet"])),
-        ("contributors", text::rows(&release["contributors"]).len().to_string()),
+        ("contributors", contributors(release)),
         ("fee", format!("{} OPEN", amount::exact(text::amount(&release["answer_fee"])))),
-        ("unchecked", text::counted(text::number(&release["unchecked"]), "training")),
+        ("checked", checked(release)),
         ("attribution", quality::brief(serde_json::from_value(release["quality"].clone()).unwrap_or_default())),
         ("served by", text::counted(text::number(&release["served_by"]), "peer")),
     ]);
     Output::new(release.clone(), vec![id], shown).next("tributary ask \"…\" --explain")
+}
+
+/// Whether other peers executed parts of its trainings again.
+fn checked(release: &Value) -> String {
+    match text::number(&release["unchecked"]) {
+        0 => "every training, by other peers".into(),
+        unchecked => format!("all but {}", text::counted(unchecked, "training")),
+    }
+}
+
+/// How many there are, and for how many of them no leave-out adapter was trained.
+fn contributors(release: &Value) -> String {
+    let all = text::rows(&release["contributors"]);
+    match all.iter().filter(|one| one["estimated"] == true).count() {
+        0 => all.len().to_string(),
+        estimated => format!("{}, the attribution of {estimated} by estimates", all.len()),
+    }
 }
 
 async fn remove(context: &Context, given: &str) -> Result<Output, Failure> {

@@ -6,7 +6,7 @@ use super::text;
 
 /// How right the method is on this model, in words.
 pub(super) fn told(measured: Option<Quality>) -> String {
-    let Some(Quality { answers, misallocated, correlation, noise }) = measured else {
+    let Some(Quality { answers, contributors, misallocated, correlation, noise }) = measured else {
         return "How right it is on this model has not been measured.".into();
     };
     let alike = correlation.map_or_else(String::new, |correlation| {
@@ -14,11 +14,12 @@ pub(super) fn told(measured: Option<Quality>) -> String {
         format!(" (correlation {sign}{}.{:03})", size / WHOLE, size % WHOLE / 1_000)
     });
     format!(
-        "How right it is on this model: of {} drawn by lot from the datanet, on average {} of an answer's fee went to others \
-         than by the models really trained without each contributor{alike}. The model's builder measured that. Another \
+        "How well that works on this model: its builder tested it on {} drawn by lot from the datanet. By the models really \
+         trained without each of {}, on average {} of an answer's fee would have gone to somebody else{alike}. Another \
          training of the same model would have learned a little differently, so the first {} nats a token of everybody's \
          credit are taken for chance and not paid.",
         text::counted(answers.into(), "record"),
+        text::counted(contributors.into(), "contributor"),
         part(misallocated),
         text::nats(&noise.into()),
     )
@@ -49,7 +50,9 @@ mod tests {
     #[test]
     fn what_was_measured_of_a_method_is_told_and_so_is_that_nothing_was() {
         assert!(told(None).contains("not been measured"));
-        let quality = |correlation| Some(Quality { answers: 1, misallocated: 21_000, correlation, noise: 120_000 });
+        let quality = |correlation| {
+            Some(Quality { answers: 1, contributors: 2, misallocated: 21_000, correlation, noise: 120_000 })
+        };
         let shown = told(quality(Some(-25_000)));
         assert!(shown.contains("1 record ") && shown.contains("2.1 %") && shown.contains("−0.025"), "{shown}");
         assert!(!told(quality(None)).contains("correlation"));

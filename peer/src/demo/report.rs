@@ -15,6 +15,7 @@ use super::material::OwnData;
 use super::screen::bytes_text;
 use super::steps::{Answered, Settled};
 use super::{Demo, DemoError, PhaseTime};
+use crate::percent::percents;
 use crate::receiptfile;
 
 /// Digits of a receipt's id that name its file: a path that fits a line.
@@ -268,17 +269,16 @@ impl Report {
 
     /// Who holds which part of an answer.
     fn because(&self, answer: &Answered) -> String {
-        let percent = |weight: u64| format!("{}.{} %", weight / 10_000, weight / 1_000 % 10);
-        let mut parts: Vec<String> = Vec::new();
         let mut shares = answer.ask["shares"].as_array().cloned().unwrap_or_default();
         shares.sort_by_key(|share| std::cmp::Reverse(share["weight"].as_u64()));
-        for share in &shares {
-            let name = self.contributors.iter().find(|(_, account)| *account == share["account"]);
-            let name = name.map_or("unknown", |(name, _)| name.as_str());
-            parts.push(format!("{name} {}", percent(share["weight"].as_u64().unwrap_or(0))));
-        }
-        parts.push(format!("commons {}", percent(answer.ask["commons"].as_u64().unwrap_or(0))));
-        parts.join(", ")
+        let name = |share: &Value| {
+            let known = self.contributors.iter().find(|(_, account)| *account == share["account"]);
+            known.map_or("unknown", |(name, _)| name.as_str())
+        };
+        let names = shares.iter().map(name).chain(["commons"]);
+        let weights = shares.iter().map(|share| &share["weight"]).chain([&answer.ask["commons"]]);
+        let parts = percents(&weights.map(|weight| weight.as_u64().unwrap_or(0)).collect::<Vec<_>>());
+        names.zip(parts).map(|(name, part)| format!("{name} {part}")).collect::<Vec<_>>().join(", ")
     }
 
     fn write_checks(&self, out: &mut String) -> std::fmt::Result {

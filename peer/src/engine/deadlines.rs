@@ -54,6 +54,7 @@ impl Limits {
             | Ask::Train { .. }
             | Ask::Replay { .. }
             | Ask::Triage { .. }
+            | Ask::Estimate { .. }
             | Ask::Index { .. }
             | Ask::Quality { .. }
             | Ask::Credit { .. }
@@ -85,7 +86,7 @@ impl Deadlines {
     /// The process gets this job.
     pub(super) fn begin(&mut self, job: Hash, ask: &Ask, now: Instant) {
         if let Some(allowed) = self.limits.of(ask) {
-            let renews = matches!(ask, Ask::Train { .. });
+            let renews = matches!(ask, Ask::Train { .. } | Ask::Estimate { .. });
             self.all.insert(job, Deadline { at: now + allowed, allowed, renews });
         }
     }

@@ -1,5 +1,6 @@
 //! The engine's jobs beside serving, one function each: train, replay, triage, index, check.
 
+mod estimating;
 mod training;
 mod triage;
 
@@ -19,7 +20,7 @@ use tributary_protocol::logprobs::commitment;
 
 use super::bases;
 use super::context::JobContext;
-use super::retrieved::{losses, tokens_with};
+use super::retrieved::{is_too_much, losses, tokens_with};
 use super::serving::{self, Ended, credits, params_of, reported};
 use super::shelf::Served;
 use super::{Ask, Done, ExampleFrame};
@@ -40,6 +41,7 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
         Ask::Train { run, resume, .. } => training::train(context, &run, resume.as_deref()),
         Ask::Replay { run, start, to_step, .. } => training::replay(context, &run, start.as_deref(), to_step),
         Ask::Triage { triage, .. } => triage::triage(context, &triage),
+        Ask::Estimate { estimate, .. } => estimating::estimate(context, &estimate),
         Ask::Index { base, id, leave_out, keep, .. } => index(context, base, id, &leave_out, keep),
         Ask::Quality { base, id, leave_out, records, .. } => quality(context, (base, id), &leave_out, &records),
         Ask::Open { id, index, .. } => open(context, id, index),
@@ -183,6 +185,9 @@ fn check(context: &JobContext, base: Hash, adapter: Hash, claim: &Claim) -> Resu
         Ok((_, tokens)) if tokens != transcript.prompt_tokens => {
             done.fault = Some("the prompt's tokens are others".into());
         }
+        Ok((_, tokens)) if is_too_much(passages.len(), tokens.len()) => {
+            done.fault = Some("more records stand before the question than a worker may put there".into());
+        }
         Ok((params, _)) => {
             let served = context.shelf.served(&base, adapter)?;
             if served.index.commitment() != claim.index {
@@ -190,7 +195,9 @@ fn check(context: &JobContext, base: Hash, adapter: Hash, claim: &Claim) -> Resu
             }
             judge(&base, &served, &transcript, &fingerprints, (&params, claim.decoding.logprobs), &mut done)?;
             if done.fault.is_none() && done.abstained.is_none() {
-                let again = losses(&base, &served.adapter, &claim.prompt, passages, &transcript.output_tokens);
+                let again = losses(&base, &served.adapter, &claim.prompt, passages, &transcript.output_tokens, &|| {
+                    !context.is_stopped()
+                });
                 done.losses = again.map_err(Ended::into_reason)?;
             }
         }

@@ -9,7 +9,7 @@ use tributary_compute::lora::Adapter;
 use tributary_compute::model::Base;
 use tributary_protocol::decoding::Prompt;
 use tributary_protocol::refusal::RefusalKind;
-use tributary_protocol::retrieval::{Passage, before};
+use tributary_protocol::retrieval::{Passage, before, coalitions};
 
 use super::serving::{Ended, tokens_of};
 
@@ -41,7 +41,16 @@ pub(super) fn tokens_with(base: &Base, prompt: &Prompt, passages: &[Passage]) ->
     tokens_of(base, &with(prompt, &passages.iter().collect::<Vec<_>>())?)
 }
 
-/// The prompt's tokens with as many of the passages as leave room for the answer, the last ones.
+/// Tokens of all coalitions' prompts at the most: what an answer with records may cost beside itself, in prefills.
+const COALITION_TOKENS_MAX: usize = 64 * 1024;
+
+/// Whether computing an answer's losses without some of the passages is more than anybody has to do: then fewer stand there.
+pub(super) const fn is_too_much(passages: usize, prompt_tokens: usize) -> bool {
+    passages > 0 && coalitions(passages).saturating_mul(prompt_tokens) > COALITION_TOKENS_MAX
+}
+
+/// The prompt's tokens with as many of the passages as leave room for the answer and can be accounted for, the last ones; with
+/// none where nothing is asked, since the answer would have no prompt without them.
 pub(super) fn fitting(
     base: &Base,
     prompt: &Prompt,
@@ -49,9 +58,13 @@ pub(super) fn fitting(
     answer_tokens: u32,
 ) -> Result<(Vec<u32>, Vec<Passage>), Ended> {
     let answer_tokens = usize::try_from(answer_tokens).unwrap_or(usize::MAX);
+    if !passages.is_empty() && tokens_of(base, prompt)?.is_empty() {
+        passages.clear();
+    }
     loop {
         let tokens = tokens_with(base, prompt, &passages)?;
-        if passages.is_empty() || tokens.len().saturating_add(answer_tokens) <= base.config().max_positions {
+        let is_long = tokens.len().saturating_add(answer_tokens) > base.config().max_positions;
+        if passages.is_empty() || !(is_long || is_too_much(passages.len(), tokens.len())) {
             return Ok((tokens, passages));
         }
         passages.remove(0);
@@ -65,6 +78,7 @@ pub(super) fn losses(
     prompt: &Prompt,
     passages: &[Passage],
     output: &[u32],
+    goes_on: &dyn Fn() -> bool,
 ) -> Result<Vec<i64>, Ended> {
     if passages.is_empty() {
         return Ok(Vec::new());
@@ -74,7 +88,7 @@ pub(super) fn losses(
         tokens_of(base, &with(prompt, &passages.map(|(_, passage)| passage).collect::<Vec<_>>())?)
     };
     let prompts = (0..1_usize << passages.len()).map(of).collect::<Result<Vec<_>, Ended>>()?;
-    coalition_losses(base, adapter, &prompts, output).map_err(|error| Ended::Failed(error.to_string()))
+    coalition_losses(base, adapter, &prompts, output, goes_on).map_err(|error| Ended::Failed(error.to_string()))
 }
 
 #[cfg(test)]
@@ -89,6 +103,13 @@ mod tests {
 
     fn chat(conversation: &str) -> Prompt {
         Prompt::Chat { conversation: conversation.into(), at_s: 3 }
+    }
+
+    #[test]
+    fn what_nobody_has_to_compute_is_bounded() {
+        assert!(!is_too_much(0, usize::MAX));
+        assert!(!is_too_much(5, 1_024) && is_too_much(5, 1_025));
+        assert!(is_too_much(1, usize::MAX));
     }
 
     #[test]

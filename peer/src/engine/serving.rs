@@ -187,7 +187,12 @@ pub(super) fn answer(
                 if !output.is_empty() {
                     transcript.credits = credits(base, &served, prompt_tokens, output)?;
                 }
-                let losses = retrieved::losses(base, &served.adapter, prompt, &passages, output)?;
+                let goes_on = || {
+                    // The asker hears that this is still computed.
+                    context.reply(Reply::Begun { job: context.job });
+                    !context.is_stopped()
+                };
+                let losses = retrieved::losses(base, &served.adapter, prompt, &passages, output, &goes_on)?;
                 transcript.context = Context { passages, losses };
             }
             Err(reason) if passages.is_empty() => pending = Some(reason).filter(|_| !output.is_empty()),

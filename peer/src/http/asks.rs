@@ -124,7 +124,8 @@ pub(super) enum Event {
 
 /// Asks, after everything that can be refused at once was looked at; returns the question's key and what happens.
 pub(super) async fn begin(api: &ApiState, ask: Ask) -> Result<(Hash, mpsc::Receiver<Event>), ApiError> {
-    if ask.prompt.is_empty() {
+    let is_blank = matches!(&ask.prompt, Prompt::Text(text) if text.trim().is_empty());
+    if is_blank || ask.prompt.is_empty() {
         return Err(
             ApiError::usage("the prompt is empty", "send the text that the model is to go on from").about("prompt")
         );

@@ -17,7 +17,7 @@ use super::{Answer, Api, ApiError, datanets, fresh_key};
 use crate::engine::triage::{Triaged, Why};
 use crate::runs::{OpenRun, RunSpec, done_adapter};
 use crate::work::JobError;
-use crate::work::doubts::{Doubted, Doubts, RECORDS_MAX, Trained, version_of};
+use crate::work::doubts::{Doubted, Doubts, RECORDS_MAX, Trained};
 
 /// Records that are shown unless the user says otherwise, and at most: more nobody reads, and an answer stays small.
 const SHOWN: u32 = 20;
@@ -114,7 +114,7 @@ fn of_run(
 }
 
 fn of_release(node: &Node, datanet: &Datanet, release: &Release) -> Result<Chosen, ApiError> {
-    let head = version_of(datanet, &release.head).ok_or_else(|| {
+    let head = release.version(datanet).ok_or_else(|| {
         ApiError::unreachable(
             format!("the records that {} was trained on are not all known here", release.name),
             "what others added takes some seconds to arrive; try again, or train on what is here",

@@ -1,17 +1,21 @@
 //! Routes about training runs and releases.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tributary_compute::train::Recipe;
+use tributary_protocol::datanet::{Datanet, Head};
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash};
 use tributary_protocol::limits::{CHECKPOINTS_MAX, CLOCK_WINDOW_MS, DEADLINE_MAX_MS, RECEIPT_SHARES_MAX, SEGMENTS_MAX};
 use tributary_protocol::node::{Node, RequestView};
 
 use super::{Answer, Api, ApiError, ApiState, bases, datanets, fresh_key, tasks};
 use crate::names;
-use crate::runs::{OpenRun, RunSpec, RunState, done_adapter};
+use crate::runs::{OpenRun, RunSpec, RunState, done_adapter, leave_outs};
 use crate::runtime::now_ms;
 use crate::work::BaseFault;
 
@@ -28,6 +32,8 @@ pub(super) struct Start {
     segments_checked: Option<u16>,
     answer_fee: Option<Amount>,
     attribution: bool,
+    /// Leave-out trainings.
+    leave_outs: Option<u16>,
     /// Only say whether it could begin.
     #[serde(default)]
     dry_run: bool,
@@ -60,15 +66,15 @@ fn recipe_of(start: &Start) -> Result<Recipe, ApiError> {
     Ok(recipe)
 }
 
-/// Trainings of a run: the model, and with attribution one without each contributor, unless there is only one. More
+/// Trainings of a run: the model, and with attribution some without a contributor, unless there is only one. More
 /// contributors than a receipt names are refused before anything is paid.
-fn trainings(contributors: usize, attribution: bool) -> Result<usize, ApiError> {
+fn trainings(contributors: usize, attribution: bool, wanted: Option<u16>) -> Result<usize, ApiError> {
     match (attribution, contributors) {
         (true, _) if contributors > RECEIPT_SHARES_MAX => Err(ApiError::usage(
             format!("the datanet has {contributors} contributors, a model can credit {RECEIPT_SHARES_MAX}"),
             "train on a datanet with fewer, or with --no-attribution, which releases no model",
         )),
-        (true, 2..) => Ok(contributors + 1),
+        (true, _) => Ok(1 + leave_outs(contributors, wanted)),
         _ => Ok(1),
     }
 }
@@ -85,7 +91,7 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
     if head.logs.is_empty() {
         return Err(ApiError::usage("the datanet has no records yet", "add some with tributary data add FILE --to ID"));
     }
-    let trainings = trainings(head.logs.len(), start.attribution)?;
+    let trainings = trainings(head.logs.len(), start.attribution, start.leave_outs)?;
     if start.budget.0 / u128::try_from(trainings).unwrap_or(1) == 0 {
         let reason = format!("nobody works for a budget of {} OPEN for {trainings} trainings", start.budget.to_open());
         return Err(ApiError::usage(
@@ -103,6 +109,9 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
         return Ok(Json(json!({"key": key, "verifiers": verifiers(&api).await?})));
     }
     let base = bases::resolve(&api, &start.base).await?;
+    let (of, many) = (head.clone(), leave_outs(head.logs.len(), start.leave_outs));
+    let trained = api.handle.view(move |node| largest(node.datanet(&id)?, &of, many)).await?;
+    let trained = trained.ok_or_else(datanets::incomplete)?;
     let spec = RunSpec {
         key,
         name: start.name,
@@ -115,9 +124,23 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
         segments_checked: start.segments_checked.unwrap_or(2).min(u16::try_from(SEGMENTS_MAX).unwrap_or(u16::MAX)),
         answer_fee: start.answer_fee.unwrap_or(ANSWER_FEE),
         attribution: start.attribution,
+        trained,
     };
     api.runs.add(&spec)?;
     Ok(Json(json!({"key": key})))
+}
+
+/// The contributors of a version with the most records, `many` of them, by account; of equals those with the lower account.
+fn largest(datanet: &Datanet, head: &Head, many: usize) -> Option<Vec<AccountId>> {
+    let mut records: BTreeMap<AccountId, u64> = BTreeMap::new();
+    for entry in datanet.version(head)? {
+        *records.entry(entry.account).or_default() += u64::from(entry.body.records);
+    }
+    let mut order: Vec<AccountId> = records.keys().copied().collect();
+    order.sort_by_key(|account| Reverse(records[account]));
+    order.truncate(many);
+    order.sort_unstable();
+    Some(order)
 }
 
 /// When a run is to be there, in milliseconds since 1970.
@@ -314,9 +337,12 @@ mod tests {
 
     #[test]
     fn more_contributors_than_a_receipt_names_are_refused_before_anything_is_paid() {
-        assert!(trainings(RECEIPT_SHARES_MAX + 1, true).is_err());
-        let counted = |contributors, attribution| trainings(contributors, attribution).ok();
-        assert_eq!(counted(RECEIPT_SHARES_MAX, true), Some(RECEIPT_SHARES_MAX + 1));
+        assert!(trainings(RECEIPT_SHARES_MAX + 1, true, Some(1)).is_err());
+        let counted = |contributors, attribution| trainings(contributors, attribution, None).ok();
+        assert_eq!(counted(RECEIPT_SHARES_MAX, true), Some(RECEIPT_SHARES_MAX / 2 + 1));
+        let wanted = |count| trainings(RECEIPT_SHARES_MAX, true, Some(count)).ok();
+        assert_eq!((wanted(1), wanted(u16::MAX)), (Some(2), Some(RECEIPT_SHARES_MAX + 1)));
+        assert_eq!((counted(8, true), counted(9, true), counted(40, true)), (Some(9), Some(9), Some(21)));
         assert_eq!((counted(1, true), counted(2, true), counted(256, false)), (Some(1), Some(3), Some(1)));
     }
 }

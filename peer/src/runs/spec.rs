@@ -35,6 +35,22 @@ pub struct RunSpec {
     pub answer_fee: Amount,
     /// Whether leave-out trainings make an attribution index; without, the adapter cannot be released.
     pub attribution: bool,
+    /// Contributors that one is made for, ascending; the other contributors' leave-out adapters are estimated.
+    pub trained: Vec<AccountId>,
+}
+
+/// Leave-out trainings of a run that says nothing of their number, at least: where there are so many, all are made.
+const LEAVE_OUTS_LEAST: usize = 8;
+
+/// How many leave-out trainings a run makes: as many as are wanted, else of half the contributors. Without the only contributor
+/// there is nothing to train on.
+#[must_use]
+pub fn leave_outs(contributors: usize, wanted: Option<u16>) -> usize {
+    match (contributors, wanted) {
+        (0 | 1, _) => 0,
+        (_, Some(wanted)) => usize::from(wanted).clamp(1, contributors),
+        (_, None) => contributors.div_ceil(2).max(LEAVE_OUTS_LEAST).min(contributors),
+    }
 }
 
 /// How far a run is.
@@ -88,11 +104,15 @@ impl RunSpec {
         self.head.logs.iter().map(|log| log.contributor)
     }
 
-    /// Contributors that a leave-out training is made for: without the only contributor there is nothing to train
-    /// on, and what is left is the base alone.
+    /// Contributors that a leave-out training is made for.
     pub fn left_out(&self) -> impl Iterator<Item = AccountId> + '_ {
-        let several = self.attribution && self.head.logs.len() > 1;
-        self.contributors().filter(move |_| several)
+        self.contributors().filter(|contributor| self.is_left_out(contributor))
+    }
+
+    /// Whether a leave-out training is made for a contributor.
+    #[must_use]
+    pub fn is_left_out(&self, contributor: &AccountId) -> bool {
+        self.attribution && self.trained.binary_search(contributor).is_ok()
     }
 
     /// Trainings of the run.

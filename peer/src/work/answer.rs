@@ -13,6 +13,8 @@ use crate::bundle::Transcript;
 use crate::engine::deadlines::ANSWER_TIME;
 use crate::engine::{Ask, Done, Reply};
 
+/// How often an asker hears that its answer is still worked on, well within its patience.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// How long an asker may leave its answer unread before its place goes to others.
 const ASKER_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -45,7 +47,10 @@ impl Workshop {
             Reply::Done { outcome: Done::Answered { text, transcript, fingerprints, logprobs, pending }, .. } => {
                 let transcript = match pending {
                     None => transcript,
-                    Some(reason) => self.attribute_late(release, job, transcript, &reason).await?,
+                    Some(reason) => {
+                        let attributed = self.attribute_late(release, job, transcript, &reason);
+                        self.while_asked(stream, attributed).await?
+                    }
                 };
                 let tokens = Transcript::from_bytes(&transcript).map_err(|error| error.to_string())?;
                 let commitment = Transcript::commitment(&transcript);
@@ -100,6 +105,26 @@ impl Workshop {
         }
     }
 
+    /// Works for an asker as long as he is there and the time of an answer is not over.
+    async fn while_asked<T>(
+        &self,
+        stream: u64,
+        work: impl Future<Output = Result<T, JobError>>,
+    ) -> Result<T, JobError> {
+        tokio::pin!(work);
+        let late = tokio::time::sleep(ANSWER_TIME);
+        tokio::pin!(late);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = &mut late => return Err(JobError::Late(ANSWER_TIME)),
+                () = tokio::time::sleep(SIGN_OF_LIFE) => {
+                    self.answers.still(stream).await.map_err(|_| "the asker went away")?;
+                }
+            }
+        }
+    }
+
     /// Passes the pieces of an answer on to its asker, as long as he is there and its time is not over; returns its end.
     async fn pass_on(&self, replies: &mut mpsc::Receiver<Reply>, stream: u64) -> Result<Reply, JobError> {
         let late = tokio::time::sleep(ANSWER_TIME);
@@ -113,11 +138,15 @@ impl Workshop {
             let (text, tokens) = match reply {
                 Reply::Text { text, tokens, .. } => (text, tokens),
                 Reply::Done { .. } | Reply::Failed { .. } | Reply::Late { .. } => return Ok(reply),
+                Reply::Begun { .. } => {
+                    self.answers.still(stream).await.map_err(|_| "the asker went away")?;
+                    continue;
+                }
                 Reply::Ready { .. }
-                | Reply::Begun { .. }
                 | Reply::Progress { .. }
                 | Reply::Checkpoint { .. }
-                | Reply::Saved { .. } => continue,
+                | Reply::Saved { .. }
+                | Reply::Estimated { .. } => continue,
             };
             let sent = tokio::time::timeout(ASKER_PATIENCE, self.answers.text(stream, &text, &tokens)).await;
             match sent {

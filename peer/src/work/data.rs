@@ -64,14 +64,36 @@ impl Workshop {
 
     /// Which records of these entries are trained and for whom, and which repeat others.
     pub(crate) async fn admission(&self, entries: &[Signed<Contribution>]) -> Result<Admission, JobError> {
-        let mut claims = Vec::new();
+        self.admission_within(entries, usize::MAX).await
+    }
+
+    /// The same of entries with no more than so many bytes of text.
+    pub(super) async fn admission_within(
+        &self,
+        entries: &[Signed<Contribution>],
+        text_bytes: usize,
+    ) -> Result<Admission, JobError> {
+        let (mut claims, mut left) = (Vec::new(), text_bytes);
         for entry in entries {
             let bytes = self.store.get(entry.body.shard).await.map_err(|error| error.to_string())?;
             let bytes = bytes.ok_or_else(|| format!("shard {} is not here", entry.body.shard.short()))?;
-            let records = tokio::task::spawn_blocking(move || shard::read(&bytes))
-                .await
-                .map_err(|error| error.to_string())?
-                .map_err(|error| format!("shard {}: {error}", entry.body.shard.short()))?;
+            let (name, count) = (entry.body.shard.short(), usize::try_from(entry.body.records));
+            let read = tokio::task::spawn_blocking(move || shard::read(&bytes)).await;
+            let records = match read.map_err(|error| error.to_string())? {
+                Ok(records) if count == Ok(records.len()) => records,
+                // It has no records, for everybody alike: its bytes are the same everywhere, and one contributor's broken
+                // shard must not keep all others' from being trained.
+                Ok(_) => {
+                    tracing::warn!(shard = %name, "a shard has another number of records than its entry says");
+                    continue;
+                }
+                Err(reason) => {
+                    tracing::warn!(shard = %name, %reason, "a shard cannot be read");
+                    continue;
+                }
+            };
+            let bytes: usize = records.iter().map(|record| record.prompt.len() + record.completion.len()).sum();
+            left = left.checked_sub(bytes).ok_or("the records have more text than is held at once")?;
             let (account, claimed_ms, before) = (entry.account, entry.body.claimed_ms, claims.len());
             let claim = |(at, record)| Claim { record, account, claimed_ms, place: before + at };
             claims.extend(records.into_iter().enumerate().map(claim));

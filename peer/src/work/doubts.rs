@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tributary_compute::train::Recipe;
 use tributary_compute::triage::MAX_POINTS;
-use tributary_protocol::datanet::{Contribution, Datanet, Head};
+use tributary_protocol::datanet::Contribution;
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{AccountId, Hash, NodeId};
 use tributary_storage::admission::Admitted;
@@ -23,9 +23,7 @@ use crate::engine::{Ask, Done, EngineFolder, ExampleFrame};
 /// Records that are measured in one call: some minutes for a small base, and a fair sample of any datanet.
 pub const RECORDS_MAX: usize = 2_000;
 /// Bytes of their texts at most: they travel in one frame of the engine's, beside which everything else is small.
-const TEXTS_MAX_BYTES: usize = 32 << 20;
-/// Versions that are tried to find the one that a release names: additions since the training.
-const VERSIONS_MAX: usize = 4_096;
+pub(super) const TEXTS_MAX_BYTES: usize = 32 << 20;
 /// How long a peer has to send a checkpoint: they are good to have, and the rest waits for it.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -79,29 +77,6 @@ impl Drop for HandedOver {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn_blocking(move || folder.take_back(job));
     }
-}
-
-/// The version of a datanet that has this id, if it came before the present one by the claimed times of what was added.
-#[must_use]
-pub fn version_of(datanet: &Datanet, id: &Hash) -> Option<Head> {
-    let mut head = datanet.head();
-    for _ in 0..VERSIONS_MAX {
-        if head.id() == *id {
-            return Some(head);
-        }
-        let last = |at: usize| {
-            let log = &head.logs[at];
-            datanet.entries(&log.contributor, log.length.checked_sub(1)?, 1).pop()
-        };
-        let newest = (0..head.logs.len()).filter_map(|at| Some((at, last(at)?)));
-        let (at, entry) = newest.max_by_key(|(at, entry)| (entry.body.claimed_ms, *at))?;
-        let log = &mut head.logs[at];
-        (log.length, log.newest) = (log.length - 1, entry.body.previous);
-        if log.length == 0 {
-            head.logs.remove(at);
-        }
-    }
-    None
 }
 
 /// The records that are measured, in the order in which they are.

@@ -5,7 +5,7 @@
 
 use tributary_protocol::id::{Hash, NodeId};
 use tributary_protocol::message::Release;
-use tributary_protocol::proof::{Case, Found, Judgement, Need, Proof, Recomputed};
+use tributary_protocol::proof::{Case, Comparison, Found, Judgement, Need, Proof, Recomputed};
 use tributary_protocol::span::Fault;
 use tributary_storage::shard::record_id;
 
@@ -33,10 +33,11 @@ impl Workshop {
     ) -> Result<(u32, Result<Recomputed, String>), JobError> {
         let (receipt, request) = (&case.receipt, &case.request.body);
         let passages = case.transcript().map(|sent| sent.context.passages).unwrap_or_default();
-        let foreign = match self.foreign_passage(&passages, &case.release.body).await {
-            Ok(foreign) => foreign,
-            Err(reason) => return Ok((0, Err(reason.to_string()))),
-        };
+        let foreign = self.foreign_passage(&passages, &case.release.body).await;
+        if let Ok(Some(fault)) = foreign {
+            let again = Recomputed { class: receipt.class.clone(), fault: Some(fault), ..Recomputed::default() };
+            return Ok((0, Ok(again)));
+        }
         let ask = Ask::Check {
             job,
             base: receipt.base,
@@ -50,11 +51,14 @@ impl Workshop {
         match self.ask(job, &ask).await? {
             Done::Checked { abstained: Some(reason), fingerprints, .. } => Ok((fingerprints, Err(reason))),
             Done::Checked { fault, abstained: None, fingerprints, credits, losses, text, root, logprobs } => {
-                let fault = fault.or(foreign);
                 let answer = Hash::of(text.as_bytes());
                 let class = receipt.class.clone();
                 let again = Recomputed { class, fault, answer, fingerprints: root, logprobs, credits, losses };
-                Ok((fingerprints, Ok(again)))
+                // What is false is false whosever the records were; only where nothing is, that has to be known too.
+                Ok(match foreign {
+                    Err(reason) if case.compare(&again) == Comparison::Equal => (fingerprints, Err(reason.to_string())),
+                    _ => (fingerprints, Ok(again)),
+                })
             }
             other => Err(format!("the engine answered another question: {other:?}").into()),
         }
@@ -115,7 +119,11 @@ impl Workshop {
                 Ok(built) => Found::Index(built),
                 Err(error) => self.nothing(&error),
             },
-            _ => with_record(proof),
+            _ => {
+                let shown = proof.clone();
+                let looked = tokio::task::spawn_blocking(move || with_record(&shown)).await;
+                looked.unwrap_or_else(|error| Found::Nothing(error.to_string()))
+            }
         };
         proof.conclude(&found)
     }

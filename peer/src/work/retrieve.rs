@@ -9,6 +9,7 @@ use tributary_protocol::decoding::Prompt;
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::message::{InferenceRequest, Release};
 use tributary_protocol::retrieval::Passage;
+use tributary_storage::retrieval::MAX_TEXT_BYTES;
 
 use super::{JobError, Workshop};
 use crate::retrieval::{POOL_MAX, key_of, pool};
@@ -24,6 +25,12 @@ fn question(prompt: &Prompt) -> String {
         Prompt::Text(text) => text.clone(),
         Prompt::Chat { conversation, .. } => last(conversation).unwrap_or_default(),
     }
+}
+
+/// Why nothing is retrieved from a version, by anybody, if it is too large.
+fn too_many(entries: &[Signed<Contribution>]) -> Option<String> {
+    let records: u64 = entries.iter().map(|entry| u64::from(entry.body.records)).sum();
+    (records > POOL_MAX).then(|| format!("the model has {records} records; from at most {POOL_MAX} is retrieved"))
 }
 
 impl Workshop {
@@ -46,19 +53,19 @@ impl Workshop {
     /// All records that may be retrieved for a model.
     async fn pool_of(&self, release: &Release) -> Result<Vec<Passage>, JobError> {
         let entries = self.version_of(release).await?;
-        let records: u64 = entries.iter().map(|entry| u64::from(entry.body.records)).sum();
-        if records > POOL_MAX {
-            return Err(format!("the model has {records} records; from at most {POOL_MAX} is retrieved").into());
+        if let Some(reason) = too_many(&entries) {
+            return Err(reason.into());
         }
-        let (admission, release) = (self.admission(&entries).await?, release.clone());
+        let (admission, release) = (self.admission_within(&entries, MAX_TEXT_BYTES).await?, release.clone());
         Ok(tokio::task::spawn_blocking(move || pool(&release, admission)).await.map_err(|error| error.to_string())?)
     }
 
-    async fn version_of(&self, release: &Release) -> Result<Vec<Signed<Contribution>>, JobError> {
-        let (datanet, head) = (release.datanet, release.head);
+    /// The entries of the version that a release was trained on.
+    pub(super) async fn version_of(&self, release: &Release) -> Result<Vec<Signed<Contribution>>, JobError> {
+        let release = release.clone();
         let look = move |node: &tributary_protocol::node::Node| {
-            let datanet = node.datanet(&datanet)?;
-            let entries = datanet.version(&datanet.head_of(&head)?)?;
+            let datanet = node.datanet(&release.datanet)?;
+            let entries = datanet.version(&release.version(datanet)?)?;
             Some(entries.into_iter().cloned().collect())
         };
         let found = self.node.view(look).await.map_err(|error| error.to_string())?;
@@ -77,6 +84,11 @@ impl Workshop {
         if passages.is_empty() {
             return Ok(None);
         }
+        if let Some(reason) = too_many(&self.version_of(release).await?) {
+            return Ok(Some(reason));
+        }
+        // One after the other: each takes memory by the size of the datanet, and strangers say when.
+        let _turn = self.retrieval.turn().await;
         let pool = self.pool_of(release).await?;
         let foreign = passages.iter().find(|passage| !pool.contains(passage));
         Ok(foreign.map(|passage| {

@@ -85,7 +85,11 @@ impl Workshop {
                 }
                 Reply::Failed { reason, .. } => return Err(reason.into()),
                 Reply::Late { after_s, .. } => return Err(JobError::Late(Duration::from_secs(after_s))),
-                Reply::Done { .. } | Reply::Ready { .. } | Reply::Begun { .. } | Reply::Text { .. } => {}
+                Reply::Done { .. }
+                | Reply::Ready { .. }
+                | Reply::Begun { .. }
+                | Reply::Text { .. }
+                | Reply::Estimated { .. } => {}
             }
         }
         Err("the training was stopped".into())

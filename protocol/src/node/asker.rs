@@ -449,7 +449,9 @@ fn fits(terms: &AnswerTerms<'_>, receipt: &Receipt, transcript: &AnswerTranscrip
         return false;
     };
     let Ok(sent) = Transcript::from_bytes(&transcript.transcript) else { return false };
-    if sent.context.fault(terms.request.body.retrieve, terms.release.contributors.len()).is_some() {
+    if sent.output_tokens.is_empty()
+        || sent.context.fault(terms.request.body.retrieve, terms.release.contributors.len()).is_some()
+    {
         return false;
     }
     let counted = |tokens: &[u32], claimed: u32| u32::try_from(tokens.len()) == Ok(claimed);

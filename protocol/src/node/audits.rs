@@ -76,6 +76,17 @@ impl Audits {
     }
 }
 
+/// How long a verifier has: where records stood before the question, it computes the answer's losses under many coalitions.
+fn patience_ms(audit: &Audit) -> u64 {
+    match audit.request.body.retrieve {
+        0 => VERIFY_TIMEOUT_MS,
+        _ => RETRIEVAL_VERIFY_FACTOR * VERIFY_TIMEOUT_MS,
+    }
+}
+
+/// Times the usual patience, for an answer with records.
+const RETRIEVAL_VERIFY_FACTOR: u64 = 8;
+
 impl Node {
     pub(super) fn audits_tick(&mut self, now_ms: u64, out: &mut Out) {
         let open: Vec<Hash> = self.audits.open.keys().copied().collect();
@@ -90,7 +101,7 @@ impl Node {
         let candidates = self.verifiers_for(now_ms, worker, &check.given_up);
         let next = rendezvous(&key.0, &candidates, |node| node.0).first().copied();
         let Some(check) = self.audits.open.get_mut(&key) else { return };
-        let late = now_ms.saturating_sub(check.since_ms) > VERIFY_TIMEOUT_MS;
+        let late = now_ms.saturating_sub(check.since_ms) > patience_ms(&check.audit);
         if check.verifier.is_none_or(|verifier| late || !candidates.contains(&verifier)) {
             if let Some(late) = check.verifier.filter(|_| late) {
                 check.given_up.insert(late);
@@ -109,7 +120,9 @@ impl Node {
         let Subject::Answer(receipt) = verdict.body.subject else { return };
         let about = |check: &Check| check.audit.receipt.receipt.id() == receipt && check.verifier == Some(from);
         let Some((key, check)) = self.audits.open.iter_mut().find(|(_, check)| about(check)) else { return };
-        if matches!(verdict.body.outcome, Outcome::Abstained(_)) {
+        // What nobody can be shown is a word against a word: it counts as little as none.
+        let is_unproven = matches!(verdict.body.outcome, Outcome::Refuted(_)) && verdict.body.proof.is_none();
+        if is_unproven || matches!(verdict.body.outcome, Outcome::Abstained(_)) {
             check.given_up.insert(from);
             check.verifier = None;
             return;

@@ -1,7 +1,8 @@
 //! The proofs of falsification that a node found, to be shown to anybody.
 //!
 //! Invariant: a proof's bytes are in the store before its fact is durable and before a verdict names it; there are at
-//! most [`PROOFS_MAX`], and of one account [`PROOFS_PER_ACCUSED_MAX`].
+//! most [`PROOFS_MAX`], and of one account [`PROOFS_PER_ACCUSED_MAX`]: the oldest make room, so that accounts that accuse
+//! themselves keep nobody else's proofs out.
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -31,23 +32,27 @@ pub(super) struct Proofs {
 
 impl Proofs {
     pub(super) fn apply_kept(&mut self, kept: KeptProof) {
-        if !self.knows(&kept.proof) {
-            self.kept.push(kept);
+        if self.knows(&kept.proof) {
+            return;
         }
+        let of_one = self.kept.iter().filter(|one| one.accused == kept.accused).count();
+        let oldest = match of_one >= PROOFS_PER_ACCUSED_MAX {
+            true => self.kept.iter().position(|one| one.accused == kept.accused),
+            false => (self.kept.len() >= PROOFS_MAX).then_some(0),
+        };
+        if let Some(oldest) = oldest {
+            self.kept.remove(oldest);
+        }
+        self.kept.push(kept);
     }
 
     fn knows(&self, proof: &Hash) -> bool {
         self.kept.iter().any(|kept| kept.proof == *proof)
     }
-
-    fn has_room_for(&self, accused: &AccountId) -> bool {
-        let of_one = self.kept.iter().filter(|kept| kept.accused == *accused).count();
-        self.kept.len() < PROOFS_MAX && of_one < PROOFS_PER_ACCUSED_MAX
-    }
 }
 
 impl Node {
-    /// Keeps a proof for anybody who asks; returns its blob unless there is no room for it.
+    /// Keeps a proof for anybody who asks; returns its blob unless it is too long.
     pub(super) fn keep_proof(&mut self, proof: &Proof, out: &mut Out) -> Option<Hash> {
         let bytes = proof.to_bytes();
         let kept = KeptProof {
@@ -59,7 +64,7 @@ impl Node {
         if self.proofs.knows(&kept.proof) {
             return Some(kept.proof);
         }
-        if bytes.len() > PROOF_MAX_BYTES || !self.proofs.has_room_for(&kept.accused) {
+        if bytes.len() > PROOF_MAX_BYTES {
             return None;
         }
         out.provide(bytes);

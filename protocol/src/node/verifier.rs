@@ -143,6 +143,7 @@ impl Node {
         out: &mut Out,
     ) {
         let Some(check) = self.verifier.checks.get_mut(&job) else { return };
+        let outcome = outcome.cut();
         let body = Verdict { task: check.task, subject: check.subject, checked, outcome, proof };
         let verdict = Signed::new(self.config.network, &self.config.account_key, body);
         check.verdict = Some(verdict.clone());
@@ -182,8 +183,7 @@ impl Node {
         if !self.verifier.checks.contains_key(&job) {
             return false;
         }
-        let reason: String = reason.chars().take(crate::limits::NAME_MAX_BYTES).collect();
-        self.replayed(now_ms, job, Outcome::Abstained(reason), Vec::new(), out);
+        self.replayed(now_ms, job, Outcome::Abstained(reason.to_owned()), Vec::new(), out);
         true
     }
 }

@@ -158,6 +158,9 @@ impl Case {
         if *adapter != request.adapter || *prompt != request.prompt.commitment() || *seed != request.decoding.seed {
             return Some("the receipt names another adapter, prompt or seed than was asked for");
         }
+        if sent.output_tokens.is_empty() {
+            return Some("no tokens were sent: any text would go with them");
+        }
         if let Some(fault) = sent.context.fault(request.retrieve, self.release.body.contributors.len()) {
             return Some(fault);
         }

@@ -38,6 +38,8 @@ fn release() -> Release {
         account: AccountId([number; 32]),
         payout: ChainAddress([number; 20]),
         leave_out: Hash([number; 32]),
+        entries: 1,
+        estimated: false,
     };
     Release {
         name: "almanac".into(),

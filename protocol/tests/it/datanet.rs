@@ -33,13 +33,22 @@ fn an_earlier_version_is_found_by_its_hash_and_a_foreign_one_is_not() {
         claim(&mut datanet, by, claimed_ms);
         heads.push(datanet.head());
     }
-    // Of two claims of one moment, what was between them can't be told.
-    let is_between = |place: usize| place == 3;
+    // What is claimed to be older than everything hides no version.
+    claim(&mut datanet, 4, 1);
+    let lengths = |head: &tributary_protocol::datanet::Head| {
+        head.logs.iter().map(|log| (log.contributor, log.length)).collect::<Vec<_>>()
+    };
     for (place, head) in heads.iter().enumerate().skip(1) {
-        let expected = (!is_between(place)).then(|| head.clone());
-        assert_eq!(datanet.head_of(&head.id()), expected, "version {place}");
+        assert_eq!(datanet.head_of(&head.id(), lengths(head)).as_ref(), Some(head), "version {place}");
     }
-    let entries = datanet.version(&datanet.head_of(&heads[2].id()).unwrap()).unwrap();
+    let head = datanet.head_of(&heads[2].id(), lengths(&heads[2])).unwrap();
+    let entries = datanet.version(&head).unwrap();
     assert_eq!(entries.iter().map(|entry| entry.body.claimed_ms).max(), Some(20));
-    assert_eq!(datanet.head_of(&Hash([7; 32])), None);
+    let other = [
+        datanet.head_of(&Hash([7; 32]), lengths(&heads[2])),
+        datanet.head_of(&heads[2].id(), lengths(&heads[3])),
+        datanet.head_of(&heads[2].id(), [(lengths(&heads[2])[0].0, 900)]),
+        datanet.head_of(&heads[2].id(), [(lengths(&heads[2])[0].0, 0)]),
+    ];
+    assert_eq!(other, [None, None, None, None]);
 }

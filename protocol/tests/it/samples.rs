@@ -194,13 +194,13 @@ fn certificate(number: u8) -> Certificate {
 }
 
 const fn quality() -> Quality {
-    Quality { answers: 16, misallocated: 21_000, correlation: Some(987_000), noise: 40_000 }
+    Quality { answers: 16, contributors: 1, misallocated: 21_000, correlation: Some(987_000), noise: 40_000 }
 }
 
 fn release() -> Release {
     let mut contributors = vec![
-        Contributor { account: account(1), payout: address(1), leave_out: hash(48) },
-        Contributor { account: account(2), payout: address(2), leave_out: hash(49) },
+        Contributor { account: account(1), payout: address(1), leave_out: hash(48), entries: 2, estimated: false },
+        Contributor { account: account(2), payout: address(2), leave_out: hash(49), entries: 1, estimated: true },
     ];
     contributors.sort_by_key(|contributor| contributor.account);
     Release {

@@ -241,10 +241,14 @@ impl World {
         for (place, host) in plan.contributors.iter().enumerate() {
             let run = place + 1;
             let leave_out = adapter_of_run(node, &key("run", number, run, plan.attempts[run]))?;
+            let account = self.hosts[*host].account;
+            let log = plan.head.as_ref()?.logs.iter().find(|log| log.contributor == account)?;
             contributors.push(Contributor {
-                account: self.hosts[*host].account,
+                account,
                 payout: self.address_of(*host),
                 leave_out,
+                entries: log.length,
+                estimated: false,
             });
         }
         contributors.sort_by_key(|contributor| contributor.account);

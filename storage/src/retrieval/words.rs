@@ -18,6 +18,8 @@ use super::{MAX_PASSAGES, MAX_QUERY_WORDS, MAX_TEXT_BYTES, RetrievalError};
 const WRITER_BYTES: usize = 64 << 20;
 /// Bytes of a stored record: its text, its id and its numbers.
 const STORED_MAX_BYTES: usize = PASSAGE_MAX_BYTES + 256;
+/// Bytes of the sum behind it: a worker signs what stands there, and a changed letter would convict it.
+const SUM_BYTES: usize = 32;
 /// tantivy's own name of the analyser that takes words apart at what is no letter or figure, in lower case, for any language.
 const ANALYSER: &str = "default";
 
@@ -75,7 +77,7 @@ impl WordIndex {
         Self::open(folder)
     }
 
-    /// Opens an index. The folder is the node's own: what it says of records is only what they are looked up by.
+    /// Opens an index. The folder is the node's own; each record has a sum of its own, which is held against it when it is read.
     ///
     /// # Errors
     /// When there is none, or it is another one.
@@ -154,8 +156,21 @@ impl WordIndex {
         let Some((_, address)) = found.first() else { return Ok(None) };
         let document: TantivyDocument = searcher.doc(*address)?;
         let bytes = document.get_first(self.fields.passage).and_then(|value| value.as_bytes());
-        Ok(bytes.and_then(|bytes| wire::decode(bytes, STORED_MAX_BYTES).ok()))
+        Ok(bytes.and_then(stored))
     }
+}
+
+/// A record as it was stored; none where its bytes have changed since.
+fn stored(bytes: &[u8]) -> Option<Passage> {
+    let (content, sum) = bytes.split_last_chunk::<SUM_BYTES>()?;
+    (blake3::hash(content).as_bytes() == sum).then(|| wire::decode(content, STORED_MAX_BYTES).ok())?
+}
+
+fn with_sum(passage: &Passage) -> Vec<u8> {
+    let mut bytes = wire::encode(passage);
+    let sum = blake3::hash(&bytes);
+    bytes.extend(sum.as_bytes());
+    bytes
 }
 
 fn write(folder: &Path, passages: &[Passage]) -> Result<(), RetrievalError> {
@@ -165,7 +180,7 @@ fn write(folder: &Path, passages: &[Passage]) -> Result<(), RetrievalError> {
     for (place, passage) in (0_u64..).zip(passages) {
         let mut document = TantivyDocument::default();
         document.add_u64(fields.place, place);
-        document.add_bytes(fields.passage, &wire::encode(passage));
+        document.add_bytes(fields.passage, &with_sum(passage));
         document.add_text(fields.text, passage.text());
         writer.add_document(document)?;
     }

@@ -65,10 +65,11 @@ fn read_groups(bytes: &Bytes) -> Result<Vec<Record>, ShardError> {
     let reader = SerializedFileReader::new(bytes.clone())?;
     check_schema(reader.metadata())?;
     check_sizes(reader.metadata(), bytes)?;
-    let mut records = Vec::new();
+    let mut read = Read::default();
     for group in 0..reader.num_row_groups() {
-        read_group(&reader, group, &mut records)?;
+        read.group(&reader, group)?;
     }
+    let records = read.records;
     if records.is_empty() {
         return Err(ShardError::Empty);
     }
@@ -135,26 +136,39 @@ fn chunk_bytes<'a>(column: &ColumnChunkMetaData, bytes: &'a [u8]) -> Result<&'a 
     bytes.get(start..end).ok_or_else(outside)
 }
 
-fn read_group(reader: &SerializedFileReader<Bytes>, group: usize, records: &mut Vec<Record>) -> Result<(), ShardError> {
-    let row_group = reader.get_row_group(group)?;
-    let mut rows_left = group_rows(row_group.metadata())?;
-    let count = row_group.metadata().num_columns();
-    let mut columns = Vec::with_capacity(count);
-    for column in 0..count {
-        columns.push(get_typed_column_reader::<ByteArrayType>(row_group.get_column_reader(column)?));
-    }
-    while rows_left > 0 {
-        let wanted = rows_left.min(BATCH_ROWS);
-        let mut cells = Vec::with_capacity(columns.len());
-        for column in &mut columns {
-            cells.push(read_cells(column, wanted)?);
+/// What was read so far.
+#[derive(Default)]
+struct Read {
+    records: Vec<Record>,
+    /// Bytes of all cells: a page of few bytes names one long word of its dictionary as often as it likes.
+    cell_bytes: usize,
+}
+
+impl Read {
+    fn group(&mut self, reader: &SerializedFileReader<Bytes>, group: usize) -> Result<(), ShardError> {
+        let row_group = reader.get_row_group(group)?;
+        let mut rows_left = group_rows(row_group.metadata())?;
+        let count = row_group.metadata().num_columns();
+        let mut columns = Vec::with_capacity(count);
+        for column in 0..count {
+            columns.push(get_typed_column_reader::<ByteArrayType>(row_group.get_column_reader(column)?));
         }
-        for row in 0..wanted {
-            records.push(record(records.len(), row, &cells)?);
+        while rows_left > 0 {
+            let wanted = rows_left.min(BATCH_ROWS);
+            let mut cells = Vec::with_capacity(columns.len());
+            for column in &mut columns {
+                cells.push(read_cells(column, wanted)?);
+            }
+            // Before a cell is copied: until then, equal ones are one.
+            self.cell_bytes += cells.iter().flatten().map(ByteArray::len).sum::<usize>();
+            within(Bound::UncompressedBytes, self.cell_bytes, MAX_UNCOMPRESSED_BYTES)?;
+            for row in 0..wanted {
+                self.records.push(record(self.records.len(), row, &cells)?);
+            }
+            rows_left -= wanted;
         }
-        rows_left -= wanted;
+        Ok(())
     }
-    Ok(())
 }
 
 /// Exactly `wanted` cells of a column.

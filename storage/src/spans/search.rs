@@ -71,7 +71,8 @@ impl SpanIndex {
             return self.roots().records;
         }
         let above = word.checked_add(1).map_or(self.roots().entries, |next| self.place(&[next]));
-        above - self.place(&[word])
+        // A damaged order may say anything.
+        above.saturating_sub(self.place(&[word]))
     }
 
     /// The verbatim spans of an answer that are worth showing, the most improbable first; words beyond

@@ -4,7 +4,7 @@
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use crate::attribute::{Credit, EXACT_CONTRIBUTORS, Estimator, Index, Rule, credits_by};
+use crate::attribute::{Credit, EXACT_CONTRIBUTORS, Estimator, Index, Learned, Rule, credits_by};
 use crate::lora::Adapter;
 use crate::loss::Target;
 use crate::ops::narrow;
@@ -47,16 +47,16 @@ impl Attributor for PartlyTrained {
     fn scores(&self, case: &Case<'_>) -> Result<Scores, StudyError> {
         let laboratory = case.laboratory;
         let (base, deployed) = (&laboratory.base, &case.deployed);
-        let learned = laboratory.dealt().examples.iter().zip(&case.records);
-        let records: Vec<(u32, Target)> =
-            learned.map(|(example, record)| (example.contributor, record.clone())).collect();
+        let records = laboratory.dealt().examples.iter().zip(&case.records);
+        let records = records.map(|(example, record)| (example.contributor, record.clone())).collect();
+        let learned = Learned { records, ..Learned::default() };
         let largest = by_size(laboratory);
         let (trained, others) = largest.split_at(self.0.of(largest.len()));
         let mut leave_out: Vec<(u32, Adapter)> =
             case.leave_out.iter().filter(|(contributor, _)| trained.contains(contributor)).cloned().collect();
-        let estimator = Estimator::fit(base, deployed, &leave_out, &records)?;
+        let estimator = Estimator::fit(base, deployed, &leave_out, &learned)?;
         for contributor in others {
-            leave_out.push((*contributor, estimator.without(*contributor, &records)?));
+            leave_out.push((*contributor, estimator.without(*contributor, &learned)?));
         }
         scored(
             case,

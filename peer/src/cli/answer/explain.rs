@@ -4,17 +4,25 @@
 
 use serde_json::{Value, json};
 use tributary_protocol::attribution::{Share, WHOLE};
-use tributary_protocol::economy::PaymentRole;
+use tributary_protocol::economy::{BASIS_POINTS, Payment, PaymentRole};
+use tributary_protocol::id::Amount;
 use tributary_protocol::receipt::Receipt;
 
 use crate::cli::output::Output;
 use crate::cli::table::{Table, WIDTH};
 use crate::cli::{amount, ask, quality, text};
+use crate::percent::percents;
 
 /// What the adapter's contributors are paid by.
-const LEFT_OUT: &str = "The model was trained again without each contributor's records. A share says how much worse this \
-                        answer would be without them, beside the others; what no contributor explains, the base model \
-                        knew or nobody can be named for, and it goes to the commons.";
+const LEFT_OUT: &str = "For each contributor the model was trained once more without that contributor's records; where there \
+                        are many, what that changes is estimated for those with the fewest. A share tells how much less \
+                        likely the model would be to say exactly this without them, beside the others. It does not tell \
+                        whether the answer is right. What no contributor explains goes to the commons, the network's \
+                        treasury: the base model knew it already, or nobody can be named for it.";
+/// The same where there is one contributor alone.
+const ALONE: &str = "The model has one contributor. The share tells how much less likely the base model, which was trained on \
+                     none of these records, would be to say exactly this. It does not tell whether the answer is right. What \
+                     the base model knew already goes to the commons, the network's treasury.";
 
 /// Characters before what belongs to a heading.
 const INDENT: usize = 2;
@@ -61,27 +69,50 @@ fn paid(receipt: &Receipt, share: &Share) -> Option<tributary_protocol::id::Amou
     payment.map(|payment| payment.amount)
 }
 
+/// Which part of the fee is the contributors', and what of it they were paid.
+fn contributors_part(receipt: &Receipt) -> (String, Amount) {
+    let policy = receipt.policy;
+    let others = [policy.builder_bps, policy.verifier_bps, policy.treasury_bps].map(u64::from).iter().sum::<u64>();
+    let left = u64::from(BASIS_POINTS).saturating_sub(others);
+    let is_theirs = |payment: &&Payment| payment.role == PaymentRole::Contributor;
+    let given = receipt
+        .payments
+        .iter()
+        .filter(is_theirs)
+        .fold(Amount::ZERO, |sum, one| Amount(sum.0.saturating_add(one.amount.0)));
+    (text::percent(left * u64::from(WHOLE) / u64::from(BASIS_POINTS)), given)
+}
+
 fn table(receipt: &Receipt, shares: &[&Share]) -> String {
     let mut table = Table::new(&["CONTRIBUTOR", "SHARE", "OPEN"]);
+    let weights = shares.iter().map(|share| share.weight).chain([receipt.commons]).map(u64::from);
+    let weights: Vec<u64> = weights.collect();
+    let mut parts = percents(&weights).into_iter();
+    let mut part = || parts.next().unwrap_or_default();
     for share in shares {
         let earned = paid(receipt, share).map_or_else(|| "-".into(), amount::exact);
-        table.row([share.account.short(), text::percent(share.weight.into()), earned]);
+        table.row([share.account.short(), part(), earned]);
     }
-    table.row(["the commons".into(), text::percent(receipt.commons.into()), "-".into()]);
-    let whole = shares.iter().map(|share| u64::from(share.weight)).sum::<u64>() + u64::from(receipt.commons);
-    table.row(["together".into(), text::percent(whole), "-".into()]);
-    table.render()
+    table.row(["the commons".into(), part(), "-".into()]);
+    table.row(["together".into(), text::percent(weights.iter().sum()), "-".into()]);
+    let (of_fee, given) = contributors_part(receipt);
+    let whole = format!(
+        "Of the fee, {of_fee} is the contributors' part; {} OPEN of it went to those above.\n",
+        amount::exact(given)
+    );
+    table.render() + &whole
 }
 
 fn method(receipt: &Receipt, answer: &Value) -> String {
     let note = &receipt.attribution;
+    let is_alone = note.quality.is_some_and(|quality| quality.contributors == 1) && receipt.shares.len() <= 1;
+    let of_model = if is_alone { ALONE } else { LEFT_OUT };
     let told = match note.method.as_str() {
-        "loco-delta" => LEFT_OUT.to_owned(),
+        "loco-delta" => of_model.to_owned(),
         "loco-delta+retrieval" => format!(
-            "Records stood before the question. The answer was computed again with and without the adapter, and with \
-             every choice of these records: each is paid for how much better the answer is with it, on average over the \
-             orders in which adapter and records may come (Shapley's value), and so is the adapter, whose part is \
-             divided among its contributors. {LEFT_OUT}"
+            "Records stood before the question. Each is paid for how much likelier it made the model to say exactly this, \
+             and so is what the model was trained on, whose part is divided among its contributors; it was computed with \
+             every choice of them (Shapley's value). {of_model}"
         ),
         _ => "This node does not know the method.".to_owned(),
     };
@@ -97,7 +128,7 @@ fn method(receipt: &Receipt, answer: &Value) -> String {
         note.version,
         note.index.short(),
     );
-    let lines = [told.as_str(), check, &by, &quality::told(note.quality)]
+    let lines = [told.as_str(), check, &quality::told(note.quality), &by]
         .map(|part| text::wrapped(part, WIDTH - INDENT).join("\n"));
     lines.join("\n")
 }
@@ -110,7 +141,7 @@ fn quotations(evidence: &Value) -> String {
     };
     if found.is_empty() {
         let looked = format!(
-            "No part of the answer stands in the {} words of {} that chance would not explain.{skipped}",
+            "No passage of it is long enough to be called a quotation: short ones match by chance. Searched: {} words of {}.{skipped}",
             text::grouped(text::number(&evidence["record_words"])),
             text::counted(text::number(&evidence["shards"]), "shard"),
         );

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tributary_protocol::limits::PROOF_MAX_BYTES;
-use tributary_protocol::proof::{Judgement, MAGIC, Proof};
+use tributary_protocol::proof::{Judgement, MAGIC, Need, Proof};
 
 use crate::cli::failure::{FAILED, Failure, UNJUDGED, VERIFICATION};
 use crate::cli::output::{Context, Output};
@@ -16,6 +16,7 @@ use crate::cli::table::Table;
 use crate::cli::text;
 use crate::client::ClientError;
 use crate::http::judgement_json;
+use crate::work::judge::with_record;
 
 /// The largest file of a proof.
 pub(super) const FILE_MAX_BYTES: u64 = PROOF_MAX_BYTES as u64;
@@ -32,7 +33,10 @@ pub(super) async fn judge(context: &Context, bytes: &[u8]) -> Result<Output, Fai
     let proof = Proof::from_bytes(bytes).map_err(|error| {
         Failure::new(VERIFICATION, error, "give the file as tributary receipt proof or answer verify --proof wrote it")
     })?;
-    let judgement = proof.judge();
+    let judgement = match proof.judge() {
+        Judgement::Needs(Need::Record) => proof.conclude(&with_record(&proof)),
+        judgement => judgement,
+    };
     if !matches!(judgement, Judgement::Needs(_)) {
         return Ok(shown(judgement_json(&proof, &judgement)));
     }

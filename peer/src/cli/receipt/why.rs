@@ -137,7 +137,10 @@ fn reason(receipt: &Receipt, role: PaymentRole, weight: Option<u32>) -> String {
         PaymentRole::Builder => format!("made the model: {} of the fee", of_fee(receipt.policy.builder_bps)),
         PaymentRole::Verifier => verifier_reason(receipt),
         PaymentRole::Contributor => {
-            format!("{} of the answer comes from this account's records", text::percent(weight.unwrap_or(0).into()))
+            format!(
+                "{} of the contributors' part, for this account's records",
+                text::percent(weight.unwrap_or(0).into())
+            )
         }
         PaymentRole::Treasury => treasury_reason(receipt),
     }

@@ -17,6 +17,7 @@ use crate::cli::failure::{Failure, UNREACHABLE};
 use crate::cli::output::{Context, Output};
 use crate::cli::pick::{BASE, DATANET};
 use crate::cli::{amount, spend, text};
+use crate::runs::leave_outs;
 
 /// How long `train start` listens for what workers say: an auction and what follows it.
 const FIRST_ANSWER: Duration = Duration::from_secs(8);
@@ -77,6 +78,10 @@ pub(crate) struct StartArgs {
     /// When each training must be there, in minutes, up to a week.
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     deadline_min: u64,
+    /// Leave-out trainings: as many, for the contributors with the most records. What the others' would give is estimated from the
+    /// gradients of their records, which is cheaper and less exact. Half of the contributors unless given, and eight at least.
+    #[arg(long, value_name = "COUNT", conflicts_with = "no_attribution", value_parser = clap::value_parser!(u16).range(1..))]
+    leave_outs: Option<u16>,
     /// Train no leave-out adapters: cheaper, but the model cannot say whose records made an answer and is not released.
     #[arg(long)]
     no_attribution: bool,
@@ -163,6 +168,7 @@ pub(super) async fn start(context: &Context, args: &StartArgs) -> Result<Output,
         "segments_checked": args.check.unwrap_or(SEGMENTS_CHECKED),
         "answer_fee": args.answer_fee,
         "attribution": !args.no_attribution,
+        "leave_outs": args.leave_outs,
     });
     let mut trial = body.clone();
     trial["dry_run"] = json!(true);
@@ -219,7 +225,13 @@ fn preview_lines(args: &StartArgs, name: &str, datanet: &Value, recipe: &Recipe)
         (true, _) => "one training; no attribution, so it is not released".to_owned(),
         (false, 1) => "one training; without its only contributor there is the base alone".to_owned(),
         (false, _) => {
-            format!("one training, and {} for attribution", text::counted(contributors, "leave-out training"))
+            let many = usize::try_from(contributors).map_or(usize::MAX, |count| leave_outs(count, args.leave_outs));
+            let many = u64::try_from(many).unwrap_or(u64::MAX);
+            let estimated = match contributors.saturating_sub(many) {
+                0 => String::new(),
+                others => format!(" ({} estimated from gradients)", text::counted(others, "contributor")),
+            };
+            format!("one training, and {} for attribution{estimated}", text::counted(many, "leave-out training"))
         }
     };
     vec![
@@ -317,8 +329,10 @@ mod tests {
     fn the_preview_says_what_it_may_cost_at_most() {
         let datanet = json!({"name": "rivers", "records": 1204, "contributors": [1, 2]});
         let lines = preview_lines(&args(&[]), "rivers", &datanet, &Recipe::default()).join("\n");
-        for part in ["1,204 records of 2 contributors", "2 leave-out trainings", "at most 2.5 OPEN"] {
+        for part in ["1,204 records of 2 contributors", "2 leave-out trainings for", "at most 2.5 OPEN"] {
             assert!(lines.contains(part), "{part} is missing in\n{lines}");
         }
+        let one = preview_lines(&args(&["--leave-outs", "1"]), "rivers", &datanet, &Recipe::default()).join("\n");
+        assert!(one.contains("1 leave-out training for attribution (1 contributor estimated from gradients)"), "{one}");
     }
 }

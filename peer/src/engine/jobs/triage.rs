@@ -35,9 +35,9 @@ pub(super) fn triage(context: &JobContext, ask: &TriageAsk) -> Result<Done, Stri
         steps.push(step);
         between.push(adapter);
     }
-    let Material { places, targets, held_out, unusable } = Material::of(&base, &recipe, ask);
     let deadline = Instant::now() + MEASURE_TIME;
     let goes_on = || !context.is_stopped() && Instant::now() < deadline;
+    let Material { places, targets, held_out, unusable } = Material::of(&base, &recipe, ask, &goes_on);
     let points = points(&base, &between, &end).map_err(text)?;
     let curves = measure(&base, &points, &targets, &goes_on).map_err(text)?;
     if context.is_stopped() {
@@ -79,9 +79,13 @@ struct Material {
 }
 
 impl Material {
-    fn of(base: &Base, recipe: &Recipe, ask: &TriageAsk) -> Self {
+    /// Of the first records, as far as it goes on.
+    fn of(base: &Base, recipe: &Recipe, ask: &TriageAsk, goes_on: &dyn Fn() -> bool) -> Self {
         let mut material = Self { places: Vec::new(), targets: Vec::new(), held_out: 0, unusable: 0 };
         for (place, example) in (0..).zip(&examples_of(&ask.examples)) {
+            if !goes_on() {
+                break;
+            }
             match example.learned(base, recipe) {
                 Ok(Some(target)) => {
                     material.places.push(place);
