@@ -25,7 +25,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_together_sums_to_its_whole() {
-        assert_eq!(percents(&[823_630, 171_512, 4_858]), ["82.3 %", "17.2 %", "0.5 %"].map(String::from));
+        assert_eq!(percents(&[823_630, 171_512, 4_858]), ["82.4 %", "17.1 %", "0.5 %"].map(String::from));
         assert_eq!(percents(&[986_449, 13_551]), ["98.6 %", "1.4 %"].map(String::from));
         assert_eq!(percents(&[333_333, 333_333, 333_334]), ["33.3 %", "33.3 %", "33.4 %"].map(String::from));
         assert_eq!(percents(&[]), [""; 0]);

@@ -15,7 +15,8 @@ fn contributed(node: &NodeProcess, folder: &std::path::Path, datanet: &str, lett
     node.post(&format!("/api/datanets/{datanet}/records"), &json!({"path": file})).unwrap();
 }
 
-/// A model of two contributors' records, trained and served by the second and third node.
+/// A model of two contributors' records, trained and served by the second and third node; one of the contributors is left out by
+/// a training, the other one by an estimate.
 fn released(nodes: &[NodeProcess; 3], folder: &std::path::Path) {
     let made = nodes[0].post("/api/datanets", &json!({"name": "letters", "licence": "CC0-1.0"})).unwrap();
     let id = made["id"].as_str().unwrap().to_owned();
@@ -25,7 +26,7 @@ fn released(nodes: &[NodeProcess; 3], folder: &std::path::Path) {
     let all = |found: &Value| (found["records"] == 16).then_some(());
     until("both contributors' records", &nodes[0], &format!("/api/datanets/{id}"), all);
     let start = json!({"name": "letters", "base": "builtin", "datanet": id, "recipe": {"steps": 12, "batch": 8},
-        "budget": "9000000000000000000", "attribution": true});
+        "budget": "9000000000000000000", "attribution": true, "leave_outs": 1});
     nodes[0].post("/api/runs", &start).unwrap();
     let served = |releases: &Value| (releases[0]["served_by"].as_u64() == Some(2)).then_some(());
     until("the model at both", &nodes[0], "/api/releases", served);
@@ -34,6 +35,22 @@ fn released(nodes: &[NodeProcess; 3], folder: &std::path::Path) {
     for node in nodes {
         let all = |found: &Value| (found["records"] == 20).then_some(());
         until("later records", node, &format!("/api/datanets/{id}"), all);
+    }
+}
+
+/// The builder and somebody else compute index, estimate and quality again, and come to what was released.
+fn held_against_its_records(nodes: &[NodeProcess; 3]) {
+    let release = nodes[0].get("/api/releases").unwrap()[0].clone();
+    let is_estimated = |one: &&Value| one["estimated"] == true;
+    assert_eq!(release["contributors"].as_array().unwrap().iter().filter(is_estimated).count(), 1, "{release}");
+    assert_eq!(release["quality"]["contributors"], 1, "{release}");
+    for node in &nodes[..2] {
+        let verified = on(node, &["model", "verify", "letters", "--json"]);
+        assert!(verified.status.success(), "{}{}", String::from_utf8_lossy(&verified.stdout), stderr(&verified));
+        let found: Value = serde_json::from_slice(&verified.stdout).unwrap();
+        assert_eq!(found["index"]["equal"], true, "{found}");
+        assert_eq!(found["estimates"], json!({"count": 1, "worst_millionths": 0}), "one class, the same bits");
+        assert_eq!(found["quality"]["theirs"], found["quality"]["own"], "{found}");
     }
 }
 
@@ -52,6 +69,7 @@ fn records_before_a_question_are_checked_and_paid_like_the_adapter() {
         |name: &str| NodeProcess::start(&folder.path().join(name), &["--join", &ticket, "--roles", "worker,verifier"]);
     let nodes = [builder, worker("1"), worker("2")];
     released(&nodes, folder.path());
+    held_against_its_records(&nodes);
     let line = ["ask", "What is letter 9jj?", "--model", "letters", "--max-tokens", "6", "--retrieve=3", "--check"];
     let answer = document(&nodes[0], &line);
     let found = &answer["sources"];
@@ -78,7 +96,7 @@ fn explained_and_recomputed(node: &NodeProcess, key: &str) {
     let explained = document(node, &["answer", "explain", key]);
     assert_eq!(explained["method"]["name"], "loco-delta+retrieval");
     let shown = String::from_utf8(on(node, &["answer", "explain", key]).stdout).unwrap();
-    assert!(shown.contains("What it came from") && shown.contains("the adapter"), "{shown}");
+    assert!(shown.contains("What it came from") && shown.contains("what the model was trained on"), "{shown}");
     let verified = on(node, &["answer", "verify", key, "--json"]);
     assert!(verified.status.success(), "{}", stderr(&verified));
     let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();

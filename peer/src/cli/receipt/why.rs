@@ -245,8 +245,8 @@ mod tests {
             "read 40 tokens and wrote 23",
             "made the model: 25.0 % of the fee",
             "nobody was to check",
-            "62.3 % of the answer",
-            "20.0 % of the answer",
+            "62.3 % of the contributors' part",
+            "20.0 % of the contributors' part",
             "17.7 %",
             "0.060000000000000001 OPEN in all: exactly the price",
         ] {
