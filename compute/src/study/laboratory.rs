@@ -42,8 +42,9 @@ pub fn recipes() -> Vec<(&'static str, Recipe)> {
         ("batches of 64, a quarter averaged", of(64, 15)),
         ("batches of 64, half averaged", of(64, 30)),
         ("batches of 64, longer warm-up", Recipe { warmup: 18, ..of(64, 15) }),
-        ("batches of 64, half the rate", Recipe { lr: 0.005, ..of(64, 15) }),
         ("batches of 32, twice the steps", Recipe { steps: 120, ..of(32, 30) }),
+        ("batches of 32, half the rate", Recipe { lr: 0.005, ..of(32, 15) }),
+        ("batches of 32, half the rate, twice the steps", Recipe { lr: 0.005, steps: 120, ..of(32, 30) }),
         ("batches of 128, a quarter averaged", of(128, 15)),
     ]
 }

@@ -79,3 +79,28 @@ impl Node {
         &self.proofs.kept
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{AccountId, Hash, KeptProof, Kind, PROOFS_MAX, PROOFS_PER_ACCUSED_MAX, Proofs};
+
+    fn kept(accused: usize, number: usize) -> KeptProof {
+        let hash = |parts: [usize; 2]| Hash(*blake3::hash(&parts.map(usize::to_le_bytes).concat()).as_bytes());
+        let accused_id = AccountId(hash([accused, 0]).0);
+        KeptProof { proof: hash([accused, number + 1]), kind: Kind::Sum, accused: accused_id, subject: hash([1, 1]) }
+    }
+
+    #[test]
+    fn who_accuses_himself_keeps_nobody_elses_proofs_out() {
+        let mut proofs = Proofs::default();
+        (0..PROOFS_MAX).for_each(|accused| proofs.apply_kept(kept(accused, 0)));
+        proofs.apply_kept(kept(PROOFS_MAX, 0));
+        assert_eq!((proofs.kept.len(), proofs.kept[0]), (PROOFS_MAX, kept(1, 0)), "the oldest makes room");
+        proofs.apply_kept(kept(PROOFS_MAX, 0));
+        assert_eq!(proofs.kept[0], kept(1, 0), "one that is known takes no room again");
+        (1..=PROOFS_PER_ACCUSED_MAX).for_each(|number| proofs.apply_kept(kept(PROOFS_MAX, number)));
+        let of_one = proofs.kept.iter().filter(|one| one.accused == kept(PROOFS_MAX, 0).accused).count();
+        assert_eq!(of_one, PROOFS_PER_ACCUSED_MAX);
+        assert!(!proofs.knows(&kept(PROOFS_MAX, 0).proof), "of one account its oldest makes room");
+    }
+}

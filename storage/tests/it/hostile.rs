@@ -1,10 +1,16 @@
 //! The fuzz targets' body in a bounded run: some thousand changed files, the same each time, and nothing panics.
 
+use std::sync::Arc;
+
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use tributary_protocol::id::{AccountId, Hash};
 use tributary_storage::base::{BaseFile, BaseManifest};
 use tributary_storage::card::CardDocument;
 use tributary_storage::ingest::{IngestLimits, read_path};
-use tributary_storage::shard::{self, Record};
+use tributary_storage::shard::{self, Bound, Record, ShardError};
 
 const CHANGES: usize = 400;
 
@@ -81,6 +87,32 @@ fn changed_shards_records_and_cards_never_panic() {
         }
         let _ = CardDocument::new(2).apply(&AccountId([7; 32]), &draws.changed(&shard[..64]));
     }
+}
+
+/// A file of few bytes whose rows all name one long word of a dictionary.
+fn unfolding(rows: usize, word: usize) -> Vec<u8> {
+    let columns =
+        ["id", "prompt", "completion", "contributor", "licence"].map(|name| format!("required binary {name} (UTF8);"));
+    let schema = parse_message_type(&format!("message record {{ {} }}", columns.concat())).unwrap();
+    let properties = WriterProperties::builder().set_dictionary_enabled(true).build();
+    let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties)).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for long in [false, true, false, false, false] {
+        let cell = ByteArray::from("a".repeat(if long { word } else { 1 }).into_bytes());
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&vec![cell; rows], None, None).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.into_inner().unwrap()
+}
+
+#[test]
+fn a_small_file_that_unfolds_to_more_than_memory_is_refused_before_it_does() {
+    let bytes = unfolding(1 << 18, 1 << 18);
+    assert!(bytes.len() < 1 << 20, "{} bytes for 64 GiB", bytes.len());
+    let refused = shard::read(&bytes);
+    assert!(matches!(refused, Err(ShardError::TooMuch { bound: Bound::UncompressedBytes, .. })), "{refused:?}");
 }
 
 #[test]

@@ -32,8 +32,8 @@ const RECIPE_HINT: &str = "see tributary train start --help for the recipe's fie
 enum Preset {
     /// The quickest that learns well.
     Plain,
-    /// Who is paid depends less on chance: batches twice as large, the weights of the last quarter of the steps averaged;
-    /// takes twice as long.
+    /// Who is paid depends less on chance: batches four times as large, half the learning rate, the weights of the last quarter of
+    /// the steps averaged; takes four times as long.
     Stable,
 }
 
@@ -101,8 +101,10 @@ fn fields(args: &StartArgs) -> Result<Map<String, Value>, Failure> {
     fields.extend(options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
     if args.preset == Preset::Stable {
         let stable = Recipe::of_fields(&fields).map_err(|error| Failure::usage(error, RECIPE_HINT))?.stable();
-        for (name, value) in [("batch", stable.batch), ("average_last", stable.average_last)] {
-            fields.entry(name).or_insert_with(|| value.into());
+        let values: [(&str, Value); 3] =
+            [("batch", stable.batch.into()), ("average_last", stable.average_last.into()), ("lr", stable.lr.into())];
+        for (name, value) in values {
+            fields.entry(name).or_insert(value);
         }
     }
     Ok(fields)
@@ -218,6 +220,18 @@ async fn first_answer(context: &Context, key: &str) -> Result<Option<String>, Fa
     }
 }
 
+/// What a preset makes of the recipe.
+fn preset(args: &StartArgs, recipe: &Recipe) -> String {
+    match args.preset {
+        Preset::Stable => format!(
+            " (stable: batches of {}, the last {} averaged; about four times as long as plain)",
+            recipe.batch,
+            text::counted(recipe.average_last.into(), "step"),
+        ),
+        Preset::Plain => String::new(),
+    }
+}
+
 fn preview_lines(args: &StartArgs, name: &str, datanet: &Value, recipe: &Recipe) -> Vec<String> {
     let contributors = u64::try_from(text::rows(&datanet["contributors"]).len()).unwrap_or(u64::MAX);
     let records = text::counted(text::number(&datanet["records"]), "record");
@@ -241,7 +255,7 @@ fn preview_lines(args: &StartArgs, name: &str, datanet: &Value, recipe: &Recipe)
             text::counted(contributors, "contributor"),
             text::field(&datanet["name"]),
         ),
-        format!("{} each: {trainings}", text::counted(recipe.steps.into(), "step")),
+        format!("{} each{}: {trainings}", text::counted(recipe.steps.into(), "step"), preset(args, recipe)),
         format!("at most {} OPEN, fees included; what is not used stays in the wallet", amount::exact(args.budget)),
     ]
 }
@@ -301,7 +315,7 @@ mod tests {
     #[test]
     fn the_stable_preset_fills_what_is_not_said() {
         let made = Recipe::of_fields(&fields(&args(&["--steps", "40", "--preset", "stable"])).unwrap()).unwrap();
-        assert_eq!((made.steps, made.batch, made.average_last), (40, 2 * Recipe::default().batch, 10));
+        assert_eq!((made.steps, made.batch, made.average_last), (40, 4 * Recipe::default().batch, 10));
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("recipe.json");
         std::fs::write(&file, r#"{"batch": 4}"#).unwrap();
