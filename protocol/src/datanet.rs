@@ -3,7 +3,7 @@
 //! Invariant: a log only grows, each entry names the hash of the one before it, and two nodes that hold the
 //! same entries compute the same head. A contributor who signs two entries for one place is kept at the first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};

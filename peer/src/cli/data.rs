@@ -233,8 +233,8 @@ fn added(summary: Value, datanet: String) -> Output {
     }
     if summary["commitment"].is_u64() {
         output = output
-            .note("✓ these are records that you had committed to: they are yours since then")
-            .note(format!("  tributary data claims {datanet} shows who else claims some of them"));
+            .note("✓ these are the records that you had committed to")
+            .note(format!("  tributary data claims {datanet} shows who else claims some of them, and what is proven"));
     }
     let output = match text::number(&summary["added"]) {
         0 => output.note("these records were in the datanet already: nothing changed"),

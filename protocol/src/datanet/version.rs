@@ -149,12 +149,6 @@ impl Datanet {
         self.agreed(notes.get(account), place)
     }
 
-    /// Whether every entry and note of a version is here.
-    #[must_use]
-    pub fn has_version(&self, head: &Head) -> bool {
-        self.parts(head).is_some()
-    }
-
     fn parts(&self, head: &Head) -> Option<Parts<'_>> {
         let log = |wanted: &LogHead| Some((wanted.contributor, part(self.logs.get(&wanted.contributor)?, wanted)?));
         let notes = |wanted: &LogHead| {
