@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tributary_protocol::datanet::Contribution;
-use tributary_protocol::envelope::Signed;
+use tributary_protocol::datanet::Dated;
 use tributary_protocol::id::{AccountId, Hash};
 use tributary_protocol::span::{Longest, MAX_WORDS, Span, improbability, maximal, words};
 use tributary_storage::blobs::{BlobStore, IrohBlobs};
@@ -112,7 +111,7 @@ impl Evidence {
     pub async fn quotations(
         self: &Arc<Self>,
         store: &IrohBlobs,
-        entries: Vec<Signed<Contribution>>,
+        entries: Vec<Dated>,
         answer: String,
     ) -> Result<Found, EvidenceError> {
         let (evidence, store) = (Arc::clone(self), store.clone());
@@ -123,15 +122,14 @@ impl Evidence {
         search.await.map_err(|error| EvidenceError::Broken(error.to_string()))?
     }
 
-    async fn search(
-        &self,
-        store: &IrohBlobs,
-        mut entries: Vec<Signed<Contribution>>,
-        answer: String,
-    ) -> Result<Found, EvidenceError> {
-        entries.sort_by_key(|entry| (entry.body.claimed_ms, entry.account, entry.body.sequence));
+    async fn search(&self, store: &IrohBlobs, mut entries: Vec<Dated>, answer: String) -> Result<Found, EvidenceError> {
+        // A quotation is shown as whose it is by the entries' own words for their records: it pays nobody.
+        entries.sort_by_key(|dated| {
+            let (entry, proven) = (&dated.entry, dated.proven(&dated.entry.body.records_root));
+            (proven.is_none(), proven, entry.body.claimed_ms, entry.account, entry.body.sequence)
+        });
         let (mut places, mut skipped) = (Vec::new(), 0);
-        for entry in entries {
+        for Dated { entry, .. } in entries {
             let shard = entry.body.shard;
             match self.index(store, shard).await {
                 Ok(index) => places.push(Place { index, shard, contributor: entry.account }),

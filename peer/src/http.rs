@@ -6,6 +6,7 @@
 mod asks;
 mod bases;
 mod cards;
+mod commitments;
 mod datanets;
 mod doubts;
 mod error;
@@ -173,6 +174,8 @@ fn routes(state: Arc<ApiState>) -> Router {
         .route("/api/datanets/{id}/card", get(cards::show).post(cards::edit))
         .route("/api/datanets/{id}/records", post(datanets::add_records))
         .route("/api/datanets/{id}/repeats", get(datanets::repeats))
+        .route("/api/datanets/{id}/commitments", get(commitments::list).post(commitments::commit))
+        .route("/api/datanets/{id}/claims", get(commitments::claims))
         .route("/api/datanets/{id}/doubts", get(doubts::doubts))
         .route("/api/runs", get(runs::list).post(runs::start))
         .route("/api/runs/{key}", get(runs::show))

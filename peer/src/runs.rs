@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use bincode::{Decode, Encode};
 use tributary_protocol::attribution::Quality;
-use tributary_protocol::datanet::Contribution;
-use tributary_protocol::envelope::Signed;
+use tributary_protocol::datanet::Dated;
 use tributary_protocol::id::{AccountId, ChainAddress, Hash, NodeId};
 use tributary_protocol::limits::REQUEST_MAX_BYTES;
 use tributary_protocol::message::{BASE_ALONE, Contributor, Measurement, Release};
@@ -194,6 +193,7 @@ impl Runs {
             datanet: spec.head.datanet,
             head: spec.head.id(),
             contributors,
+            notes: spec.head.notes.iter().map(|log| (log.contributor, log.length)).collect(),
             index,
             answer_fee: spec.answer_fee,
             builder,
@@ -210,7 +210,7 @@ impl Runs {
         base: Hash,
         adapter: Hash,
         mut contributors: Vec<Contributor>,
-        entries: &[Signed<Contribution>],
+        entries: &[Dated],
     ) -> Result<Vec<Contributor>, String> {
         if contributors.iter().any(|one| one.estimated) {
             let trained = |one: &Contributor| (one.account, (!one.estimated).then_some(one.leave_out));
@@ -228,7 +228,7 @@ impl Runs {
         spec: &RunSpec,
         adapter: Hash,
         trained: &[(u32, Hash)],
-        (index, entries): (Hash, &[Signed<Contribution>]),
+        (index, entries): (Hash, &[Dated]),
     ) -> Option<Quality> {
         let measured = async {
             let records = self.workshop.drawn(index, entries).await?;
@@ -282,7 +282,7 @@ struct Gathered {
     builder: ChainAddress,
     own: NodeId,
     unchecked: u32,
-    entries: Vec<Signed<Contribution>>,
+    entries: Vec<Dated>,
 }
 
 fn gather(run: &OpenRun, node: &Node) -> Option<Gathered> {
@@ -307,6 +307,6 @@ fn gather(run: &OpenRun, node: &Node) -> Option<Gathered> {
     let views = tasks.filter_map(|leave_out| run.task(node, leave_out.as_ref()));
     let unchecked = views.filter(|task| task.verdict.is_none()).count();
     let unchecked = u32::try_from(unchecked).unwrap_or(u32::MAX);
-    let entries = datanet.version(&spec.head)?.into_iter().cloned().collect();
+    let entries = datanet.version(&spec.head)?;
     Some(Gathered { adapter, contributors, builder: node.chain_address(), own: node.id(), unchecked, entries })
 }

@@ -324,10 +324,7 @@ impl Runtime {
             Work::Train { offer, .. } | Work::Replay { offer, .. } => Some(&offer.body.work.head),
             Work::Answer { .. } | Work::CheckAnswer { .. } => None,
         };
-        let entries = head
-            .and_then(|head| self.parts.node.datanet(&head.datanet)?.version(head))
-            .map(|entries| entries.into_iter().cloned().collect())
-            .unwrap_or_default();
+        let entries = head.and_then(|head| self.parts.node.datanet(&head.datanet)?.version(head)).unwrap_or_default();
         self.parts.workshop.start(job, work, entries);
     }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tributary_protocol::attribution::Quality;
-use tributary_protocol::datanet::Contribution;
+use tributary_protocol::datanet::Dated;
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{Hash, NodeId};
 use tributary_protocol::message::{BASE_ALONE, Release};
@@ -153,7 +153,7 @@ impl Workshop {
     }
 
     /// Starts a job; its end reaches the node as [`Input::Finished`]. `entries` are those of the datanet's version.
-    pub fn start(self: &Arc<Self>, job: Hash, work: Work, entries: Vec<Signed<Contribution>>) {
+    pub fn start(self: &Arc<Self>, job: Hash, work: Work, entries: Vec<Dated>) {
         let workshop = Arc::clone(self);
         tokio::spawn(async move {
             // Answers share the engine's steps, which has its own queue; the node bounds how many it takes.
@@ -175,12 +175,7 @@ impl Workshop {
 
     /// Performs a job again where the engine died beneath it: a training goes on from its newest checkpoint. Answers
     /// outlive the engine by themselves, and one that was given up with it must not be tried again.
-    async fn perform_to_the_end(
-        &self,
-        job: Hash,
-        work: Work,
-        entries: Vec<Signed<Contribution>>,
-    ) -> Result<JobOutcome, JobError> {
+    async fn perform_to_the_end(&self, job: Hash, work: Work, entries: Vec<Dated>) -> Result<JobOutcome, JobError> {
         if matches!(work, Work::Answer { .. }) {
             return self.perform(job, work, entries).await;
         }
@@ -198,7 +193,7 @@ impl Workshop {
         }
     }
 
-    async fn perform(&self, job: Hash, work: Work, entries: Vec<Signed<Contribution>>) -> Result<JobOutcome, JobError> {
+    async fn perform(&self, job: Hash, work: Work, entries: Vec<Dated>) -> Result<JobOutcome, JobError> {
         match work {
             Work::Train { offer, award } => {
                 let _base = self.room.hold(offer.body.work.base);

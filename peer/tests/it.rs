@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod it {
     mod cards;
+    mod claims;
     mod cli;
     mod demo;
     mod doubts;

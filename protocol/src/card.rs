@@ -14,7 +14,6 @@ use crate::envelope::{EnvelopeError, NetworkId, Signed, Statement};
 use crate::id::{AccountId, DatanetId, Hash};
 use crate::limits::{
     CARD_BATCH_MAX_BYTES, CARD_CHANGE_COST_BYTES, CARD_CHANGE_MAX_BYTES, CARD_EDITORS_MAX, CARD_MAX_BYTES,
-    LOG_ENTRIES_MAX,
 };
 
 /// One entry of an editor's log: a change of the card.
@@ -54,9 +53,7 @@ impl CardHead {
     /// Whether the logs are ordered, not repeated, not empty and not too many.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
-        self.logs.len() <= CARD_EDITORS_MAX
-            && self.logs.iter().all(|log| log.length > 0 && log.length <= LOG_ENTRIES_MAX)
-            && self.logs.windows(2).all(|pair| pair[0].contributor < pair[1].contributor)
+        LogHead::are_well_formed(&self.logs, CARD_EDITORS_MAX)
     }
 
     fn length(&self, editor: &AccountId) -> u64 {

@@ -3,7 +3,7 @@
 //! Invariant: a log only grows, each entry names the hash of the one before it, and two nodes that hold the
 //! same entries compute the same head. A contributor who signs two entries for one place is kept at the first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -11,10 +11,16 @@ use serde::{Deserialize, Serialize};
 use crate::envelope::{EnvelopeError, NetworkId, Signed, Statement};
 use crate::id::{AccountId, ChainAddress, DatanetId, Hash};
 use crate::limits::{
-    CONTRIBUTORS_MAX, HEAD_CONTRIBUTORS_MAX, LICENCE_MAX_BYTES, LOG_ENTRIES_MAX, NAME_MAX_BYTES, SHARD_MAX_BYTES,
-    SHARD_RECORDS_MAX,
+    CONTRIBUTORS_MAX, HEAD_CONTRIBUTORS_MAX, LICENCE_MAX_BYTES, LOG_ENTRIES_MAX, NAME_MAX_BYTES, NOTARIES_MAX,
+    NOTE_LOGS_MAX, SHARD_MAX_BYTES, SHARD_RECORDS_MAX,
 };
 use crate::merkle;
+use crate::note::{NoteLog, Opening};
+
+mod notes;
+mod version;
+
+pub use self::version::{Date, Dated};
 
 /// Who may contribute.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -49,6 +55,8 @@ pub struct Genesis {
     pub policy: Policy,
     /// What a record looks like.
     pub schema: Schema,
+    /// Whose attestations prove which claim was first ([`note`](crate::note)); without any, claims are taken at their word.
+    pub notaries: Vec<AccountId>,
     /// When it was made, in milliseconds since 1970, so that one owner can use a name twice.
     pub created_ms: u64,
 }
@@ -77,8 +85,10 @@ pub struct Contribution {
     /// Where earnings of these records go.
     pub payout: ChainAddress,
     /// When the contributor claims to have added it, in milliseconds since 1970; decides who is credited for
-    /// a record that two contributed.
+    /// a record that two contributed, where no notary saw either.
     pub claimed_ms: u64,
+    /// What shows that its contributor had committed to these records before.
+    pub opening: Option<Opening>,
 }
 
 impl Statement for Contribution {
@@ -96,37 +106,46 @@ pub struct LogHead {
     pub newest: Hash,
 }
 
+impl LogHead {
+    /// Whether heads are ordered by account, not repeated, not empty and not more than `most`.
+    #[must_use]
+    pub fn are_well_formed(heads: &[Self], most: usize) -> bool {
+        heads.len() <= most
+            && heads.iter().all(|log| log.length > 0 && log.length <= LOG_ENTRIES_MAX)
+            && heads.windows(2).all(|pair| pair[0].contributor < pair[1].contributor)
+    }
+}
+
 /// A version of a datanet: the head of every log, ordered by contributor.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Head {
     /// The datanet.
     pub datanet: DatanetId,
-    /// The logs' heads.
+    /// The heads of the contributors' logs.
     pub logs: Vec<LogHead>,
+    /// The heads of the logs of notes, which say who of several is credited.
+    pub notes: Vec<LogHead>,
 }
 
 impl Head {
-    /// The head's identity: a Merkle root over the logs' heads under the datanet's id.
+    /// The head's identity: Merkle roots over the logs' heads under the datanet's id.
     #[must_use]
     pub fn id(&self) -> Hash {
-        let leaves: Vec<Hash> = self
-            .logs
-            .iter()
-            .map(|log| Hash(blake3::derive_key("tributary log head v1", &crate::wire::encode(log))))
-            .collect();
-        let mut bytes = [0; 64];
-        bytes[..32].copy_from_slice(&self.datanet.0);
-        bytes[32..].copy_from_slice(&merkle::root(&leaves).0);
-        Hash(blake3::derive_key("tributary datanet head v1", &bytes))
+        let bytes = [self.datanet.0, root_of(&self.logs).0, root_of(&self.notes).0].concat();
+        Hash(blake3::derive_key("tributary datanet head v2", &bytes))
     }
 
     /// Whether the logs are ordered, not repeated, not empty and not too many.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
-        self.logs.len() <= HEAD_CONTRIBUTORS_MAX
-            && self.logs.iter().all(|log| log.length > 0 && log.length <= LOG_ENTRIES_MAX)
-            && self.logs.windows(2).all(|pair| pair[0].contributor < pair[1].contributor)
+        LogHead::are_well_formed(&self.logs, HEAD_CONTRIBUTORS_MAX)
+            && LogHead::are_well_formed(&self.notes, NOTE_LOGS_MAX)
     }
+}
+
+fn root_of(logs: &[LogHead]) -> Hash {
+    let leaf = |log| Hash(blake3::derive_key("tributary log head v1", &crate::wire::encode(log)));
+    merkle::root(&logs.iter().map(leaf).collect::<Vec<Hash>>())
 }
 
 /// Why a genesis or an entry is refused.
@@ -166,6 +185,12 @@ pub enum DatanetError {
     /// Sizes are zero or beyond the limits.
     #[error("the entry's sizes are out of bounds")]
     Size,
+    /// Somebody attests who is no notary here.
+    #[error("account {0} is no notary here")]
+    NotNotary(AccountId),
+    /// A note says nothing new, or goes back in time.
+    #[error("the note is malformed: {0}")]
+    Note(&'static str),
     /// More contributors or entries than a datanet may have.
     #[error("the datanet is full")]
     Full,
@@ -187,6 +212,7 @@ pub struct Datanet {
     id: DatanetId,
     genesis: Signed<Genesis>,
     logs: BTreeMap<AccountId, Vec<(Hash, Signed<Contribution>)>>,
+    notes: BTreeMap<AccountId, NoteLog>,
 }
 
 impl Datanet {
@@ -208,12 +234,16 @@ impl Datanet {
         if matches!(&body.policy, Policy::Members(members) if members.len() > HEAD_CONTRIBUTORS_MAX) {
             return Err(DatanetError::Genesis("too many members"));
         }
+        let distinct: BTreeSet<&AccountId> = body.notaries.iter().collect();
+        if body.notaries.len() > NOTARIES_MAX || distinct.len() < body.notaries.len() {
+            return Err(DatanetError::Genesis("too many notaries, or one named twice"));
+        }
         if !body.owners.contains(&genesis.account) {
             return Err(DatanetError::NotOwner);
         }
         genesis.verify(network)?;
         let id = DatanetId(genesis.id(network).0);
-        Ok(Self { network, id, genesis, logs: BTreeMap::new() })
+        Ok(Self { network, id, genesis, logs: BTreeMap::new(), notes: BTreeMap::new() })
     }
 
     /// The datanet's id.
@@ -274,41 +304,17 @@ impl Datanet {
     }
 
     fn check_member(&self, account: AccountId) -> Result<(), DatanetError> {
+        if self.may_contribute(&account) { Ok(()) } else { Err(DatanetError::NotMember(account)) }
+    }
+
+    /// Whether the policy lets `account` contribute.
+    #[must_use]
+    pub fn may_contribute(&self, account: &AccountId) -> bool {
         let genesis = &self.genesis.body;
-        let allowed = match &genesis.policy {
+        match &genesis.policy {
             Policy::Open => true,
-            Policy::Members(members) => members.contains(&account) || genesis.owners.contains(&account),
-        };
-        if allowed { Ok(()) } else { Err(DatanetError::NotMember(account)) }
-    }
-
-    /// The present version.
-    #[must_use]
-    pub fn head(&self) -> Head {
-        let logs = self
-            .logs
-            .iter()
-            .filter_map(|(contributor, log)| {
-                let (newest, _) = log.last()?;
-                let length = u64::try_from(log.len()).ok()?;
-                Some(LogHead { contributor: *contributor, length, newest: *newest })
-            })
-            .take(HEAD_CONTRIBUTORS_MAX)
-            .collect();
-        Head { datanet: self.id, logs }
-    }
-
-    /// The version of that id, whose logs had these lengths; `None` where some of it is not known here, or it is another one.
-    #[must_use]
-    pub fn head_of(&self, id: &Hash, lengths: impl IntoIterator<Item = (AccountId, u64)>) -> Option<Head> {
-        let log = |(contributor, length): (AccountId, u64)| {
-            let place = usize::try_from(length.checked_sub(1)?).ok()?;
-            let (newest, _) = self.logs.get(&contributor)?.get(place)?;
-            Some(LogHead { contributor, length, newest: *newest })
-        };
-        let logs = lengths.into_iter().take(HEAD_CONTRIBUTORS_MAX).map(log).collect::<Option<Vec<_>>>()?;
-        let head = Head { datanet: self.id, logs };
-        (head.id() == *id).then_some(head)
+            Policy::Members(members) => members.contains(account) || genesis.owners.contains(account),
+        }
     }
 
     /// How many entries of `contributor` are known, and the id of the newest.
@@ -324,21 +330,6 @@ impl Datanet {
         let log = self.logs.get(contributor).map_or(&[][..], Vec::as_slice);
         let from = usize::try_from(from).unwrap_or(usize::MAX);
         log.iter().skip(from).take(limit).map(|(_, entry)| entry.clone()).collect()
-    }
-
-    /// The entries of a version, by contributor and place, or `None` when this node lacks some of it.
-    #[must_use]
-    pub fn version(&self, head: &Head) -> Option<Vec<&Signed<Contribution>>> {
-        let mut entries = Vec::new();
-        for wanted in &head.logs {
-            let length = usize::try_from(wanted.length).ok()?;
-            let log = self.logs.get(&wanted.contributor)?.get(..length)?;
-            if log.last().map(|(id, _)| *id) != Some(wanted.newest) {
-                return None;
-            }
-            entries.extend(log.iter().map(|(_, entry)| entry));
-        }
-        Some(entries)
     }
 
     /// All entries known, by contributor and place.

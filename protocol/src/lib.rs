@@ -18,6 +18,7 @@ pub mod logprobs;
 pub mod merkle;
 pub mod message;
 pub mod node;
+pub mod note;
 pub mod proof;
 pub mod receipt;
 pub mod refusal;

@@ -30,6 +30,19 @@ pub const LOG_ENTRIES_MAX: u64 = 1_048_576;
 pub const LOG_BATCH_MAX: usize = 256;
 /// Contributors named in one head announcement: stays below [`GOSSIP_MAX_BYTES`].
 pub const HEAD_CONTRIBUTORS_MAX: usize = 256;
+/// Notaries of one datanet: each attests to everything, and a majority of them dates a claim.
+pub const NOTARIES_MAX: usize = 9;
+/// Logs of notes in one datanet, its notaries' among them, for whom room is always kept: with the contributors a head
+/// announcement stays below [`GOSSIP_MAX_BYTES`], and an offer that names it too.
+pub const NOTE_LOGS_MAX: usize = 96;
+/// Commitments of one contributor in one datanet.
+pub const COMMITMENTS_MAX: u64 = 4096;
+/// Attestations of one notary in one datanet: one a second while records come in, none while nothing does.
+pub const ATTESTATIONS_MAX: u64 = 262_144;
+/// Logs that one notary's attestations name in all: 19 MB in memory.
+pub const ATTESTED_MAX: usize = 262_144;
+/// Bytes of notes in one message: stays below [`REQUEST_MAX_BYTES`].
+pub const NOTES_BATCH_MAX_BYTES: usize = 256 * 1024;
 /// Records in one shard.
 pub const SHARD_RECORDS_MAX: u32 = 4_000_000;
 /// Bytes of one shard, 256 MiB: the upper end of the design's range.

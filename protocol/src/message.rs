@@ -15,8 +15,9 @@ use crate::envelope::{Signed, Statement};
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
 use crate::limits::{
     ADDRESS_MAX_BYTES, ADDRESSES_MAX, CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, CLASSES_MAX, CURVE_POINTS_MAX,
-    NAME_MAX_BYTES, PASSAGES_MAX, RECEIPT_SHARES_MAX, SERVING_MAX,
+    NAME_MAX_BYTES, NOTE_LOGS_MAX, PASSAGES_MAX, RECEIPT_SHARES_MAX, SERVING_MAX,
 };
+use crate::note::Note;
 use crate::receipt::{ReceiptOffer, SignedReceipt, Voucher};
 use crate::refusal::Declined;
 use crate::task::{Award, Bid, TaskOffer};
@@ -123,6 +124,8 @@ pub struct Release {
     pub head: Hash,
     /// Who contributed, ordered by account; the place is the contributor's number in the index.
     pub contributors: Vec<Contributor>,
+    /// How long each log of notes of that version is, ordered by account: what dates the records.
+    pub notes: Vec<(AccountId, u64)>,
     /// The commitment to the attribution index.
     pub index: Hash,
     /// The fee of one answer, beside the worker's price.
@@ -152,13 +155,16 @@ impl Release {
     /// The version that was trained on, as far as `datanet` has it.
     #[must_use]
     pub fn version(&self, datanet: &Datanet) -> Option<Head> {
-        datanet.head_of(&self.head, self.contributors.iter().map(|one| (one.account, one.entries)))
+        let logs = self.contributors.iter().map(|one| (one.account, one.entries));
+        datanet.head_of(&self.head, logs, self.notes.iter().copied())
     }
 
     pub(crate) fn is_well_formed(&self) -> bool {
         self.name.len() <= NAME_MAX_BYTES
             && self.contributors.len() <= RECEIPT_SHARES_MAX
             && self.contributors.windows(2).all(|pair| pair[0].account < pair[1].account)
+            && self.notes.len() <= NOTE_LOGS_MAX
+            && self.notes.windows(2).all(|pair| pair[0].0 < pair[1].0)
             && self.quality.is_none_or(|quality| quality.is_well_formed())
             && (self.contributors.len() == 1 || self.contributors.iter().all(|one| one.leave_out != BASE_ALONE))
             && (self.contributors.is_empty() || self.contributors.iter().any(|one| !one.estimated))
@@ -297,9 +303,13 @@ messages! {
     CardWanted(CardHead) = 30,
     /// Changes of a card, each after those it builds on.
     CardChanges(Vec<Signed<CardChange>>) = 31,
+    /// Asks for entries of an account's log of notes.
+    NotesWanted(LogWanted) = 32,
+    /// Entries of a log of notes.
+    Notes(Vec<Signed<Note>>) = 33,
 }
 
-/// Asks for entries of a log.
+/// Asks for entries of a log, of records or of notes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct LogWanted {
     /// The datanet.
@@ -399,10 +409,10 @@ pub struct Accepted {
     pub price: Amount,
 }
 
-/// Kinds whose bodies may use a whole request: log entries, audits, batch heads, changes of cards.
+/// Kinds whose bodies may use a whole request: log entries, audits, batch heads, changes of cards, notes.
 #[must_use]
 pub const fn is_bulk(kind: u16) -> bool {
-    matches!(kind, 6 | 23 | 24 | 31)
+    matches!(kind, 6 | 23 | 24 | 31 | 33)
 }
 
 /// Kinds that everybody may hear; any other is an answer or a request between two nodes, and gossip of it would
@@ -458,6 +468,7 @@ impl Message {
             Self::Peer(record) => record.is_well_formed(),
             Self::Head(head) => head.is_well_formed(),
             Self::LogEntries(entries) => entries.len() <= crate::limits::LOG_BATCH_MAX,
+            Self::Notes(notes) => notes.len() <= crate::limits::LOG_BATCH_MAX,
             Self::Offer(offer) => offer.body.is_well_formed(),
             Self::Result(result) => result.body.is_well_formed(),
             Self::CheckWanted(check) => check.offer.body.is_well_formed() && check.result.body.is_well_formed(),
@@ -479,6 +490,7 @@ impl Message {
             Self::Genesis(_)
             | Self::GenesisWanted(_)
             | Self::LogWanted(_)
+            | Self::NotesWanted(_)
             | Self::BidSealed(_)
             | Self::BidOpened(_)
             | Self::Awarded(_)

@@ -14,6 +14,7 @@ mod datanets;
 mod epochs;
 mod facts;
 mod io;
+mod notes;
 mod peers;
 mod phases;
 mod proofs;
@@ -261,6 +262,7 @@ impl Node {
             self.announce_cards(now_ms, out);
             self.announce_releases(now_ms, out);
         }
+        self.attest(now_ms, out);
         self.datanets_tick(now_ms, out);
         self.requester_tick(now_ms, out);
         self.worker_tick(now_ms, out);
@@ -340,6 +342,8 @@ impl Node {
             Message::CardHead(head) => self.card_head(now_ms, from, &head, out),
             Message::CardWanted(head) => self.card_wanted(now_ms, from, &head, out),
             Message::CardChanges(changes) => self.card_changes(from, changes, out),
+            Message::NotesWanted(wanted) => self.notes_wanted(now_ms, from, wanted, out),
+            Message::Notes(notes) => self.notes(from, notes, out),
             Message::Question(_) => self.blame(Some(from), "sent a question outside an answer stream".into(), out),
         }
     }
@@ -348,6 +352,7 @@ impl Node {
         match command {
             Command::CreateDatanet(genesis) => self.create_datanet(genesis, out),
             Command::Contribute(contribution) => self.contribute(now_ms, contribution, out),
+            Command::Commit { datanet, records_root } => self.commit(now_ms, datanet, records_root, out),
             Command::FineTune(command) => self.fine_tune(now_ms, command, out),
             Command::Release(release) => self.publish_release(now_ms, *release, out),
             Command::Ask(command) => self.ask(now_ms, command, out),

@@ -9,6 +9,8 @@ mod fuzz;
 mod golden;
 #[path = "it/market.rs"]
 mod market;
+#[path = "it/notes.rs"]
+mod notes;
 #[path = "it/properties.rs"]
 mod properties;
 #[path = "it/receipt.rs"]

@@ -308,5 +308,6 @@ pub fn kind_of(fact: &Fact) -> &'static str {
         Fact::ResultRefuted(_) => "result_refuted",
         Fact::VerifierPayout { .. } => "verifier_payout",
         Fact::CardChanged(_) => "card_changed",
+        Fact::Noted(_) => "noted",
     }
 }

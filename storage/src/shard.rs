@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::id::{AccountId, Hash};
+use tributary_protocol::merkle;
 
 mod pages;
 mod reader;
@@ -83,6 +84,12 @@ impl Record {
     fn id_of(prompt: &str, completion: &str, messages: Option<&str>) -> Hash {
         messages.map_or_else(|| record_id(prompt, completion), conversation_id)
     }
+}
+
+/// What commits to records in their order: the Merkle root over their ids.
+#[must_use]
+pub fn records_root(records: &[Record]) -> Hash {
+    merkle::root(&records.iter().map(|record| record.id).collect::<Vec<Hash>>())
 }
 
 /// The id of a conversation: keyed BLAKE3 over its JSON.

@@ -14,6 +14,7 @@ use super::table::Table;
 use super::text;
 
 mod card;
+mod claims;
 mod doubts;
 mod repeats;
 
@@ -32,6 +33,10 @@ pub(crate) enum DataCommand {
         /// An account that may add records; repeat it for more. Without any, everybody may.
         #[arg(long, value_name = "ACCOUNT")]
         member: Vec<AccountId>,
+        /// An account that attests what it sees added and when, so that nobody can pass off as older what is not; repeat it
+        /// for more, of which a majority counts. Without any, this account alone does.
+        #[arg(long, value_name = "ACCOUNT")]
+        notary: Vec<AccountId>,
     },
     /// Add the records of a JSONL, CSV or text file, or of a folder of them.
     Add {
@@ -48,6 +53,20 @@ pub(crate) enum DataCommand {
     Ls,
     /// Show one with its contributors.
     Show {
+        /// Its id, the beginning of it, or its name.
+        datanet: String,
+    },
+    /// Commit to the records of a file before anybody sees them: only a hash leaves this machine. Adding the same file later
+    /// proves since when they are yours, also where somebody else has added them meanwhile.
+    Commit {
+        /// The file or folder, as it will be added.
+        file: PathBuf,
+        /// The datanet: its id, the beginning of it, or its name; not needed when there is only one.
+        #[arg(long, value_name = "DATANET")]
+        to: Option<String>,
+    },
+    /// List the records that several accounts claim: whose they are, and what proves it.
+    Claims {
         /// Its id, the beginning of it, or its name.
         datanet: String,
     },
@@ -73,10 +92,11 @@ const REFUSALS_SHOWN: usize = 200;
 
 pub(super) async fn run(context: &Context, command: DataCommand) -> Result<Output, Failure> {
     match command {
-        DataCommand::New { name, licence, member } => {
+        DataCommand::New { name, licence, member, notary } => {
             context.no_preview("data new")?;
-            let members = if member.is_empty() { Value::Null } else { json!(member) };
-            let body = json!({"name": name, "licence": licence, "members": members});
+            let given = |accounts: &[AccountId]| if accounts.is_empty() { Value::Null } else { json!(accounts) };
+            let (members, notaries) = (given(&member), given(&notary));
+            let body = json!({"name": name, "licence": licence, "members": members, "notaries": notaries});
             let made = context.client.post("/api/datanets", &body).await?;
             Ok(created(made))
         }
@@ -86,6 +106,8 @@ pub(super) async fn run(context: &Context, command: DataCommand) -> Result<Outpu
             let known = context.client.get("/api/datanets").await?;
             Ok(show(DATANET.find(&known, &datanet)?))
         }
+        DataCommand::Commit { file, to } => claims::commit(context, &file, to.as_deref()).await,
+        DataCommand::Claims { datanet } => claims::run(context, &datanet).await,
         DataCommand::Repeats { datanet } => repeats::run(context, &datanet).await,
         DataCommand::Doubts(args) => doubts::run(context, &args).await,
         DataCommand::Card { datanet, edit } => card::run(context, &datanet, &edit).await,
@@ -99,16 +121,13 @@ fn created(made: Value) -> Output {
 }
 
 async fn add(context: &Context, file: &Path, to: Option<&str>, licence: Option<String>) -> Result<Output, Failure> {
-    let path = std::path::absolute(file).map_err(|error| Failure::usage(error, "give a file or a folder"))?;
-    let given = path.to_str().ok_or_else(|| {
-        Failure::usage(format!("{} is not UTF-8", path.display()), "rename the file; its path must be text")
-    })?;
+    let path = located(file)?;
     let known = context.client.get("/api/datanets").await?;
     let datanet = DATANET.find_or_only(&known, to, "--to")?;
     if context.dry_run {
         return read_only(&path).await;
     }
-    let body = json!({"path": given, "licence": licence});
+    let body = json!({"path": path, "licence": licence});
     let route = format!("/api/datanets/{}/records", text::field(&datanet["id"]));
     match context.client.post(&route, &body).await {
         Ok(summary) => Ok(added(summary, text::short(&datanet["id"]))),
@@ -117,6 +136,16 @@ async fn add(context: &Context, file: &Path, to: Option<&str>, licence: Option<S
             Err(error.into())
         }
     }
+}
+
+/// The file's whole path, which the node reads.
+fn located(file: &Path) -> Result<PathBuf, Failure> {
+    let path = std::path::absolute(file).map_err(|error| Failure::usage(error, "give a file or a folder"))?;
+    if path.to_str().is_none() {
+        let hint = "rename the file; its path must be text";
+        return Err(Failure::usage(format!("{} is not UTF-8", path.display()), hint));
+    }
+    Ok(path)
 }
 
 /// What adding would find, without the node.
@@ -202,6 +231,11 @@ fn added(summary: Value, datanet: String) -> Output {
             ))
             .note(format!("  tributary data repeats {datanet} shows them"));
     }
+    if summary["commitment"].is_u64() {
+        output = output
+            .note("✓ these are the records that you had committed to")
+            .note(format!("  tributary data claims {datanet} shows who else claims some of them, and what is proven"));
+    }
     let output = match text::number(&summary["added"]) {
         0 => output.note("these records were in the datanet already: nothing changed"),
         _ => output,
@@ -245,6 +279,7 @@ fn show(row: &Value) -> Output {
         ("head", text::field(&row["head"])),
         ("records", text::grouped(text::number(&row["records"]))),
         ("size", format!("{} ({} of it here)", text::size(text::number(&row["bytes"])), here(row))),
+        ("attested", claims::attested(row)),
     ]);
     let mut table = Table::new(&["CONTRIBUTOR", "ADDITIONS", "RECORDS", "SIZE"]);
     for contributor in text::rows(&row["contributors"]) {

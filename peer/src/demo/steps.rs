@@ -124,7 +124,10 @@ impl Demo {
         self.write_card(contributors[0], &path).await?;
         let wanted = contributors.len();
         let heads = |seen: &Value| {
-            let whole = seen["complete"].as_bool() == Some(true) && count(&seen["contributors"]) == wanted;
+            // Its owner attests what came in, which is a new version; after that nothing moves any more.
+            let whole = seen["complete"].as_bool() == Some(true)
+                && count(&seen["contributors"]) == wanted
+                && seen["attested"] == seen["additions"];
             whole.then(|| seen["head"].as_str().unwrap_or_default().to_owned())
         };
         let mut head = None;

@@ -7,18 +7,17 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tributary_protocol::datanet::{Contribution, Datanet, Genesis, Policy, Schema};
+use tributary_protocol::datanet::{Datanet, Dated, Genesis, Policy, Schema};
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{AccountId, DatanetId, Hash};
-use tributary_protocol::limits::NAME_MAX_BYTES;
-use tributary_protocol::merkle;
+use tributary_protocol::limits::{NAME_MAX_BYTES, NOTARIES_MAX};
 use tributary_protocol::node::{Command, NewShard, Node};
 use tributary_storage::admission::Admission;
 use tributary_storage::blobs::BlobStore;
 use tributary_storage::ingest::{self, IngestLimits, Ingested};
 use tributary_storage::shard::{self, Record};
 
-use super::{Answer, Api, ApiError, ApiState};
+use super::{Answer, Api, ApiError, ApiState, commitments};
 use crate::licence;
 use crate::runtime::now_ms;
 
@@ -33,6 +32,8 @@ pub(super) struct Create {
     name: String,
     licence: String,
     members: Option<Vec<AccountId>>,
+    /// Who attests what was there when; the owner where nobody is named.
+    notaries: Option<Vec<AccountId>>,
 }
 
 fn check_licence(licence: &str) -> Result<(), ApiError> {
@@ -44,6 +45,10 @@ pub(super) async fn create(State(api): Api, Json(create): Json<Create>) -> Answe
         return Err(ApiError::usage(format!("a name has 1 to {NAME_MAX_BYTES} bytes"), "choose another name"));
     }
     check_licence(&create.licence)?;
+    let notaries: BTreeSet<AccountId> = create.notaries.into_iter().flatten().collect();
+    if notaries.len() > NOTARIES_MAX {
+        return Err(ApiError::usage(format!("a datanet has at most {NOTARIES_MAX} notaries"), "name fewer"));
+    }
     let name = create.name.clone();
     let look = move |node: &Node| {
         let own = |datanet: &Datanet| {
@@ -65,6 +70,7 @@ pub(super) async fn create(State(api): Api, Json(create): Json<Create>) -> Answe
         licence: create.licence,
         policy: create.members.map_or(Policy::Open, Policy::Members),
         schema: Schema::PromptCompletion,
+        notaries: if notaries.is_empty() { vec![account] } else { notaries.into_iter().collect() },
         created_ms: now_ms(),
     };
     let id = DatanetId(Signed::new(network, &api.account_key, genesis.clone()).id(network).0);
@@ -75,6 +81,7 @@ pub(super) async fn create(State(api): Api, Json(create): Json<Create>) -> Answe
 fn show_datanet(node: &Node, datanet: &Datanet) -> Value {
     let genesis = &datanet.genesis().body;
     let head = datanet.head();
+    let dated = datanet.version(&head).unwrap_or_default();
     let contributors: Vec<Value> = head
         .logs
         .iter()
@@ -92,6 +99,10 @@ fn show_datanet(node: &Node, datanet: &Datanet) -> Value {
         "owners": genesis.owners,
         "head": head.id(),
         "contributors": contributors,
+        "notaries": genesis.notaries,
+        "quorum": datanet.quorum(),
+        "additions": dated.len(),
+        "attested": dated.iter().filter(|dated| dated.attested.is_some()).count(),
         "records": datanet.all_entries().map(|entry| u64::from(entry.body.records)).sum::<u64>(),
         "bytes": datanet.all_entries().map(|entry| entry.body.bytes).sum::<u64>(),
         "complete": datanet.all_entries().all(|entry| node.holds(&entry.body.shard)),
@@ -139,8 +150,8 @@ pub(super) async fn show(State(api): Api, Path(id): Path<DatanetId>) -> Answer<V
 
 #[derive(Deserialize)]
 pub(super) struct AddRecords {
-    path: PathBuf,
-    licence: Option<String>,
+    pub(super) path: PathBuf,
+    pub(super) licence: Option<String>,
 }
 
 pub(super) async fn add_records(
@@ -157,13 +168,16 @@ pub(super) async fn add_records(
     }
     let licence = add.licence.unwrap_or(licence);
     let (summary, records) = read(add.path, account, licence).await?;
-    let (records, already) = new_records(&api, id, records).await?;
-    let summary = merged(summary, json!({"already": already}));
+    let opening = commitments::unopened(&api, id, shard::records_root(&records)).await?;
+    // What was committed to is shown whole, also where somebody else has shown some of it before: this is the appeal.
+    let (records, already) = if opening.is_some() { (records, 0) } else { new_records(&api, id, records).await? };
+    let summary = merged(summary, json!({"already": already, "commitment": opening.map(|opening| opening.note)}));
     if records.is_empty() {
         let head = api.handle.view(move |node| node.datanet(&id).map(|datanet| datanet.head().id())).await?;
         return Ok(Json(merged(summary, json!({"added": 0, "head": head}))));
     }
-    let ids: Vec<Hash> = records.iter().map(|record| record.id).collect();
+    let (own, records_root) =
+        (records.iter().map(|record| record.id).collect::<BTreeSet<Hash>>(), shard::records_root(&records));
     let count = u32::try_from(records.len()).map_err(ApiError::internal)?;
     let bytes = tokio::task::spawn_blocking(move || shard::write(&records))
         .await
@@ -171,13 +185,12 @@ pub(super) async fn add_records(
         .map_err(ApiError::internal)?;
     let size = u64::try_from(bytes.len()).map_err(ApiError::internal)?;
     let shard = api.workshop.keep(bytes).await.map_err(ApiError::internal)?;
-    let new = NewShard { datanet: id, shard, bytes: size, records: count, records_root: merkle::root(&ids) };
+    let new = NewShard { datanet: id, shard, bytes: size, records: count, records_root };
     api.handle.command(Command::Contribute(new)).await?;
     let head = accepted(&api, id, account, shard).await?;
     // What others have added and this node has not heard of yet may be repeated too: training looks again.
     let repeated = match admission_of(&api, id).await? {
         Some(admission) => {
-            let own: BTreeSet<Hash> = ids.into_iter().collect();
             json!(admission.repeats.iter().filter(|repeat| own.contains(&repeat.record.id)).count())
         }
         None => Value::Null,
@@ -188,16 +201,20 @@ pub(super) async fn add_records(
 
 /// Who is credited for the datanet's records; nothing when not all of them are here.
 async fn admission_of(api: &ApiState, id: DatanetId) -> Result<Option<Admission>, ApiError> {
+    match present(api, id).await? {
+        Some(entries) => Ok(Some(api.workshop.admission(&entries).await.map_err(ApiError::internal)?)),
+        None => Ok(None),
+    }
+}
+
+/// The datanet's present version; nothing when not all of its records are here.
+pub(super) async fn present(api: &ApiState, id: DatanetId) -> Result<Option<Vec<Dated>>, ApiError> {
     let look = move |node: &Node| {
         let datanet = node.datanet(&id)?;
         let is_complete = datanet.all_entries().all(|entry| node.holds(&entry.body.shard));
-        Some((datanet.all_entries().cloned().collect::<Vec<Signed<Contribution>>>(), is_complete))
+        Some(datanet.version(&datanet.head()).filter(|_| is_complete))
     };
-    let (entries, is_complete) = api.handle.view(look).await?.ok_or_else(|| unknown(&id))?;
-    if !is_complete {
-        return Ok(None);
-    }
-    Ok(Some(api.workshop.admission(&entries).await.map_err(ApiError::internal)?))
+    api.handle.view(look).await?.ok_or_else(|| unknown(&id))
 }
 
 /// The records that repeat another one and are neither trained nor credited.
@@ -263,7 +280,7 @@ async fn accepted(api: &ApiState, id: DatanetId, account: AccountId, shard: Hash
     Ok(head)
 }
 
-async fn read(path: PathBuf, account: AccountId, licence: String) -> Result<(Value, Vec<Record>), ApiError> {
+pub(super) async fn read(path: PathBuf, account: AccountId, licence: String) -> Result<(Value, Vec<Record>), ApiError> {
     let read = tokio::task::spawn_blocking(move || ingest::read_path(&path, &IngestLimits::default()));
     let ingested = read
         .await
@@ -290,7 +307,7 @@ fn summary_of(ingested: &Ingested) -> Value {
     })
 }
 
-fn merged(mut left: Value, right: Value) -> Value {
+pub(super) fn merged(mut left: Value, right: Value) -> Value {
     if let (Some(left), Value::Object(right)) = (left.as_object_mut(), right) {
         left.extend(right);
     }

@@ -7,8 +7,7 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tributary_protocol::datanet::{Contribution, Datanet, Head};
-use tributary_protocol::envelope::Signed;
+use tributary_protocol::datanet::{Datanet, Dated, Head};
 use tributary_protocol::id::{DatanetId, Hash};
 use tributary_protocol::message::Release;
 use tributary_protocol::node::{Node, RequestView};
@@ -132,10 +131,9 @@ fn of_release(node: &Node, datanet: &Datanet, release: &Release) -> Result<Chose
     Ok(Chosen { name: release.name.clone(), run: None, trained })
 }
 
-fn entries(node: &Node, datanet: &Datanet, head: &Head) -> Result<Vec<Signed<Contribution>>, ApiError> {
-    let version = datanet.version(head).filter(|all| all.iter().all(|entry| node.holds(&entry.body.shard)));
-    let entries = version.ok_or_else(datanets::incomplete)?;
-    Ok(entries.into_iter().cloned().collect())
+fn entries(node: &Node, datanet: &Datanet, head: &Head) -> Result<Vec<Dated>, ApiError> {
+    let version = datanet.version(head).filter(|all| all.iter().all(|dated| node.holds(&dated.entry.body.shard)));
+    version.ok_or_else(datanets::incomplete)
 }
 
 fn shown(chosen: &Chosen, found: &Doubts) -> Value {

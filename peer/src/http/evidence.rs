@@ -19,7 +19,7 @@ pub(super) async fn show(State(api): Api, Path(key): Path<Hash>) -> Answer<Found
             _ => None,
         };
         let datanet = adapter.and_then(|adapter| node.release_of(&adapter)).map(|release| release.body.datanet);
-        let entries = datanet.and_then(|id| node.datanet(&id)).map(|datanet| datanet.all_entries().cloned().collect());
+        let entries = datanet.and_then(|id| node.datanet(&id)).and_then(|datanet| datanet.version(&datanet.head()));
         Some((view.text, entries))
     };
     let found = api.handle.view(look).await?;

@@ -8,7 +8,7 @@ use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tributary_compute::train::Recipe;
-use tributary_protocol::datanet::{Datanet, Head};
+use tributary_protocol::datanet::{Datanet, Dated, Head};
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash};
 use tributary_protocol::limits::{CHECKPOINTS_MAX, CLOCK_WINDOW_MS, DEADLINE_MAX_MS, RECEIPT_SHARES_MAX, SEGMENTS_MAX};
 use tributary_protocol::node::{Node, RequestView};
@@ -133,7 +133,7 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
 /// The contributors of a version with the most records, `many` of them, by account; of equals those with the lower account.
 fn largest(datanet: &Datanet, head: &Head, many: usize) -> Option<Vec<AccountId>> {
     let mut records: BTreeMap<AccountId, u64> = BTreeMap::new();
-    for entry in datanet.version(head)? {
+    for Dated { entry, .. } in datanet.version(head)? {
         *records.entry(entry.account).or_default() += u64::from(entry.body.records);
     }
     let mut order: Vec<AccountId> = records.keys().copied().collect();

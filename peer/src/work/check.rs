@@ -4,7 +4,7 @@
 //! recomputed in the same determinism class, and of an answer never without the proof; everything else that goes wrong
 //! is an abstention.
 
-use tributary_protocol::datanet::Contribution;
+use tributary_protocol::datanet::Dated;
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{Hash, NodeId};
 use tributary_protocol::message::{Audit, Release};
@@ -43,7 +43,7 @@ impl Workshop {
         result: &TaskResult,
         worker: NodeId,
         segments: &[u32],
-        entries: &[Signed<Contribution>],
+        entries: &[Dated],
     ) -> Result<JobOutcome, JobError> {
         self.hold_base(offer.work.base, &[offer.node, worker]).await?;
         let run = self.run_of(&offer.work, entries).await?;

@@ -1,13 +1,12 @@
 //! From a datanet's version to training examples.
 //!
 //! Invariant: the same version gives the same examples in the same order on every machine; a record and its copies are
-//! trained once and credited to the earliest claim.
+//! trained once and credited to the first claim.
 
 use std::collections::BTreeMap;
 
 use tributary_compute::attribute::QUALITY_ANSWERS;
-use tributary_protocol::datanet::{Contribution, Head};
-use tributary_protocol::envelope::Signed;
+use tributary_protocol::datanet::{Dated, Head};
 use tributary_protocol::id::{AccountId, Hash};
 use tributary_protocol::task::FineTune;
 use tributary_storage::admission::{Admission, Admitted, Claim};
@@ -25,7 +24,7 @@ pub fn numbers(head: &Head) -> BTreeMap<AccountId, u32> {
 
 impl Workshop {
     /// What the engine needs to train what `work` says.
-    pub(super) async fn run_of(&self, work: &FineTune, entries: &[Signed<Contribution>]) -> Result<Run, JobError> {
+    pub(super) async fn run_of(&self, work: &FineTune, entries: &[Dated]) -> Result<Run, JobError> {
         let numbers = numbers(&work.head);
         let examples = self
             .admission(entries)
@@ -46,7 +45,7 @@ impl Workshop {
     ///
     /// # Errors
     /// When a shard is not here.
-    pub async fn drawn(&self, index: Hash, entries: &[Signed<Contribution>]) -> Result<Vec<ExampleFrame>, JobError> {
+    pub async fn drawn(&self, index: Hash, entries: &[Dated]) -> Result<Vec<ExampleFrame>, JobError> {
         let draw = |record: &Record| blake3::keyed_hash(&index.0, &record.id.0);
         let mut records: Vec<Record> =
             self.admission(entries).await?.admitted.into_iter().map(|admitted| admitted.record).collect();
@@ -63,18 +62,21 @@ impl Workshop {
     }
 
     /// Which records of these entries are trained and for whom, and which repeat others.
-    pub(crate) async fn admission(&self, entries: &[Signed<Contribution>]) -> Result<Admission, JobError> {
+    pub(crate) async fn admission(&self, entries: &[Dated]) -> Result<Admission, JobError> {
         self.admission_within(entries, usize::MAX).await
     }
 
     /// The same of entries with no more than so many bytes of text.
-    pub(super) async fn admission_within(
-        &self,
-        entries: &[Signed<Contribution>],
-        text_bytes: usize,
-    ) -> Result<Admission, JobError> {
+    pub(super) async fn admission_within(&self, entries: &[Dated], text_bytes: usize) -> Result<Admission, JobError> {
+        let claims = self.claims(entries, text_bytes).await?;
+        Ok(tokio::task::spawn_blocking(move || Admission::of(claims)).await.map_err(|error| error.to_string())?)
+    }
+
+    /// The records of these entries with who claims them since when.
+    pub(crate) async fn claims(&self, entries: &[Dated], text_bytes: usize) -> Result<Vec<Claim>, JobError> {
         let (mut claims, mut left) = (Vec::new(), text_bytes);
-        for entry in entries {
+        for dated in entries {
+            let entry = &dated.entry;
             let bytes = self.store.get(entry.body.shard).await.map_err(|error| error.to_string())?;
             let bytes = bytes.ok_or_else(|| format!("shard {} is not here", entry.body.shard.short()))?;
             let (name, count) = (entry.body.shard.short(), usize::try_from(entry.body.records));
@@ -94,10 +96,12 @@ impl Workshop {
             };
             let bytes: usize = records.iter().map(|record| record.prompt.len() + record.completion.len()).sum();
             left = left.checked_sub(bytes).ok_or("the records have more text than is held at once")?;
+            // The root is computed, not believed: who names another's could pass off any records as committed to.
+            let proven = dated.proven(&shard::records_root(&records));
             let (account, claimed_ms, before) = (entry.account, entry.body.claimed_ms, claims.len());
-            let claim = |(at, record)| Claim { record, account, claimed_ms, place: before + at };
+            let claim = |(at, record)| Claim { record, account, proven, claimed_ms, place: before + at };
             claims.extend(records.into_iter().enumerate().map(claim));
         }
-        Ok(tokio::task::spawn_blocking(move || Admission::of(claims)).await.map_err(|error| error.to_string())?)
+        Ok(claims)
     }
 }

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use tributary_compute::train::Recipe;
 use tributary_compute::triage::MAX_POINTS;
-use tributary_protocol::datanet::Contribution;
-use tributary_protocol::envelope::Signed;
+use tributary_protocol::datanet::Dated;
 use tributary_protocol::id::{AccountId, Hash, NodeId};
 use tributary_storage::admission::Admitted;
 use tributary_storage::blobs::BlobStore;
@@ -42,7 +41,7 @@ pub struct Trained {
     /// Who may have the files.
     pub providers: Vec<NodeId>,
     /// The entries of the version that was trained on.
-    pub entries: Vec<Signed<Contribution>>,
+    pub entries: Vec<Dated>,
 }
 
 /// A record, whose it is, and what was measured of it.

@@ -6,8 +6,7 @@
 use std::collections::BTreeMap;
 
 use tributary_protocol::attribution::Quality;
-use tributary_protocol::datanet::Contribution;
-use tributary_protocol::envelope::Signed;
+use tributary_protocol::datanet::Dated;
 use tributary_protocol::id::{AccountId, Hash, NodeId};
 use tributary_protocol::message::Release;
 use tributary_storage::admission::Admitted;
@@ -45,7 +44,7 @@ impl Workshop {
         base: Hash,
         adapter: Hash,
         contributors: &[Without],
-        entries: &[Signed<Contribution>],
+        entries: &[Dated],
     ) -> Result<Vec<Hash>, JobError> {
         let wanted = numbered(contributors).filter(|(_, trained)| trained.is_none()).collect();
         let (mut found, _) = self.estimated((base, adapter), contributors, entries, wanted, &[]).await?;
@@ -84,7 +83,7 @@ impl Workshop {
         &self,
         (base, adapter): (Hash, Hash),
         contributors: &[Without],
-        entries: &[Signed<Contribution>],
+        entries: &[Dated],
         wanted: Vec<(u32, Option<Hash>)>,
         providers: &[NodeId],
     ) -> Result<(BTreeMap<u32, Hash>, u64), JobError> {

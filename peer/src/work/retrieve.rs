@@ -4,9 +4,8 @@
 //! theirs, and who is credited follows from both; whoever lacks any of it abstains.
 
 use serde_json::Value;
-use tributary_protocol::datanet::Contribution;
+use tributary_protocol::datanet::Dated;
 use tributary_protocol::decoding::Prompt;
-use tributary_protocol::envelope::Signed;
 use tributary_protocol::message::{InferenceRequest, Release};
 use tributary_protocol::retrieval::Passage;
 use tributary_storage::retrieval::MAX_TEXT_BYTES;
@@ -28,8 +27,8 @@ fn question(prompt: &Prompt) -> String {
 }
 
 /// Why nothing is retrieved from a version, by anybody, if it is too large.
-fn too_many(entries: &[Signed<Contribution>]) -> Option<String> {
-    let records: u64 = entries.iter().map(|entry| u64::from(entry.body.records)).sum();
+fn too_many(entries: &[Dated]) -> Option<String> {
+    let records: u64 = entries.iter().map(|dated| u64::from(dated.entry.body.records)).sum();
     (records > POOL_MAX).then(|| format!("the model has {records} records; from at most {POOL_MAX} is retrieved"))
 }
 
@@ -61,12 +60,11 @@ impl Workshop {
     }
 
     /// The entries of the version that a release was trained on.
-    pub(super) async fn version_of(&self, release: &Release) -> Result<Vec<Signed<Contribution>>, JobError> {
+    pub(super) async fn version_of(&self, release: &Release) -> Result<Vec<Dated>, JobError> {
         let release = release.clone();
         let look = move |node: &tributary_protocol::node::Node| {
             let datanet = node.datanet(&release.datanet)?;
-            let entries = datanet.version(&release.version(datanet)?)?;
-            Some(entries.into_iter().cloned().collect())
+            datanet.version(&release.version(datanet)?)
         };
         let found = self.node.view(look).await.map_err(|error| error.to_string())?;
         Ok(found.ok_or("the records that this model was trained on are not known here")?)

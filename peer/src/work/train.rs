@@ -7,8 +7,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tributary_protocol::datanet::Contribution;
-use tributary_protocol::envelope::Signed;
+use tributary_protocol::datanet::Dated;
 use tributary_protocol::id::Hash;
 use tributary_protocol::limits::{CHECKPOINTS_MAX, REQUEST_MAX_BYTES};
 use tributary_protocol::message::Heartbeat;
@@ -39,7 +38,7 @@ impl Workshop {
         job: Hash,
         offer: &TaskOffer,
         award: &Award,
-        entries: &[Signed<Contribution>],
+        entries: &[Dated],
     ) -> Result<JobOutcome, JobError> {
         let began = Instant::now();
         let work = work_id(&offer.work, &self.bases.classes());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use tributary_peer::evidence::Evidence;
-use tributary_protocol::datanet::Contribution;
+use tributary_protocol::datanet::{Contribution, Dated};
 use tributary_protocol::envelope::{NetworkId, Signed};
 use tributary_protocol::id::{ChainAddress, DatanetId, Hash};
 use tributary_storage::blobs::{BlobStore, IrohBlobs};
@@ -19,7 +19,7 @@ fn key(number: u8) -> SigningKey {
 }
 
 /// Three hundred records of one contributor that share few words, and those given.
-async fn contributed(store: &IrohBlobs, by: u8, claimed_ms: u64, texts: &[&str]) -> Signed<Contribution> {
+async fn contributed(store: &IrohBlobs, by: u8, claimed_ms: u64, texts: &[&str]) -> Dated {
     let account = tributary_protocol::id::AccountId(key(by).verifying_key().to_bytes());
     let filler = (0..300).map(|number| format!("the word{number} and the other{number} of it in {by}"));
     let texts = filler.chain(texts.iter().map(|text| (*text).to_owned()));
@@ -36,8 +36,9 @@ async fn contributed(store: &IrohBlobs, by: u8, claimed_ms: u64, texts: &[&str])
         records_root: Hash::default(),
         payout: ChainAddress([by; 20]),
         claimed_ms,
+        opening: None,
     };
-    Signed::new(NetworkId(Hash([1; 32])), &key(by), entry)
+    Dated::undated(Signed::new(NetworkId(Hash([1; 32])), &key(by), entry))
 }
 
 #[tokio::test]
@@ -53,11 +54,11 @@ async fn a_quotation_is_found_in_the_record_of_who_claimed_it_first() {
     let quotation = &found.quotations[0];
     assert_eq!(quotation.text, "Mira Tolven kept the lighthouse of Oskhaven since the great");
     assert_eq!(&answer[quotation.bytes.clone()], quotation.text);
-    assert_eq!((quotation.contributor, quotation.shard), (first.account, first.body.shard));
+    assert_eq!((quotation.contributor, quotation.shard), (first.entry.account, first.entry.body.shard));
     assert_eq!(quotation.record, shard::record_id("Tell me.", LEGEND));
     assert!(quotation.before.ends_with("Tell me.\n") && quotation.after.starts_with(" storm, and"), "{quotation:?}");
     // A damaged index is made again.
-    let path = folder.path().join("spans").join(format!("{}.spans", first.body.shard));
+    let path = folder.path().join("spans").join(format!("{}.spans", first.entry.body.shard));
     std::fs::write(&path, b"nothing").unwrap();
     assert_eq!(evidence.quotations(&store, vec![later, first], answer).await.unwrap(), found);
 }
@@ -73,7 +74,7 @@ async fn a_shard_that_is_not_here_is_said_and_empty_answers_repeat_nothing() {
     assert_eq!(evidence.quotations(&store, vec![], LEGEND.into()).await.unwrap().quotations, []);
     let mut absent = entry.clone();
     let there = entry.clone();
-    absent.body.shard = Hash([9; 32]);
+    absent.entry.body.shard = Hash([9; 32]);
     let found = evidence.quotations(&store, vec![absent, there], LEGEND.into()).await.unwrap();
     assert_eq!((found.quotations.len(), found.shards, found.skipped), (1, 1, 1));
 }

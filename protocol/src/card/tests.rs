@@ -26,6 +26,7 @@ fn card_with(policy: Policy) -> CardLogs {
         licence: "CC0-1.0".into(),
         policy,
         schema: Schema::Text,
+        notaries: Vec::new(),
         created_ms: 7,
     };
     CardLogs::begin(network(), &Signed::new(network(), &key(1), body))

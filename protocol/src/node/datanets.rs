@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::io::NewShard;
 use super::{Event, Fact, Node, Out, Output};
-use crate::datanet::{Appended, Contribution, Datanet, DatanetError, Genesis, Head};
+use crate::datanet::{Appended, Contribution, Datanet, DatanetError, Genesis, Head, LogHead};
 use crate::envelope::{NetworkId, Signed};
 use crate::id::{AccountId, DatanetId, Hash, NodeId};
 use crate::limits::{
-    ADDRESSES_MAX, ANNOUNCE_MS, DATANETS_MAX, FETCH_RETRY_MS, LOG_BATCH_MAX, LOG_ENTRIES_MAX, REPEATS_PER_TICK,
-    RETRY_MS,
+    ADDRESSES_MAX, ANNOUNCE_MS, DATANETS_MAX, FETCH_RETRY_MS, LOG_BATCH_MAX, REPEATS_PER_TICK, RETRY_MS,
 };
 use crate::message::{LogWanted, Message};
+use crate::note::Note;
 
 /// A shard that an entry names and that is not here yet.
 struct Missing {
@@ -34,6 +34,7 @@ pub(super) struct Datanets {
     missing: BTreeMap<Hash, Missing>,
     asked_genesis_ms: BTreeMap<DatanetId, u64>,
     asked_log_ms: BTreeMap<(DatanetId, AccountId), u64>,
+    asked_notes_ms: BTreeMap<(DatanetId, AccountId), u64>,
     same_head_heard_ms: BTreeMap<DatanetId, u64>,
 }
 
@@ -66,6 +67,13 @@ impl Datanets {
         }
     }
 
+    pub(super) fn apply_note(&mut self, note: Signed<Note>) {
+        if let Some(datanet) = self.known.get_mut(&note.body.datanet) {
+            // Checked before it became a fact; a second time is a no-op.
+            let _ = datanet.append_note(note);
+        }
+    }
+
     fn await_shard(&mut self, entry: &Signed<Contribution>) {
         let shard = entry.body.shard;
         if !self.held.contains(&shard) {
@@ -83,6 +91,10 @@ impl Datanets {
         self.known.get(id)
     }
 
+    pub(super) fn get_mut(&mut self, id: &DatanetId) -> Option<&mut Datanet> {
+        self.known.get_mut(id)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Datanet> {
         self.known.values()
     }
@@ -96,7 +108,7 @@ impl Datanets {
         let Some(entries) = self.known.get(&head.datanet).and_then(|datanet| datanet.version(head)) else {
             return false;
         };
-        entries.iter().all(|entry| self.held.contains(&entry.body.shard))
+        entries.iter().all(|dated| self.held.contains(&dated.entry.body.shard))
     }
 }
 
@@ -123,6 +135,7 @@ impl Node {
             return;
         }
         let (sequence, previous) = datanet.log_position(&self.account);
+        let opening = self.opening(&shard.datanet, &shard.records_root);
         let body = Contribution {
             datanet: shard.datanet,
             sequence,
@@ -133,6 +146,7 @@ impl Node {
             records_root: shard.records_root,
             payout: self.config.chain_address,
             claimed_ms: now_ms,
+            opening,
         };
         let entry = Signed::new(self.config.network, &self.config.account_key, body);
         self.record(Fact::ShardHeld(shard.shard), out);
@@ -176,7 +190,7 @@ impl Node {
         }
     }
 
-    fn announce_head(&mut self, now_ms: u64, id: DatanetId, out: &mut Out) {
+    pub(super) fn announce_head(&mut self, now_ms: u64, id: DatanetId, out: &mut Out) {
         if let Some(datanet) = self.datanets.get(&id) {
             let head = datanet.head();
             self.publish(now_ms, Message::Head(head), out);
@@ -209,18 +223,23 @@ impl Node {
             self.datanets.same_head_heard_ms.insert(head.datanet, now_ms);
             return;
         }
-        let wanted: Vec<LogWanted> = head
-            .logs
-            .iter()
-            .filter_map(|log| {
-                let (length, _) = datanet.log_position(&log.contributor);
-                let missing = length < log.length && log.length <= LOG_ENTRIES_MAX;
-                missing.then_some(LogWanted { datanet: head.datanet, contributor: log.contributor, from: length })
-            })
-            .collect();
+        let id = head.datanet;
+        let lacking = |logs: &[LogHead], known: &dyn Fn(&AccountId) -> u64| -> Vec<LogWanted> {
+            let lacking = logs.iter().filter(|log| known(&log.contributor) < log.length);
+            lacking
+                .map(|log| LogWanted { datanet: id, contributor: log.contributor, from: known(&log.contributor) })
+                .collect()
+        };
+        let wanted = lacking(&head.logs, &|contributor| datanet.log_position(contributor).0);
+        let notes = lacking(&head.notes, &|account| datanet.note_position(account).0);
         for request in wanted {
-            if ask_due(&mut self.datanets.asked_log_ms, (request.datanet, request.contributor), now_ms) {
+            if ask_due(&mut self.datanets.asked_log_ms, (id, request.contributor), now_ms) {
                 self.send(now_ms, from, &Message::LogWanted(request), out);
+            }
+        }
+        for request in notes {
+            if ask_due(&mut self.datanets.asked_notes_ms, (id, request.contributor), now_ms) {
+                self.send(now_ms, from, &Message::NotesWanted(request), out);
             }
         }
     }

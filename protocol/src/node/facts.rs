@@ -14,6 +14,7 @@ use crate::id::{Hash, NodeId, TaskId};
 use crate::message::Release;
 use crate::node::proofs::KeptProof;
 use crate::node::requester::FineTuneCommand;
+use crate::note::Note;
 use crate::receipt::{SignedReceipt, Voucher};
 use crate::task::{Award, TaskOffer};
 use crate::verification::{TaskResult, Verdict};
@@ -147,6 +148,8 @@ pub enum Fact {
     EpochAbandoned(u64),
     /// Something false was proven; the proof is in the store.
     ProofKept(KeptProof),
+    /// A note was accepted.
+    Noted(Box<Signed<Note>>),
 }
 
 impl Node {
@@ -196,6 +199,7 @@ impl Node {
             Fact::ResultRefuted(node) => self.requester.apply_refuted(node),
             Fact::VerifierPayout { key, to } => self.requester.apply_payout(key, to),
             Fact::ProofKept(kept) => self.proofs.apply_kept(kept),
+            Fact::Noted(note) => self.datanets.apply_note(*note),
             Fact::CardChanged(entry) => self.cards.apply_change(self.account, *entry),
         }
     }

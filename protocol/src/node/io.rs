@@ -163,6 +163,13 @@ pub enum Command {
     CreateDatanet(Genesis),
     /// Add a shard, whose blob is in the store, to one's own log.
     Contribute(NewShard),
+    /// Commit to records before they are shown to anybody; contributing exactly these opens the commitment.
+    Commit {
+        /// Where they will be contributed.
+        datanet: DatanetId,
+        /// The Merkle root over their ids.
+        records_root: Hash,
+    },
     /// Have an adapter trained.
     FineTune(FineTuneCommand),
     /// Release an adapter.

@@ -48,6 +48,7 @@ fn release() -> Release {
         datanet: DatanetId([4; 32]),
         head: Hash([5; 32]),
         contributors: (10..13).map(contributor).collect(),
+        notes: Vec::new(),
         index: Hash([6; 32]),
         answer_fee: Amount(1_000_000),
         builder: ChainAddress([7; 20]),

@@ -20,6 +20,7 @@ fn claim(datanet: &mut Datanet, by: u8, claimed_ms: u64) {
         records_root: Hash([9; 32]),
         payout: ChainAddress([by; 20]),
         claimed_ms,
+        opening: None,
     };
     assert_eq!(datanet.append(Signed::new(samples::network(), &key, entry)), Ok(Appended::New));
 }
@@ -39,16 +40,16 @@ fn an_earlier_version_is_found_by_its_hash_and_a_foreign_one_is_not() {
         head.logs.iter().map(|log| (log.contributor, log.length)).collect::<Vec<_>>()
     };
     for (place, head) in heads.iter().enumerate().skip(1) {
-        assert_eq!(datanet.head_of(&head.id(), lengths(head)).as_ref(), Some(head), "version {place}");
+        assert_eq!(datanet.head_of(&head.id(), lengths(head), []).as_ref(), Some(head), "version {place}");
     }
-    let head = datanet.head_of(&heads[2].id(), lengths(&heads[2])).unwrap();
+    let head = datanet.head_of(&heads[2].id(), lengths(&heads[2]), []).unwrap();
     let entries = datanet.version(&head).unwrap();
-    assert_eq!(entries.iter().map(|entry| entry.body.claimed_ms).max(), Some(20));
+    assert_eq!(entries.iter().map(|dated| dated.entry.body.claimed_ms).max(), Some(20));
     let other = [
-        datanet.head_of(&Hash([7; 32]), lengths(&heads[2])),
-        datanet.head_of(&heads[2].id(), lengths(&heads[3])),
-        datanet.head_of(&heads[2].id(), [(lengths(&heads[2])[0].0, 900)]),
-        datanet.head_of(&heads[2].id(), [(lengths(&heads[2])[0].0, 0)]),
+        datanet.head_of(&Hash([7; 32]), lengths(&heads[2]), []),
+        datanet.head_of(&heads[2].id(), lengths(&heads[3]), []),
+        datanet.head_of(&heads[2].id(), [(lengths(&heads[2])[0].0, 900)], []),
+        datanet.head_of(&heads[2].id(), [(lengths(&heads[2])[0].0, 0)], []),
     ];
     assert_eq!(other, [None, None, None, None]);
 }

@@ -5,6 +5,8 @@
 mod attacks;
 #[path = "market/ends.rs"]
 mod ends;
+#[path = "market/notaries.rs"]
+mod notaries;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -310,6 +312,7 @@ impl Net {
                 entries: 1,
                 estimated: false,
             }],
+            notes: Vec::new(),
             index: Hash([6; 32]),
             answer_fee: FEE,
             builder: address(0),
@@ -347,6 +350,7 @@ impl Net {
             licence: "CC0-1.0".into(),
             policy: Policy::Open,
             schema: Schema::PromptCompletion,
+            notaries: Vec::new(),
             created_ms: self.now_ms,
         };
         let network = NetworkId::named("market");

@@ -5,7 +5,7 @@ use tributary_protocol::card::{CardChange, CardHead, CardLogs};
 use tributary_protocol::datanet::{Appended, Head, LogHead};
 use tributary_protocol::envelope::{self, NetworkId, ReplayGuard, Signed, seal};
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash, TaskId};
-use tributary_protocol::limits::{CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES};
+use tributary_protocol::limits::{CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, LOG_BATCH_MAX};
 use tributary_protocol::message::{Heartbeat, HeldOut, Measurement, Message, MessageError};
 use tributary_protocol::receipt::SignedReceipt;
 use tributary_protocol::refusal::{DeclineReason, Declined};
@@ -100,8 +100,14 @@ fn a_length_that_lies_allocates_nothing_and_is_refused() {
 fn a_head_out_of_order_is_out_of_bounds() {
     let mut head = samples::head();
     head.logs.reverse();
-    let message = Message::Head(head);
-    assert_eq!(Message::from_body(3, &message.to_body()), Err(MessageError::Bounds(3)));
+    let mut notes = samples::head();
+    notes.notes = vec![notes.notes[0]; 2];
+    for message in [Message::Head(head), Message::Head(notes)] {
+        assert_eq!(Message::from_body(3, &message.to_body()), Err(MessageError::Bounds(3)));
+    }
+    let [note, _] = samples::notes();
+    let many = Message::Notes(vec![Signed::new(samples::network(), &samples::key(1), note); LOG_BATCH_MAX + 1]);
+    assert_eq!(Message::from_body(33, &many.to_body()), Err(MessageError::Bounds(33)));
 }
 
 #[test]
@@ -133,11 +139,11 @@ fn an_account_s_signature_is_no_envelope_s() {
 
 prop_compose! {
     fn heads()(datanet in any::<[u8; 32]>(), logs in prop::collection::btree_map(any::<[u8; 32]>(), (1..1_000_u64, any::<[u8; 32]>()), 0..40)) -> Head {
-        let logs = logs
+        let logs: Vec<LogHead> = logs
             .into_iter()
             .map(|(contributor, (length, newest))| LogHead { contributor: AccountId(contributor), length, newest: Hash(newest) })
             .collect();
-        Head { datanet: DatanetId(datanet), logs }
+        Head { datanet: DatanetId(datanet), notes: logs.iter().take(9).copied().collect(), logs }
     }
 }
 

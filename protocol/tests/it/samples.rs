@@ -13,6 +13,7 @@ use tributary_protocol::message::{
     Accepted, Audit, BidSealed, Certificate, CheckWanted, Contributor, Heartbeat, HeldOut, InferenceRequest, LogWanted,
     Measurement, Message, PeerRecord, Release, Roles, TaskRound,
 };
+use tributary_protocol::note::{Note, Opening, Says, Seen};
 use tributary_protocol::receipt::{AttributionNote, Receipt, ReceiptOffer, SignedReceipt, Voucher, Work};
 use tributary_protocol::refusal::{DeclineReason, Declined};
 use tributary_protocol::span::SpanRoots;
@@ -58,6 +59,7 @@ pub fn genesis() -> Genesis {
         licence: "CC0-1.0".into(),
         policy: Policy::Members(vec![account(2), account(3)]),
         schema: Schema::PromptCompletion,
+        notaries: vec![account(1), account(4)],
         created_ms: NOW_MS,
     }
 }
@@ -73,6 +75,7 @@ fn contribution() -> Contribution {
         records_root: hash(9),
         payout: address(10),
         claimed_ms: NOW_MS,
+        opening: Some(Opening { note: 2, salt: hash(82) }),
     }
 }
 
@@ -90,7 +93,20 @@ pub fn head() -> Head {
         LogHead { contributor: account(2), length: 1, newest: hash(12) },
     ];
     logs.sort();
-    Head { datanet: DatanetId([4; 32]), logs }
+    let notes = vec![LogHead { contributor: account(4), length: 2, newest: hash(83) }];
+    Head { datanet: DatanetId([4; 32]), logs, notes }
+}
+
+/// A commitment and an attestation.
+pub fn notes() -> [Note; 2] {
+    let Head { logs, notes, .. } = head();
+    [Says::Commitment(hash(84)), Says::Attestation(Seen { logs, notes })].map(|says| Note {
+        datanet: DatanetId([4; 32]),
+        sequence: 1,
+        previous: hash(85),
+        at_ms: NOW_MS,
+        says,
+    })
 }
 
 pub fn offer() -> TaskOffer {
@@ -210,6 +226,7 @@ fn release() -> Release {
         datanet: DatanetId([4; 32]),
         head: head().id(),
         contributors,
+        notes: vec![(account(4), 2)],
         index: hash(50),
         answer_fee: Amount(1_000_000),
         builder: address(51),
@@ -373,6 +390,8 @@ pub fn messages() -> Vec<Message> {
         Message::CardHead(card_head()),
         Message::CardWanted(card_head()),
         Message::CardChanges(vec![signed(2, card_change())]),
+        Message::NotesWanted(wanted),
+        Message::Notes(notes().map(|note| signed(1, note)).to_vec()),
     ]
 }
 
@@ -400,5 +419,6 @@ pub fn statements() -> Vec<StatementSample> {
         statement("InferenceRequest", &request()),
         statement("CardChange", &card_change()),
         statement("SpanRoots", &span_roots()),
+        statement("Note", &notes()[1]),
     ]
 }

@@ -16,6 +16,8 @@ use crate::chance::Chance;
 use crate::host::{Host, Part};
 use crate::scenario::Scenario;
 
+/// Contributors of a datanet who attest what they see.
+const NOTARIES: usize = 3;
 /// Steps of every training.
 const STEPS: u32 = 60;
 /// Segments of every training that are checked.
@@ -79,6 +81,7 @@ impl Plan {
             licence: "CC0-1.0".into(),
             policy: Policy::Members(contributors.iter().map(|place| hosts[*place].account).collect()),
             schema: Schema::PromptCompletion,
+            notaries: contributors.iter().take(NOTARIES).map(|place| hosts[*place].account).collect(),
             created_ms: BEGIN_MS,
         };
         let id = DatanetId(Signed::new(network, &owner.account_key(), genesis.clone()).id(network).0);
@@ -259,6 +262,7 @@ impl World {
             datanet: plan.id,
             head: plan.head.as_ref()?.id(),
             contributors,
+            notes: plan.head.as_ref()?.notes.iter().map(|log| (log.contributor, log.length)).collect(),
             index: key("index", number, 0, 0),
             answer_fee: ANSWER_FEE,
             builder: builder.address,

@@ -39,7 +39,7 @@ fn admitted(dealt: &Dealt) -> Vec<usize> {
         let account = AccountId(account);
         let (prompt, completion) = (example.prompt.clone(), example.completion.clone());
         let record = Record::new(prompt, completion, account, String::new());
-        Claim { record, account, claimed_ms: place as u64, place }
+        Claim { record, account, proven: None, claimed_ms: place as u64, place }
     };
     let admission = Admission::of(dealt.examples.iter().enumerate().map(claim));
     admission.admitted.iter().map(|admitted| admitted.place).collect()
