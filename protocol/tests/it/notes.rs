@@ -26,7 +26,8 @@ fn signed_genesis(notaries: Vec<AccountId>) -> Signed<Genesis> {
 }
 
 fn begin(notaries: impl IntoIterator<Item = u8>) -> Datanet {
-    Datanet::begin(samples::network(), signed_genesis(notaries.into_iter().map(account).collect())).unwrap()
+    Datanet::begin(samples::network(), signed_genesis(notaries.into_iter().map(account).collect()))
+        .expect("the genesis is sound")
 }
 
 fn contribute(datanet: &mut Datanet, by: u8, claimed_ms: u64, records_root: Hash, opening: Option<Opening>) {
@@ -71,17 +72,17 @@ fn attest(datanet: &mut Datanet, by: u8, at_ms: u64) {
 fn commit(datanet: &mut Datanet, by: u8, at_ms: u64) -> Opening {
     let commitment = Opening::commitment(&datanet.id(), &account(by), &RECORDS, &SALT);
     assert_eq!(say(datanet, by, at_ms, Says::Commitment(commitment)), Ok(Appended::New));
-    datanet.opening(&account(by), &RECORDS, SALT).unwrap()
+    datanet.opening(&account(by), &RECORDS, SALT).expect("it committed to them")
 }
 
 fn version(datanet: &Datanet) -> Vec<Dated> {
-    datanet.version(&datanet.head()).unwrap()
+    datanet.version(&datanet.head()).expect("the present version is here")
 }
 
 /// When the only entry of `by` is proven to be its own.
 fn proven(datanet: &Datanet, by: u8) -> Option<u64> {
     let all = version(datanet);
-    all.iter().find(|dated| dated.entry.account == account(by)).unwrap().proven(&RECORDS).map(|date| date.ms())
+    all.iter().find(|dated| dated.entry.account == account(by))?.proven(&RECORDS).map(|date| date.ms())
 }
 
 #[test]
@@ -113,8 +114,7 @@ fn a_commitment_opens_to_its_own_account_s_exact_records_alone() {
     contribute(&mut datanet, VICTIM, 300, RECORDS, None);
     assert!(version(&datanet).iter().all(|dated| dated.committed.is_none()));
     contribute(&mut datanet, VICTIM, 300, RECORDS, Some(opening));
-    let last =
-        version(&datanet).into_iter().filter(|dated| dated.entry.account == account(VICTIM)).next_back().unwrap();
+    let last = version(&datanet).into_iter().rfind(|dated| dated.entry.account == account(VICTIM)).unwrap();
     assert_eq!(last.committed, Some(Date::of(200)));
     assert_eq!(last.proven(&Hash([7; 32])), None, "the shard has other records than its entry says");
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -90,26 +91,26 @@ fn changed_shards_records_and_cards_never_panic() {
 }
 
 /// A file of few bytes whose rows all name one long word of a dictionary.
-fn unfolding(rows: usize, word: usize) -> Vec<u8> {
+fn unfolding(rows: usize, word: usize) -> Result<Vec<u8>, ParquetError> {
     let columns =
         ["id", "prompt", "completion", "contributor", "licence"].map(|name| format!("required binary {name} (UTF8);"));
-    let schema = parse_message_type(&format!("message record {{ {} }}", columns.concat())).unwrap();
+    let schema = parse_message_type(&format!("message record {{ {} }}", columns.concat()))?;
     let properties = WriterProperties::builder().set_dictionary_enabled(true).build();
-    let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties)).unwrap();
-    let mut group = writer.next_row_group().unwrap();
-    for long in [false, true, false, false, false] {
-        let cell = ByteArray::from("a".repeat(if long { word } else { 1 }).into_bytes());
-        let mut column = group.next_column().unwrap().unwrap();
-        column.typed::<ByteArrayType>().write_batch(&vec![cell; rows], None, None).unwrap();
-        column.close().unwrap();
+    let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties))?;
+    let mut group = writer.next_row_group()?;
+    let mut lengths = [1, word, 1, 1, 1].into_iter();
+    while let (Some(mut column), Some(length)) = (group.next_column()?, lengths.next()) {
+        let cell = ByteArray::from("a".repeat(length).into_bytes());
+        column.typed::<ByteArrayType>().write_batch(&vec![cell; rows], None, None)?;
+        column.close()?;
     }
-    group.close().unwrap();
-    writer.into_inner().unwrap()
+    group.close()?;
+    writer.into_inner()
 }
 
 #[test]
 fn a_small_file_that_unfolds_to_more_than_memory_is_refused_before_it_does() {
-    let bytes = unfolding(1 << 18, 1 << 18);
+    let bytes = unfolding(1 << 18, 1 << 18).unwrap();
     assert!(bytes.len() < 1 << 20, "{} bytes for 64 GiB", bytes.len());
     let refused = shard::read(&bytes);
     assert!(matches!(refused, Err(ShardError::TooMuch { bound: Bound::UncompressedBytes, .. })), "{refused:?}");
