@@ -1,0 +1,116 @@
+//! Credits where contributors who teach the same are left out together too.
+//!
+//! Invariant: whoever is in no cluster has the plain leave-one-out credit; a cluster's credits follow from trainings without sets of its
+//! members, and every training is counted.
+
+use super::attributor::Case;
+use super::economy::divided;
+use super::laboratory::OnTraining;
+use super::matrix::Matrix;
+use super::peers::scored;
+use super::{Outcome, StudyError};
+use crate::attribute::clusters::{shapley, without};
+use crate::attribute::{Index, Rule};
+use crate::lora::Adapter;
+use crate::ops::narrow;
+
+/// Scores of one rule.
+pub(super) struct Ruled {
+    pub(super) rule: &'static str,
+    /// Beside the deployed one.
+    pub(super) trainings: usize,
+    /// (contributors, questions).
+    pub(super) scores: Matrix,
+}
+
+/// A run, and contributors who are left out together.
+pub(super) struct Clustered<'a> {
+    case: &'a Case<'a>,
+    clusters: &'a [Vec<u32>],
+    on_training: OnTraining<'a>,
+}
+
+impl<'a> Clustered<'a> {
+    pub(super) const fn new(case: &'a Case<'a>, clusters: &'a [Vec<u32>], on_training: OnTraining<'a>) -> Self {
+        Self { case, clusters, on_training }
+    }
+
+    /// Each contributor left out alone.
+    pub(super) fn alone(&self) -> Result<Ruled, StudyError> {
+        let everybody = 0..self.contributors();
+        let runs = self.runs(std::iter::once(Vec::new()).chain(everybody.map(|one| vec![one])).collect())?;
+        let full = &runs[0];
+        let rise = |run: &Outcome| run.losses.iter().zip(&full.losses).map(|(out, with)| out - with).collect();
+        let scores = Matrix::from_rows(runs[1..].iter().map(rise).collect())?;
+        Ok(Ruled { rule: "leave one out", trainings: runs.len() - 1, scores })
+    }
+
+    /// Every set of a cluster's members left out, and the whole's credit divided by Shapley's rule.
+    pub(super) fn shapley(&self, rule: &'static str) -> Result<Ruled, StudyError> {
+        let mut scores = self.alone()?.scores;
+        for members in self.clusters {
+            let runs = self.runs(without(members))?;
+            for (place, member) in members.iter().enumerate() {
+                let row = scores.row_mut(*member as usize);
+                row.copy_from_slice(&weighed(&shapley(members.len(), place), &runs, |run| &run.losses));
+            }
+        }
+        Ok(Ruled { rule, trainings: self.trainings(), scores })
+    }
+
+    /// Clusters left out whole, and nobody of them alone; members differ as their gradient scores do.
+    pub(super) fn gradient(&self, rule: &'static str, prior: &Matrix) -> Result<Ruled, StudyError> {
+        let is_free = |one: &u32| !self.clusters.iter().flatten().any(|member| member == one);
+        let free = (0..self.contributors()).filter(is_free).map(|one| vec![one]);
+        let sets: Vec<Vec<u32>> = self.clusters.iter().cloned().chain(free).collect();
+        let scores = divided(self.case.laboratory, self.case.seed, &sets, prior, self.on_training)?;
+        Ok(Ruled { rule, trainings: sets.len(), scores })
+    }
+
+    /// One row of the index for each contributor, a member's being Shapley's value of the deltas themselves: the product's
+    /// own credits from it.
+    pub(super) fn rows(&self, rule: &'static str, credits: Rule) -> Result<Ruled, StudyError> {
+        let mut leave_out = self.case.leave_out.clone();
+        for members in self.clusters {
+            let runs = self.runs(without(members))?;
+            for (place, member) in members.iter().enumerate() {
+                let delta = weighed(&shapley(members.len(), place), &runs, |run| &run.values);
+                let values = runs[0].values.iter().zip(delta).map(|(value, delta)| value + delta).collect::<Vec<_>>();
+                leave_out[*member as usize].1 = self.adapter(&values)?;
+            }
+        }
+        let scored = scored(self.case, &Index::build(&self.case.deployed, &leave_out)?, credits)?;
+        let scores = scored.contributors.ok_or_else(|| StudyError::Plan("no contributor is scored".into()))?;
+        Ok(Ruled { rule, trainings: self.trainings(), scores })
+    }
+
+    fn adapter(&self, values: &[f32]) -> Result<Adapter, StudyError> {
+        let laboratory = self.case.laboratory;
+        Ok(Adapter::from_values(laboratory.base.config(), &laboratory.recipe.lora(), values)?)
+    }
+
+    /// One for each contributor, and one for each set of two or more of a cluster.
+    pub(super) fn trainings(&self) -> usize {
+        let more = |members: &Vec<u32>| (1 << members.len()) - 1 - members.len();
+        self.contributors() as usize + self.clusters.iter().map(more).sum::<usize>()
+    }
+
+    fn contributors(&self) -> u32 {
+        u32::try_from(self.case.laboratory.dealt().contributors).unwrap_or(u32::MAX)
+    }
+
+    fn runs(&self, sets: Vec<Vec<u32>>) -> Result<Vec<Outcome>, StudyError> {
+        let laboratory = self.case.laboratory;
+        let trainings: Vec<_> = sets.iter().map(|set| laboratory.without(self.case.seed, set)).collect();
+        laboratory.train(&trainings, self.on_training)
+    }
+}
+
+/// The weighed sum of some numbers of all runs; the weights' own sum is 0, so it is one of differences.
+fn weighed(weights: &[f64], runs: &[Outcome], numbers: impl Fn(&Outcome) -> &[f32]) -> Vec<f32> {
+    let mut sums = vec![0.0; runs.first().map_or(0, |run| numbers(run).len())];
+    for (weight, run) in weights.iter().zip(runs) {
+        sums.iter_mut().zip(numbers(run)).for_each(|(sum, number)| *sum += weight * f64::from(*number));
+    }
+    sums.into_iter().map(narrow).collect()
+}
