@@ -82,8 +82,9 @@ pub fn redundancy(
     let all = Rule { exact: dealt.contributors, bent: false };
     ruled.extend([
         Clustered::new(&case, &known, on_training).shapley("known clusters, Shapley inside")?,
-        own.rows("clusters left out, one row each", all)?,
-        own.rows("clusters left out, one row each, linear", Rule::LINEAR)?,
+        own.rows("clusters left out, Shapley's rows", all)?,
+        own.rows("clusters left out, Shapley's rows, linear", Rule::LINEAR)?,
+        own.even_rows("clusters left out, even rows", all)?,
     ]);
     let (trainings, prior) = (own.trainings(), prior(&case, PRIOR)?);
     let part = trainings as f64 / dealt.contributors.max(1) as f64;

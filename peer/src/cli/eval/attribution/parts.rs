@@ -68,6 +68,7 @@ impl<'a> Study<'a> {
         self.begin(&laboratory, seed, &format!("{} trainings", plan.trainings(contributors)));
         let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
         let mut case = Case::prepare(&laboratory, seed, &|_, _| {})?;
+        let (trainings, clustered) = clusters_left_out(&case, &self.teller())?;
         let mut judged = |name: &str, trainings: usize, score: &Scoring<'_>| -> Result<(), Failure> {
             let start = Instant::now();
             let scores = score()?;
@@ -81,8 +82,7 @@ impl<'a> Study<'a> {
             case.forget();
             judged(method.name(), method.trainings(contributors), &|| method.scores(&case))?;
         }
-        let (trainings, scores) = clusters_left_out(&case, &self.teller())?;
-        judged(CLUSTERS, trainings, &|| Ok(scores.clone()))?;
+        judged(CLUSTERS, trainings, &|| Ok(clustered.clone()))?;
         judged(TRUE_RUN, contributors, &|| Ok(Scores::of_contributors(truth.without.clone())))?;
         self.costs(&case)?;
         let whose = Finding { setting: setting.name().into(), seed, ..self.of("") };
