@@ -8,6 +8,7 @@
 //! Invariant: credits are a pure function of base, adapter, index and tokens, bitwise equal within a determinism
 //! class; every contributor of the index has exactly one credit, in ascending order.
 
+pub mod clusters;
 mod coalitions;
 mod codec;
 mod estimate;

@@ -7,6 +7,7 @@
 pub mod attacks;
 pub mod attributor;
 mod bootstrap;
+mod clustered;
 pub mod dataset;
 pub mod deal;
 pub mod economy;

@@ -10,6 +10,7 @@ use super::journal::Outcome;
 use super::laboratory::{Laboratory, OnTraining};
 use super::matrix::Matrix;
 use super::{StudyError, peers};
+use crate::attribute::clusters::{ALIKE, Likeness};
 use crate::lora::Adapter;
 use crate::loss::Target;
 use crate::train::Snapshot;
@@ -154,6 +155,24 @@ impl<'a> Case<'a> {
     /// Gradients of each answer's mean loss at the deployed adapter.
     pub(super) fn query_gradients(&self) -> Result<&Matrix, StudyError> {
         self.once(&self.query_gradients, &self.laboratory.queries)
+    }
+
+    /// Who teaches the same, by what a builder has when it releases: the records and the deployed adapter.
+    ///
+    /// # Errors
+    /// When the model can't run the records.
+    pub fn clusters(&self) -> Result<Vec<Vec<u32>>, StudyError> {
+        Ok(self.likeness()?.clusters(ALIKE))
+    }
+
+    /// How alike what contributors teach is.
+    ///
+    /// # Errors
+    /// When the model can't run the records.
+    pub fn likeness(&self) -> Result<Likeness, StudyError> {
+        let gradients = self.record_gradients()?;
+        let owners = self.laboratory.dealt().examples.iter().map(|example| example.contributor);
+        Ok(Likeness::of(&owners.zip(gradients.iter()).collect::<Vec<_>>()))
     }
 
     /// What methods share is computed again when it is asked for again, so that each one's time is its own.

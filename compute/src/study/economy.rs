@@ -93,12 +93,8 @@ impl Economy {
     ) -> Result<Scores, StudyError> {
         let count = laboratory.dealt().contributors;
         let sets = self.left_out(laboratory, seed);
-        let of = |set: &Vec<u32>| Training { shared_steps: self.shared(laboratory), ..laboratory.without(seed, set) };
-        let trainings: Vec<Training> =
-            std::iter::once(laboratory.without(seed, &[])).chain(sets.iter().map(of)).collect();
-        let outcomes = laboratory.train(&trainings, on_training)?;
-        let (full, runs) = outcomes.split_first().ok_or_else(|| StudyError::Plan("no run".into()))?;
-        let measured = Measured { sets: &sets, rises: rises(full, runs)?, prior };
+        let shared = self.shared(laboratory);
+        let measured = Measured::train(laboratory, (seed, shared), &sets, prior, on_training)?;
         let scores = match self {
             Self::WarmStart(_) => measured.rises,
             Self::Largest(_) => measured.largest(count)?,
@@ -174,7 +170,23 @@ struct Measured<'a> {
     prior: &'a Matrix,
 }
 
-impl Measured<'_> {
+impl<'a> Measured<'a> {
+    /// Runs of one seed, each from so many shared steps, without each of the sets.
+    fn train(
+        laboratory: &Laboratory,
+        (seed, shared_steps): (u64, u32),
+        sets: &'a [Vec<u32>],
+        prior: &'a Matrix,
+        on_training: OnTraining<'_>,
+    ) -> Result<Self, StudyError> {
+        let of = |set: &Vec<u32>| Training { shared_steps, ..laboratory.without(seed, set) };
+        let trainings: Vec<Training> =
+            std::iter::once(laboratory.without(seed, &[])).chain(sets.iter().map(of)).collect();
+        let outcomes = laboratory.train(&trainings, on_training)?;
+        let (full, runs) = outcomes.split_first().ok_or_else(|| StudyError::Plan("no run".into()))?;
+        Ok(Self { sets, rises: rises(full, runs)?, prior })
+    }
+
     /// What the prior says of a set of contributors for a question.
     fn expected(&self, set: &[u32], query: usize) -> f64 {
         set.iter().map(|contributor| f64::from(self.prior.row(*contributor as usize)[query])).sum()
@@ -268,6 +280,22 @@ impl Measured<'_> {
         }
         Ok(scores)
     }
+}
+
+/// Sets of contributors left out together, each contributor in one of them; members of one set differ as the scaled prior
+/// says.
+///
+/// # Errors
+/// When a training fails.
+pub(super) fn divided(
+    laboratory: &Laboratory,
+    seed: u64,
+    sets: &[Vec<u32>],
+    prior: &Matrix,
+    on_training: OnTraining<'_>,
+) -> Result<Matrix, StudyError> {
+    let measured = Measured::train(laboratory, (seed, 0), sets, prior, on_training)?;
+    Ok(measured.groups(laboratory.dealt().contributors))
 }
 
 /// The gradient scores that stand in for what is not trained: those of the method named, of every contributor.

@@ -13,7 +13,7 @@ use super::truth::{Subsets, Truth};
 use crate::statistics::{auc, mean, misallocated, parts, pearson, spearman};
 
 /// Every measure with what it means, in the order of tables.
-pub const MEASURES: [(&str, &str); 43] = [
+pub const MEASURES: [(&str, &str); 45] = [
     ("clds-tenth", "cLDS, a tenth of the contributors left out"),
     ("clds-half", "cLDS, half of the contributors left out"),
     ("loco-r", "leave one contributor out, r for each answer"),
@@ -34,6 +34,8 @@ pub const MEASURES: [(&str, &str); 43] = [
     ("auc-poisoned-unasked", "poison found without a question behind its trigger, AUC"),
     ("twins-joint", "two who teach the same: together, as a part of what one alone would get"),
     ("twins-imbalance", "the same: how far they are from half each"),
+    ("twins-precision", "the same: the part of the pairs found that are some"),
+    ("twins-recall", "the same: the part of them that is found"),
     ("duplicate-2", "duplicating x2: gained beside an average other"),
     ("duplicate-2-admitted", "the same with admission"),
     ("duplicate-4", "duplicating x4: gained beside an average other"),

@@ -10,6 +10,6 @@ mod text;
 
 pub(super) use curvature::{DataInf, EkFac};
 pub(super) use gradient::{GradCos, GradDot, Less, TracInCp};
-pub(super) use loco::{LocoDelta, Part, PartlyTrained};
+pub(super) use loco::{LocoDelta, Part, PartlyTrained, scored};
 pub(super) use simple::{EqualSplit, RecordCount, RepSim, TrainingLoss, Triage};
 pub(super) use text::{Bm25, TfIdf};

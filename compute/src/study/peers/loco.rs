@@ -104,7 +104,8 @@ impl Attributor for LocoDelta {
     }
 }
 
-fn scored(case: &Case<'_>, index: &Index, rule: Rule) -> Result<Scores, StudyError> {
+/// Credits of an index by a rule.
+pub(in crate::study) fn scored(case: &Case<'_>, index: &Index, rule: Rule) -> Result<Scores, StudyError> {
     let laboratory = case.laboratory;
     let of = |query: &Target| -> Result<Vec<Credit>, StudyError> {
         let start = query.scored.first().map_or(0, |scored| scored.start);

@@ -7,9 +7,9 @@ use tributary_compute::study::attacks::{assail, self_dealing};
 use tributary_compute::study::dataset::Dataset;
 use tributary_compute::study::deal::{Dealt, Setting, deal};
 use tributary_compute::study::economy::{COMPARED, prior};
-use tributary_compute::study::redundancy::redundancy;
+use tributary_compute::study::redundancy::{clusters_left_out, redundancy};
 use tributary_compute::study::shrinkage::shrinkage;
-use tributary_compute::study::table::{Finding, OURS, TRUE_RUN};
+use tributary_compute::study::table::{CLUSTERS, Finding, OURS, TRUE_RUN};
 use tributary_compute::study::{
     Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe, recipes,
 };
@@ -68,6 +68,7 @@ impl<'a> Study<'a> {
         self.begin(&laboratory, seed, &format!("{} trainings", plan.trainings(contributors)));
         let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
         let mut case = Case::prepare(&laboratory, seed, &|_, _| {})?;
+        let (trainings, clustered) = clusters_left_out(&case, &self.teller())?;
         let mut judged = |name: &str, trainings: usize, score: &Scoring<'_>| -> Result<(), Failure> {
             let start = Instant::now();
             let scores = score()?;
@@ -81,6 +82,7 @@ impl<'a> Study<'a> {
             case.forget();
             judged(method.name(), method.trainings(contributors), &|| method.scores(&case))?;
         }
+        judged(CLUSTERS, trainings, &|| Ok(clustered.clone()))?;
         judged(TRUE_RUN, contributors, &|| Ok(Scores::of_contributors(truth.without.clone())))?;
         self.costs(&case)?;
         let whose = Finding { setting: setting.name().into(), seed, ..self.of("") };
@@ -111,13 +113,18 @@ impl<'a> Study<'a> {
             Err(error) => return Err(error.into()),
         };
         self.begin(&laboratory, seed, "pairs left out");
-        for row in redundancy(&laboratory, seed, &self.teller())? {
+        let unseen = (!self.quick).then_some(seed + 1);
+        let (rules, found) = redundancy(&laboratory, seed, unseen, &self.teller())?;
+        let of = |value: f64| Figure { value, low: value, high: value };
+        for row in rules {
             let whose = Finding { trainings: row.trainings, ..self.of(row.rule) };
-            let imbalance = row.imbalance.map(|value| Figure { value, low: value, high: value });
-            let figures = [("twins-joint", row.joint), ("twins-imbalance", imbalance)];
+            let (imbalance, seeds) = (row.imbalance.map(of), row.seeds.map(of));
+            let figures = [("twins-joint", row.joint), ("twins-imbalance", imbalance), ("seeds-net-r", seeds)];
             let known = figures.into_iter().filter_map(|(measure, figure)| Some((measure, figure?)));
             self.add(Setting::Twins, seed, &whose, known);
         }
+        let figures = [("twins-precision", of(found.precision)), ("twins-recall", of(found.recall))];
+        self.add(Setting::Twins, seed, &self.of(CLUSTERS), figures);
         Ok(())
     }
 
