@@ -106,5 +106,11 @@ fn explained(node: &NodeProcess, answer: &Value) {
     assert!(quality["misallocated"].as_u64().unwrap() < 20_000, "{document}");
     assert!(document["evidence"]["record_words"].as_u64().unwrap() >= 8 * 7, "{document}");
     let shown = asked(&[]);
-    assert!(shown.contains("together") && shown.contains("100.0 %") && shown.contains("of 8 records"), "{shown}");
+    assert!(
+        shown.contains("together")
+            && shown.contains("100.0 %")
+            && shown.contains("on 8 records")
+            && !shown.contains("\n\n\n"),
+        "{shown}"
+    );
 }

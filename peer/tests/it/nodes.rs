@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::support::{NodeProcess, folder, run, stderr, tributary};
+use super::support::{NodeProcess, folder, run, stderr, tributary, until};
 
 const OFFLINE: &[&str] = &["--offline"];
 
@@ -61,7 +61,9 @@ fn a_killed_node_comes_back_with_everything_it_had_accepted() {
     let file = folder.path().join("records.txt");
     std::fs::write(&file, "First paragraph of words.\n\nSecond paragraph of words.\n").unwrap();
     node.post(&format!("/api/datanets/{id}/records"), &json!({"path": file})).unwrap();
-    let before = node.get(&format!("/api/datanets/{id}")).unwrap();
+    // Its own notary sees what was added a moment later, which is one more thing to keep.
+    let attested = |found: &Value| (found["attested"] == 1).then(|| found.clone());
+    let before = until("the notary", &node, &format!("/api/datanets/{id}"), attested);
     let status = node.get("/api/status").unwrap();
     node.kill();
     node.restart();

@@ -14,15 +14,12 @@ use crate::cli::{amount, ask, quality, text};
 use crate::percent::percents;
 
 /// What the adapter's contributors are paid by.
-const LEFT_OUT: &str = "For each contributor the model was trained once more without that contributor's records; where there \
-                        are many, what that changes is estimated for those with the fewest. A share tells how much less \
-                        likely the model would be to say exactly this without them, beside the others. It does not tell \
-                        whether the answer is right. What no contributor explains goes to the commons, the network's \
-                        treasury: the base model knew it already, or nobody can be named for it.";
-/// The same where there is one contributor alone.
-const ALONE: &str = "The model has one contributor. The share tells how much less likely the base model, which was trained on \
-                     none of these records, would be to say exactly this. It does not tell whether the answer is right. What \
-                     the base model knew already goes to the commons, the network's treasury.";
+const LEFT_OUT: &str = "For each contributor the model was trained once more without that contributor's records (without an only \
+                        one, the base model is left); where there are many, what that changes is estimated for those with \
+                        the fewest. A share tells how much less likely the model would be to say exactly this without them, \
+                        beside the others. It does not tell whether the answer is right. What no contributor explains goes \
+                        to the commons, the network's treasury: the base model knew it already, or nobody can be named for \
+                        it.";
 
 /// Characters before what belongs to a heading.
 const INDENT: usize = 2;
@@ -48,13 +45,13 @@ pub(super) fn explain(answer: &Value, receipt: &Receipt, evidence: &Value) -> Ou
     });
     let sources = ask::sources(&answer["sources"]).map(|shown| section("What it came from", &shown));
     let shown = [
-        text::printable(answer["text"].as_str().unwrap_or_default().trim()),
+        text::printable(answer["text"].as_str().unwrap_or_default().trim()) + "\n",
         section("Who taught it", &table(receipt, &shares)),
         sources.unwrap_or_default(),
         section("How this is known", &method(receipt, answer)),
         section("Word for word", &quotations(evidence)),
     ];
-    Output::new(document, vec![text::field(&answer["key"])], shown.join("\n"))
+    Output::new(document, vec![text::field(&answer["key"])], shown.concat())
         .next(format!("tributary answer verify {}", text::short(&answer["key"])))
 }
 
@@ -105,14 +102,12 @@ fn table(receipt: &Receipt, shares: &[&Share]) -> String {
 
 fn method(receipt: &Receipt, answer: &Value) -> String {
     let note = &receipt.attribution;
-    let is_alone = note.quality.is_some_and(|quality| quality.contributors == 1) && receipt.shares.len() <= 1;
-    let of_model = if is_alone { ALONE } else { LEFT_OUT };
     let told = match note.method.as_str() {
-        "loco-delta" => of_model.to_owned(),
+        "loco-delta" => LEFT_OUT.to_owned(),
         "loco-delta+retrieval" => format!(
             "Records stood before the question. Each is paid for how much likelier it made the model to say exactly this, \
              and so is what the model was trained on, whose part is divided among its contributors; it was computed with \
-             every choice of them (Shapley's value). {of_model}"
+             every choice of them (Shapley's value). {LEFT_OUT}"
         ),
         _ => "This node does not know the method.".to_owned(),
     };
