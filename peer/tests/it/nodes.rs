@@ -62,7 +62,7 @@ fn a_killed_node_comes_back_with_everything_it_had_accepted() {
     std::fs::write(&file, "First paragraph of words.\n\nSecond paragraph of words.\n").unwrap();
     node.post(&format!("/api/datanets/{id}/records"), &json!({"path": file})).unwrap();
     // Its own notary sees what was added a moment later, which is one more thing to keep.
-    let attested = |found: &Value| (found["attested"] == 1).then(|| found.clone());
+    let attested = |found: &serde_json::Value| (found["attested"] == 1).then(|| found.clone());
     let before = until("the notary", &node, &format!("/api/datanets/{id}"), attested);
     let status = node.get("/api/status").unwrap();
     node.kill();
