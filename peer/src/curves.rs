@@ -32,18 +32,18 @@ const PNG: &str = "curve.png";
 pub const ALL: &str = "all";
 
 /// Which training of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trains {
     /// The adapter's.
     All,
-    /// The one without a contributor.
-    Without(AccountId),
+    /// The one without these contributors.
+    Without(Vec<AccountId>),
 }
 
 /// One line of a metrics file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// `all`, or the account that is left out.
+    /// `all`, or the accounts that are left out, with `+` between them.
     pub trains: String,
     /// Steps done.
     pub step: u32,
@@ -225,7 +225,7 @@ impl RunCurve {
         for (trains, points) in measured {
             let trains = match trains {
                 Trains::All => ALL.to_owned(),
-                Trains::Without(account) => account.to_string(),
+                Trains::Without(accounts) => accounts.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
             };
             let (last, known) = self.last.get(&trains).copied().unwrap_or_default();
             let fresh = points.iter().filter(|point| point.step > last).take(POINTS_MAX.saturating_sub(known));
@@ -288,7 +288,7 @@ mod tests {
     fn each_point_becomes_one_line_also_over_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let run = Hash([7; 32]);
-        let without = Trains::Without(AccountId([9; 32]));
+        let without = Trains::Without(vec![AccountId([9; 32])]);
         let curves = Curves::new(folder.path().to_owned());
         assert!(curves.files(&run).is_none());
         curves.take(run, "mill", &[(Trains::All, points(30))], true).unwrap();

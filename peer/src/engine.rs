@@ -71,6 +71,17 @@ pub struct Run {
     pub examples: Vec<ExampleFrame>,
 }
 
+/// Of which contributors it is to be said who teaches the same. The adapter's blob lies in the folder's hand-over.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct ClusterAsk {
+    /// The base.
+    pub base: Hash,
+    /// The adapter's blob.
+    pub adapter: Hash,
+    /// Some records of each of them.
+    pub records: Vec<ExampleFrame>,
+}
+
 /// Leave-out adapters that are to be estimated. All blobs lie in the folder's hand-over.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct EstimateAsk {
@@ -78,8 +89,8 @@ pub struct EstimateAsk {
     pub base: Hash,
     /// The adapter's blob.
     pub adapter: Hash,
-    /// Blobs of the adapters that were trained without a contributor, by number.
-    pub trained: Vec<(u32, Hash)>,
+    /// Blobs of the adapters that were trained without contributors, alone or together; `None` for the untrained one.
+    pub trained: Vec<(Vec<u32>, Option<Hash>)>,
     /// How many records each contributor has.
     pub counts: Vec<(u32, u32)>,
     /// Some of them, in the order in which they are added.
@@ -166,6 +177,13 @@ pub enum Ask {
         /// Whose.
         estimate: EstimateAsk,
     },
+    /// Say which contributors teach the same.
+    Cluster {
+        /// The job.
+        job: Hash,
+        /// Of whom.
+        cluster: ClusterAsk,
+    },
     /// Build an attribution index and keep it with its adapter. All blobs lie in the folder's hand-over.
     Index {
         /// The job.
@@ -174,7 +192,7 @@ pub enum Ask {
         base: Hash,
         /// The adapter's blob.
         id: Hash,
-        /// Blobs of the adapters trained without each contributor, by number; `None` for the untrained one.
+        /// Blobs of the adapters without each contributor, by number; `None` for the untrained one.
         leave_out: Vec<(u32, Option<Hash>)>,
         /// Whether it is kept for answers; otherwise only its commitment is wanted.
         keep: bool,
@@ -276,6 +294,7 @@ impl Ask {
             | Self::Replay { job, .. }
             | Self::Triage { job, .. }
             | Self::Estimate { job, .. }
+            | Self::Cluster { job, .. }
             | Self::Index { job, .. }
             | Self::Quality { job, .. }
             | Self::Credit { job, .. }
@@ -318,6 +337,11 @@ pub enum Reply {
         tokens_per_s: u32,
         /// Points of the curve since the last progress.
         curve: Vec<Measurement>,
+    },
+    /// A long job goes on.
+    Working {
+        /// The job.
+        job: Hash,
     },
     /// A leave-out adapter was estimated.
     Estimated {
@@ -415,6 +439,8 @@ pub enum Done {
         /// The farthest that one is from what it was held against, in millionths of what it moves the adapter.
         worst_millionths: u64,
     },
+    /// Who teaches the same: numbers of contributors, ascending.
+    Clustered(Vec<Vec<u32>>),
     /// A base was loaded.
     Inspected(Facts),
     /// A model was written, read again and compared.
@@ -503,6 +529,7 @@ impl Reply {
             Self::Progress { job, .. }
             | Self::Checkpoint { job, .. }
             | Self::Begun { job }
+            | Self::Working { job }
             | Self::Saved { job, .. }
             | Self::Estimated { job, .. }
             | Self::Text { job, .. }

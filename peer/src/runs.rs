@@ -1,4 +1,4 @@
-//! Training runs: one fine-tune task, one leave-out task for each contributor, the attribution index, the release.
+//! Training runs: one fine-tune task, who teaches the same, leave-out tasks of contributors, the attribution index, the release.
 //!
 //! Invariant: a run is durable before its first task is offered, and every step follows from what the node
 //! knows, so a killed builder goes on where it was and nothing is bought twice.
@@ -22,12 +22,13 @@ use tributary_storage::journal::{Journal, JournalError};
 pub use self::spec::{OpenRun, RunSpec, RunState, done_adapter, leave_outs};
 use crate::curves::{Curves, Trains};
 use crate::work::Workshop;
-use crate::work::estimate::Without;
 
 /// The journal's index of runs by key.
 const RUNS: &str = "runs";
 /// Its index of runs that were stopped, and whether they still are.
 const STOPPED: &str = "runs-stopped";
+/// Its index of who was found to teach the same in a run.
+const CLUSTERS: &str = "runs-clusters";
 /// Its index of how often runs were resumed.
 const RESUMED: &str = "runs-resumed";
 /// Times one run can be resumed.
@@ -97,7 +98,9 @@ impl Runs {
         if resumption.count > 0 {
             spec.deadline_ms = resumption.deadline_ms;
         }
-        Ok(OpenRun { spec, resumed: resumption.count, is_stopped })
+        let found = self.journal.index_get(CLUSTERS, &spec.key.0)?;
+        let clusters = found.and_then(|bytes| wire::decode(&bytes, REQUEST_MAX_BYTES).ok());
+        Ok(OpenRun { spec, clusters, resumed: resumption.count, is_stopped })
     }
 
     fn resumption(&self, key: &Hash) -> Result<Resumption, JournalError> {
@@ -167,10 +170,33 @@ impl Runs {
         for command in commands {
             node.command(command).await.map_err(|error| error.to_string())?;
         }
-        if state == RunState::Releasing {
-            self.release(&run).await?;
+        match state {
+            RunState::Clustering => self.cluster(&run).await,
+            RunState::Releasing => self.release(&run).await,
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Finds and keeps who teaches the same, before anybody is left out.
+    async fn cluster(&self, run: &OpenRun) -> Result<(), String> {
+        let (node, spec) = (&self.workshop.node, &run.spec);
+        let looked = run.clone();
+        let look = move |node: &Node| {
+            let adapter = done_adapter(&looked.task(node, &[])?)?;
+            let head = &looked.spec.head;
+            Some((adapter, node.datanet(&head.datanet)?.version(head)?))
+        };
+        let found = node.view(look).await.map_err(|error| error.to_string())?;
+        let (adapter, entries) = found.ok_or("the adapter or its records are missing")?;
+        let accounts: Vec<AccountId> = spec.contributors().collect();
+        let found = self.workshop.clusters((spec.base, adapter), &accounts, &entries, &[]).await;
+        let found = found.map_err(|error| error.to_string())?;
+        let named = |members: Vec<u32>| -> Vec<AccountId> {
+            members.into_iter().filter_map(|member| accounts.get(usize::try_from(member).ok()?).copied()).collect()
+        };
+        let clusters: Vec<Vec<AccountId>> = found.into_iter().map(named).collect();
+        let kept = self.journal.index_put(CLUSTERS, &spec.key.0, &wire::encode(&clusters));
+        kept.map_err(|error| error.to_string())
     }
 
     async fn release(&self, run: &OpenRun) -> Result<(), String> {
@@ -179,13 +205,12 @@ impl Runs {
         let found = node.view(move |node| gather(&looked, node)).await.map_err(|error| error.to_string())?;
         let Gathered { adapter, contributors, builder, own, unchecked, entries } =
             found.ok_or("a task's result is missing")?;
-        let contributors = self.with_estimates(spec.base, adapter, contributors, &entries).await?;
-        let leave_out: Vec<Hash> = contributors.iter().map(|contributor| contributor.leave_out).collect();
-        let index =
-            self.workshop.build_index(spec.base, adapter, &leave_out, &[]).await.map_err(|error| error.to_string())?;
-        let trained = (0..).zip(&contributors).filter(|(_, one)| !one.estimated);
-        let trained: Vec<(u32, Hash)> = trained.map(|(number, one)| (number, one.leave_out)).collect();
-        let quality = self.quality(spec, adapter, &trained, (index, &entries)).await;
+        let workshop = &self.workshop;
+        let contributors = workshop.estimate((spec.base, adapter), contributors, &entries).await;
+        let contributors = contributors.map_err(|error| error.to_string())?;
+        let index = workshop.build_index(spec.base, adapter, &contributors, &[]).await;
+        let index = index.map_err(|error| error.to_string())?;
+        let quality = self.quality(spec, adapter, &contributors, (index, &entries)).await;
         let release = Release {
             name: spec.name.clone(),
             adapter,
@@ -204,35 +229,17 @@ impl Runs {
         node.command(Command::Release(Box::new(release))).await.map_err(|error| error.to_string())
     }
 
-    /// The contributors, with an estimate of each leave-out adapter that was not trained.
-    async fn with_estimates(
-        &self,
-        base: Hash,
-        adapter: Hash,
-        mut contributors: Vec<Contributor>,
-        entries: &[Dated],
-    ) -> Result<Vec<Contributor>, String> {
-        if contributors.iter().any(|one| one.estimated) {
-            let trained = |one: &Contributor| (one.account, (!one.estimated).then_some(one.leave_out));
-            let without: Vec<Without> = contributors.iter().map(trained).collect();
-            let all = self.workshop.estimate(base, adapter, &without, entries).await;
-            let all = all.map_err(|error| error.to_string())?;
-            contributors.iter_mut().zip(all).for_each(|(one, leave_out)| one.leave_out = leave_out);
-        }
-        Ok(contributors)
-    }
-
     /// How right the index is. What can't be measured is released without a figure, and says so.
     async fn quality(
         &self,
         spec: &RunSpec,
         adapter: Hash,
-        trained: &[(u32, Hash)],
+        contributors: &[Contributor],
         (index, entries): (Hash, &[Dated]),
     ) -> Option<Quality> {
         let measured = async {
             let records = self.workshop.drawn(index, entries).await?;
-            self.workshop.measure_quality(spec.base, adapter, trained, records).await
+            self.workshop.measure_quality(spec.base, adapter, contributors, records).await
         };
         measured.await.unwrap_or_else(|reason| {
             tracing::warn!(adapter = %adapter.short(), %reason, "how right the attribution is could not be measured");
@@ -246,8 +253,7 @@ fn commands(run: &OpenRun, node: &Node, state: RunState) -> Vec<Command> {
     if state != RunState::Stopped {
         return missing_task(run, node, state).map(Command::FineTune).into_iter().collect();
     }
-    let without = run.spec.left_out().map(|contributor| run.task_key(node, Some(&contributor)));
-    let keys = without.chain([run.task_key(node, None)]);
+    let keys = run.trainings().into_iter().map(|left_out| run.task_key(node, &left_out));
     let is_open =
         |key: &Hash| node.request(key).is_some_and(|request| matches!(request.phase, Phase::Auction | Phase::Leased));
     keys.filter(is_open).map(Command::StopFineTune).collect()
@@ -256,24 +262,22 @@ fn commands(run: &OpenRun, node: &Node, state: RunState) -> Vec<Command> {
 /// The next task of the run that the node does not know yet.
 fn missing_task(run: &OpenRun, node: &Node, state: RunState) -> Option<FineTuneCommand> {
     match state {
-        RunState::Training if run.task(node, None).is_none() => Some(run.command(node, None)),
-        RunState::Attributing => run
-            .spec
-            .left_out()
-            .find(|contributor| run.task(node, Some(contributor)).is_none())
-            .map(|contributor| run.command(node, Some(contributor))),
+        RunState::Training if run.task(node, &[]).is_none() => Some(run.command(node, Vec::new())),
+        RunState::Attributing => {
+            let missing = run.left_out().into_iter().find(|left_out| run.task(node, left_out).is_none());
+            missing.map(|left_out| run.command(node, left_out))
+        }
         _ => None,
     }
 }
 
 /// The curves of all trainings of the run, as far as the node knows them.
 fn measured(run: &OpenRun, node: &Node) -> Vec<(Trains, Vec<Measurement>)> {
-    let without = run.spec.left_out().map(Some);
-    let curve = |leave_out: Option<AccountId>| {
-        let curve = node.curve(&run.task_key(node, leave_out.as_ref()));
-        (leave_out.map_or(Trains::All, Trains::Without), curve)
+    let curve = |left_out: Vec<AccountId>| {
+        let curve = node.curve(&run.task_key(node, &left_out));
+        (if left_out.is_empty() { Trains::All } else { Trains::Without(left_out) }, curve)
     };
-    std::iter::once(None).chain(without).map(curve).filter(|(_, curve)| !curve.is_empty()).collect()
+    run.trainings().into_iter().map(curve).filter(|(_, curve)| !curve.is_empty()).collect()
 }
 
 struct Gathered {
@@ -287,24 +291,26 @@ struct Gathered {
 
 fn gather(run: &OpenRun, node: &Node) -> Option<Gathered> {
     let spec = &run.spec;
-    let adapter = done_adapter(&run.task(node, None)?)?;
+    let adapter = done_adapter(&run.task(node, &[])?)?;
     let datanet = node.datanet(&spec.head.datanet)?;
     let contributors = spec
         .contributors()
         .map(|account| {
-            let estimated = spec.head.logs.len() > 1 && !spec.is_left_out(&account);
-            let leave_out = match spec.head.logs.len() {
-                1 => BASE_ALONE,
-                _ if estimated => Hash::default(),
-                _ => done_adapter(&run.task(node, Some(&account))?)?,
+            let set = run.together_with(&account);
+            let (without, estimated) = match set.len() {
+                all if all == spec.head.logs.len() => (BASE_ALONE, false),
+                _ if run.left_out().contains(&set) => (done_adapter(&run.task(node, &set)?)?, false),
+                _ => (Hash::default(), true),
             };
+            // Where several were left out, each one's own is made from that adapter, as is what nobody trained.
+            let together = (set.len() > 1 && !estimated).then_some(without);
+            let leave_out = if together.is_some() { Hash::default() } else { without };
             let entries = spec.head.logs.iter().find(|log| log.contributor == account)?.length;
             let payout = datanet.entries(&account, entries.checked_sub(1)?, 1).first()?.body.payout;
-            Some(Contributor { account, payout, leave_out, entries, estimated })
+            Some(Contributor { account, payout, leave_out, together, entries, estimated })
         })
         .collect::<Option<Vec<_>>>()?;
-    let tasks = spec.left_out().map(Some).chain([None]);
-    let views = tasks.filter_map(|leave_out| run.task(node, leave_out.as_ref()));
+    let views = run.trainings().into_iter().filter_map(|left_out| run.task(node, &left_out));
     let unchecked = views.filter(|task| task.verdict.is_none()).count();
     let unchecked = u32::try_from(unchecked).unwrap_or(u32::MAX);
     let entries = datanet.version(&spec.head)?;

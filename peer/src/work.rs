@@ -15,7 +15,7 @@ mod retrieve;
 mod room;
 mod train;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use tributary_protocol::attribution::Quality;
 use tributary_protocol::datanet::Dated;
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{Hash, NodeId};
-use tributary_protocol::message::{BASE_ALONE, Release};
+use tributary_protocol::message::{BASE_ALONE, Contributor, Release};
 use tributary_protocol::node::{Input, JobOutcome, Work};
 use tributary_protocol::proof::Proof;
 use tributary_storage::blobs::{BlobStore, IrohBlobs};
@@ -299,8 +299,7 @@ impl Workshop {
 
     /// Has the engine build and keep the index of a release; returns the commitment of what its adapters make.
     async fn build_release(&self, release: &Release, providers: &[NodeId]) -> Result<Hash, JobError> {
-        let leave_out: Vec<Hash> = release.contributors.iter().map(|contributor| contributor.leave_out).collect();
-        self.build_index(release.base, release.adapter, &leave_out, providers).await
+        self.build_index(release.base, release.adapter, &release.contributors, providers).await
     }
 
     /// Has the engine build the index and keep it with the adapter; returns the commitment.
@@ -311,10 +310,10 @@ impl Workshop {
         &self,
         base: Hash,
         adapter: Hash,
-        leave_out: &[Hash],
+        contributors: &[Contributor],
         providers: &[NodeId],
     ) -> Result<Hash, JobError> {
-        self.index_of(base, adapter, leave_out, providers, true).await
+        self.index_of(base, adapter, contributors, providers, true).await
     }
 
     /// The commitment of the index that these adapters make; with `keep`, the engine answers by it from now on.
@@ -322,25 +321,25 @@ impl Workshop {
         &self,
         base: Hash,
         adapter: Hash,
-        leave_out: &[Hash],
+        contributors: &[Contributor],
         providers: &[NodeId],
         keep: bool,
     ) -> Result<Hash, JobError> {
         self.hold_base(base, providers).await?;
-        let without = numbered(leave_out);
-        let blobs: Vec<Hash> = std::iter::once(adapter).chain(without.iter().filter_map(|(_, blob)| *blob)).collect();
+        let leave_out = left_out(contributors);
+        let blobs: Vec<Hash> = std::iter::once(adapter).chain(leave_out.iter().filter_map(|(_, blob)| *blob)).collect();
         let purpose = if keep { b"index".as_slice() } else { b"judge".as_slice() };
         let job = Hash::of(&[purpose, &adapter.0].concat());
         let room = self.make_room_for_adapter(adapter, &blobs[1..]);
-        let ask = Ask::Index { job, base, id: adapter, leave_out: without, keep };
+        let ask = Ask::Index { job, base, id: adapter, leave_out, keep };
         match self.ask_with(&blobs, providers, room, &ask).await? {
             Done::Indexed { commitment } => Ok(commitment),
             other => Err(format!("the engine answered another question: {other:?}").into()),
         }
     }
 
-    /// How right the index is that `adapter` is kept with, measured on `records` by the adapters that were trained without
-    /// these contributors.
+    /// How right the index is that `adapter` is kept with, measured on `records` by those adapters that were trained without
+    /// one contributor.
     ///
     /// # Errors
     /// When a blob cannot be had or the engine refuses it.
@@ -348,13 +347,15 @@ impl Workshop {
         &self,
         base: Hash,
         adapter: Hash,
-        leave_out: &[(u32, Hash)],
+        contributors: &[Contributor],
         records: Vec<ExampleFrame>,
     ) -> Result<Option<Quality>, JobError> {
-        let without: Vec<_> = leave_out.iter().map(|(number, blob)| (*number, told(*blob))).collect();
-        let blobs: Vec<Hash> = without.iter().filter_map(|(_, blob)| *blob).collect();
+        let alone = |(_, one): &(_, &Contributor)| !one.estimated && one.together.is_none();
+        let both = left_out(contributors).into_iter().zip(contributors);
+        let leave_out: Vec<_> = both.filter(alone).map(|(without, _)| without).collect();
+        let blobs: Vec<Hash> = leave_out.iter().filter_map(|(_, blob)| *blob).collect();
         let job = Hash::of(&[b"quality".as_slice(), &adapter.0].concat());
-        let ask = Ask::Quality { job, base, id: adapter, leave_out: without, records };
+        let ask = Ask::Quality { job, base, id: adapter, leave_out, records };
         match self.ask_with(&blobs, &[], std::future::ready(Ok(())), &ask).await? {
             Done::Measured(quality) => Ok(quality),
             other => Err(format!("the engine answered another question: {other:?}").into()),
@@ -454,9 +455,19 @@ impl Workshop {
     }
 }
 
-/// Leave-out adapters by their contributors' numbers; nothing stands for the untrained one.
-fn numbered(leave_out: &[Hash]) -> Vec<(u32, Option<Hash>)> {
-    (0..).zip(leave_out).map(|(number, hash)| (number, told(*hash))).collect()
+/// Each contributor's leave-out adapter, by number.
+fn left_out(contributors: &[Contributor]) -> Vec<(u32, Option<Hash>)> {
+    (0..).zip(contributors).map(|(number, one)| (number, told(one.leave_out))).collect()
+}
+
+/// The adapters that were trained without contributors, of whom several may have been left out together.
+fn trained(contributors: &[Contributor]) -> Vec<(Vec<u32>, Option<Hash>)> {
+    let mut sets: BTreeMap<(Hash, Option<u32>), Vec<u32>> = BTreeMap::new();
+    for (number, one) in (0..).zip(contributors).filter(|(_, one)| !one.estimated) {
+        let set = one.together.map_or((one.leave_out, Some(number)), |together| (together, None));
+        sets.entry(set).or_default().push(number);
+    }
+    sets.into_iter().map(|((blob, _), members)| (members, told(blob))).collect()
 }
 
 /// The blob of a leave-out adapter; nothing stands for the untrained one.

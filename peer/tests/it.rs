@@ -6,6 +6,7 @@ mod it {
     mod cards;
     mod claims;
     mod cli;
+    mod clusters;
     mod demo;
     mod doubts;
     mod engine;

@@ -3,6 +3,8 @@
 //! Invariant: a message's kind stands in the envelope's header and in the body; both must agree. Each message
 //! is idempotent, since any of them may arrive twice, late or never.
 
+use std::collections::BTreeMap;
+
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +17,7 @@ use crate::envelope::{Signed, Statement};
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
 use crate::limits::{
     ADDRESS_MAX_BYTES, ADDRESSES_MAX, CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, CLASSES_MAX, CURVE_POINTS_MAX,
-    NAME_MAX_BYTES, NOTE_LOGS_MAX, PASSAGES_MAX, RECEIPT_SHARES_MAX, SERVING_MAX,
+    LEFT_OUT_MAX, NAME_MAX_BYTES, NOTE_LOGS_MAX, PASSAGES_MAX, RECEIPT_SHARES_MAX, SERVING_MAX,
 };
 use crate::note::Note;
 use crate::receipt::{ReceiptOffer, SignedReceipt, Voucher};
@@ -100,6 +102,9 @@ pub struct Contributor {
     pub payout: ChainAddress,
     /// The adapter trained without them; [`BASE_ALONE`] for the only contributor, without whom nothing is trained.
     pub leave_out: Hash,
+    /// Where they were left out together with others who teach the same, a knowledge cluster: the adapter trained without all of
+    /// them, [`BASE_ALONE`] without everybody. `leave_out` is then made of it: their part of what it changes.
+    pub together: Option<Hash>,
     /// Entries of their log in the version that was trained on: with all of these, anybody finds the version again.
     pub entries: u64,
     /// Whether nobody trained it: what the training would have given is estimated from the gradients of their records.
@@ -159,6 +164,33 @@ impl Release {
         datanet.head_of(&self.head, logs, self.notes.iter().copied())
     }
 
+    /// The knowledge clusters: the numbers of contributors who were left out together, ascending.
+    #[must_use]
+    pub fn clusters(&self) -> Vec<Vec<u32>> {
+        let mut together: BTreeMap<Hash, Vec<u32>> = BTreeMap::new();
+        for (number, one) in (0..).zip(&self.contributors) {
+            if let Some(blob) = one.together {
+                together.entry(blob).or_default().push(number);
+            }
+        }
+        let mut clusters: Vec<Vec<u32>> = together.into_values().collect();
+        clusters.sort_unstable();
+        clusters
+    }
+
+    /// Every cluster has several members and few, who were left out by a training, and the base alone is without everybody.
+    fn has_sound_clusters(&self) -> bool {
+        let all = self.contributors.len();
+        let is_sound = |members: &Vec<u32>| (2..=LEFT_OUT_MAX).contains(&members.len());
+        let is_everybody = |one: &Contributor| match (one.leave_out, one.together) {
+            (BASE_ALONE, _) => all == 1,
+            (_, Some(BASE_ALONE)) => self.contributors.iter().all(|one| one.together == Some(BASE_ALONE)),
+            _ => true,
+        };
+        self.clusters().iter().all(is_sound)
+            && self.contributors.iter().all(|one| is_everybody(one) && !(one.estimated && one.together.is_some()))
+    }
+
     pub(crate) fn is_well_formed(&self) -> bool {
         self.name.len() <= NAME_MAX_BYTES
             && self.contributors.len() <= RECEIPT_SHARES_MAX
@@ -166,7 +198,7 @@ impl Release {
             && self.notes.len() <= NOTE_LOGS_MAX
             && self.notes.windows(2).all(|pair| pair[0].0 < pair[1].0)
             && self.quality.is_none_or(|quality| quality.is_well_formed())
-            && (self.contributors.len() == 1 || self.contributors.iter().all(|one| one.leave_out != BASE_ALONE))
+            && self.has_sound_clusters()
             && (self.contributors.is_empty() || self.contributors.iter().any(|one| !one.estimated))
     }
 }

@@ -12,7 +12,8 @@ use crate::attribution::{Quality, Share, commons_weight};
 use crate::economy::{self, Beneficiaries, FeePolicy, Payment, SplitError};
 use crate::envelope::{EnvelopeError, NetworkId, Statement, sign_digest, statement_digest, verify_digest};
 use crate::id::{AccountId, Amount, DatanetId, Hash, NodeId, ReceiptId, Signature, TaskId};
-use crate::limits::{NAME_MAX_BYTES, RECEIPT_SHARES_MAX};
+use crate::limits::{LEFT_OUT_MAX, NAME_MAX_BYTES, RECEIPT_SHARES_MAX};
+use crate::task::can_be_left_out;
 
 /// What was computed.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -26,8 +27,8 @@ pub enum Work {
         checkpoints: Hash,
         /// Optimiser steps.
         steps: u32,
-        /// The contributor that was left out, when this was a leave-out run of attribution.
-        leave_out: Option<AccountId>,
+        /// The contributors that were left out, ascending, when this was a leave-out run of attribution.
+        leave_out: Vec<AccountId>,
         /// Segments another peer executed again and found equal.
         segments_checked: u16,
     },
@@ -146,6 +147,9 @@ pub enum ReceiptError {
     /// The payments differ from the split.
     #[error("the payments are not the split of the price")]
     Payments,
+    /// More contributors are left out of one training than may be, or not in order.
+    #[error("at most {LEFT_OUT_MAX} contributors can be left out of one training, ordered by account")]
+    LeftOut,
     /// A text is too long.
     #[error("a name exceeds {NAME_MAX_BYTES} bytes")]
     Name,
@@ -165,6 +169,9 @@ impl Receipt {
     pub fn check_terms(&self) -> Result<(), ReceiptError> {
         if self.class.len() > NAME_MAX_BYTES || self.attribution.method.len() > NAME_MAX_BYTES {
             return Err(ReceiptError::Name);
+        }
+        if matches!(&self.work, Work::Training { leave_out, .. } if !can_be_left_out(leave_out)) {
+            return Err(ReceiptError::LeftOut);
         }
         let ordered = self.shares.windows(2).all(|pair| pair[0].account < pair[1].account);
         if !ordered || self.shares.len() > RECEIPT_SHARES_MAX {

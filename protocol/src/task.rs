@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::datanet::Head;
 use crate::envelope::{NetworkId, Signed, Statement};
 use crate::id::{AccountId, Amount, ChainAddress, Hash, NodeId, TaskId};
-use crate::limits::{BID_WINDOW_MS, BIDS_MAX, CLOCK_WINDOW_MS, DEADLINE_MAX_MS, RECIPE_MAX_BYTES, REVEAL_WINDOW_MS};
+use crate::limits::{
+    BID_WINDOW_MS, BIDS_MAX, CLOCK_WINDOW_MS, DEADLINE_MAX_MS, LEFT_OUT_MAX, RECIPE_MAX_BYTES, REVEAL_WINDOW_MS,
+};
 
 /// What a fine-tune task trains.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -24,8 +26,20 @@ pub struct FineTune {
     pub recipe: String,
     /// The recipe's optimiser steps, from which workers compute their price.
     pub steps: u32,
-    /// The contributor whose records count nothing, when this is a leave-out run of attribution.
-    pub leave_out: Option<AccountId>,
+    /// The contributors whose records count nothing, ascending, when this is a leave-out run of attribution: one, or all of a
+    /// knowledge cluster.
+    pub leave_out: Vec<AccountId>,
+}
+
+impl FineTune {
+    fn is_well_formed(&self) -> bool {
+        self.recipe.len() <= RECIPE_MAX_BYTES && self.head.is_well_formed() && can_be_left_out(&self.leave_out)
+    }
+}
+
+/// Whether one training can leave these out: few, and in ascending order.
+pub(crate) fn can_be_left_out(accounts: &[AccountId]) -> bool {
+    accounts.len() <= LEFT_OUT_MAX && accounts.windows(2).all(|pair| pair[0] < pair[1])
 }
 
 /// A fine-tune task is announced.
@@ -78,8 +92,7 @@ impl TaskOffer {
     /// Whether sizes and times make sense.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
-        self.work.recipe.len() <= RECIPE_MAX_BYTES
-            && self.work.head.is_well_formed()
+        self.work.is_well_formed()
             && self.bids_until_ms < self.reveals_until_ms
             && self.reveals_until_ms < self.deadline_ms
     }

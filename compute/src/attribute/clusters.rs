@@ -1,6 +1,6 @@
 //! Contributors who teach the same: found by their records, and paid by what is lost without each set of them.
 //!
-//! A record's direction is that of its loss's gradient in the adapter's numbers: two records that teach one fact in different
+//! A record's direction is that of its loss's gradient in the adapter's numbers, where it is half learned: two records that teach one fact in different
 //! words pull the same numbers the same way. Leaving one of two such contributors out changes little, since the other still
 //! teaches it; what both are worth shows only where both are left out.
 //!
@@ -8,13 +8,149 @@
 //! to [`MAX_MEMBERS`] contributors, all of them alike to each other, and nobody is in two.
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use tributary_protocol::limits::LEFT_OUT_MAX;
 
-/// Members of a cluster at most: one with m members costs 2^m - 1 trainings.
-pub const MAX_MEMBERS: usize = 3;
+use super::AttributeError;
+use crate::lora::Adapter;
+use crate::loss::{Target, mean_gradient};
+use crate::model::Base;
+use crate::ops::narrow;
+
+/// Members of a cluster at most.
+pub const MAX_MEMBERS: usize = LEFT_OUT_MAX;
 
 /// How alike two contributors are at least who are left out together too: halfway between those who teach the same and all
 /// others, of whom it finds none (`compute/ATTRIBUTION.md`).
-pub const ALIKE: f64 = 0.5;
+pub const ALIKE: f64 = 0.6;
+
+/// Numbers of a direction at most: those of thousands of records fit into memory, and the cosine of two moves by about one part
+/// in a hundred and thirty (one over the square root).
+const DIRECTION: usize = 1 << 14;
+
+/// Records whose gradients are held at once.
+const AT_ONCE: usize = 32;
+
+/// A gradient's direction, of length one. Where the adapter has more numbers than a direction, each is added to one of its places
+/// with a sign, both drawn by the number's own place (a count sketch; Charikar et al. 2002): cosines are kept in the mean.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Direction(Vec<f32>);
+
+impl Direction {
+    /// That of a gradient in the adapter's numbers; of none it is nothing.
+    #[must_use]
+    pub fn of(gradient: &[f32]) -> Self {
+        let mut values = match gradient.len() <= DIRECTION {
+            true => gradient.to_vec(),
+            false => sketch(gradient),
+        };
+        to_unit(&mut values);
+        Self(values)
+    }
+
+    /// What is left of each direction without the mean of all: the form that all records have in common is nobody's knowledge, and
+    /// makes all alike where a training was short.
+    fn apart(records: &[(u32, Self)]) -> Vec<(u32, Self)> {
+        let mut mean = vec![0.0_f64; records.first().map_or(0, |(_, first)| first.0.len())];
+        let part = 1.0 / records.len().max(1) as f64;
+        for (_, direction) in records {
+            mean.iter_mut().zip(&direction.0).for_each(|(mean, value)| *mean += part * f64::from(*value));
+        }
+        let without_mean = |(contributor, direction): &(u32, Self)| {
+            let less = direction.0.iter().zip(&mean).map(|(value, mean)| narrow(f64::from(*value) - mean));
+            let mut values: Vec<f32> = less.collect();
+            // What rounding leaves of equal directions is none.
+            if length(&values) < 1e-4 {
+                values.fill(0.0);
+            }
+            to_unit(&mut values);
+            (*contributor, Self(values))
+        };
+        records.into_par_iter().map(without_mean).collect()
+    }
+
+    /// In parts, so that the additions run side by side, in one order everywhere.
+    fn cosine(&self, other: &Self) -> f64 {
+        const LANES: usize = 16;
+        let mut sums = [0.0_f32; LANES];
+        let (own, own_rest) = self.0.as_chunks::<LANES>();
+        let (others, others_rest) = other.0.as_chunks::<LANES>();
+        for (own, other) in own.iter().zip(others) {
+            for lane in 0..LANES {
+                sums[lane] += own[lane] * other[lane];
+            }
+        }
+        let rest: f32 = own_rest.iter().zip(others_rest).map(|(own, other)| own * other).sum();
+        f64::from(sums.iter().sum::<f32>() + rest)
+    }
+}
+
+fn length(values: &[f32]) -> f64 {
+    values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Makes its length one; of nothing, and of what has no finite length, nothing.
+fn to_unit(values: &mut [f32]) {
+    let length = length(values);
+    if length > 0.0 && length.is_finite() {
+        values.iter_mut().for_each(|value| *value = narrow(f64::from(*value) / length));
+    } else {
+        values.fill(0.0);
+    }
+}
+
+fn sketch(gradient: &[f32]) -> Vec<f32> {
+    let mut values = vec![0.0_f32; DIRECTION];
+    for (place, value) in (0_u64..).zip(gradient) {
+        let drawn = mixed(place);
+        let at = usize::try_from(drawn % DIRECTION as u64).unwrap_or(0);
+        values[at] += if drawn >> 63 == 0 { *value } else { -value };
+    }
+    values
+}
+
+/// SplitMix64's output for a place (Steele et al. 2014).
+const fn mixed(place: u64) -> u64 {
+    let mut bits = place.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+/// The direction of each record's loss where it is half learned, at half of what the adapter adds to each product, each with its
+/// contributor. Of what a long training has learned by heart the gradients at its end are chance; before its beginning
+/// they tell forms more than facts (`compute/ATTRIBUTION.md`).
+///
+/// # Errors
+/// When `is_stopped` says so, tokens can't run, or a number is not finite.
+pub fn directions(
+    base: &Base,
+    adapter: &Adapter,
+    records: &[(u32, Target)],
+    is_stopped: impl Fn() -> bool,
+) -> Result<Vec<(u32, Direction)>, AttributeError> {
+    let (adapter, variables) = half_of(base, adapter)?.trainable()?;
+    let mut all = Vec::with_capacity(records.len());
+    for some in records.chunks(AT_ONCE) {
+        if is_stopped() {
+            return Err(AttributeError::Stopped);
+        }
+        let direction = |(contributor, record): &(u32, Target)| {
+            let gradient = mean_gradient(base.model(), &adapter, &variables, record)?;
+            match gradient.iter().all(|value| value.is_finite()) {
+                true => Ok((*contributor, Direction::of(&gradient))),
+                false => Err(AttributeError::NotFinite),
+            }
+        };
+        all.extend(some.into_par_iter().map(direction).collect::<Result<Vec<_>, _>>()?);
+    }
+    Ok(all)
+}
+
+/// The adapter that adds half: both factors of each product by the root of that.
+fn half_of(base: &Base, adapter: &Adapter) -> Result<Adapter, AttributeError> {
+    let values: Vec<f32> = adapter.values()?.iter().map(|value| value * std::f32::consts::FRAC_1_SQRT_2).collect();
+    Ok(Adapter::from_values(base.config(), adapter.config(), &values)?)
+}
 
 /// How alike what contributors teach is.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,14 +162,15 @@ pub struct Likeness {
 }
 
 impl Likeness {
-    /// Of the gradients of all records, each with its contributor. Two contributors are as alike as the mean cosine of a
-    /// record of one and the nearest of the other, of the one for whom that is less: who knows more than another is not
+    /// Of the directions of all records, each with its contributor. Two contributors are as alike as the mean cosine of a
+    /// record of one and the nearest of the other, without what all records have in common, of the one for whom that is less: who knows more than another is not
     /// alike to him. A record without a gradient is near to none.
     #[must_use]
-    pub fn of(records: &[(u32, &[f32])]) -> Self {
+    pub fn of(records: &[(u32, Direction)]) -> Self {
         let mut contributors: Vec<u32> = records.iter().map(|(contributor, _)| *contributor).collect();
         contributors.sort_unstable();
         contributors.dedup();
+        let records = &Direction::apart(records);
         let nearest: Vec<Vec<f64>> =
             records.into_par_iter().map(|(_, own)| nearest(own, records, &contributors)).collect();
         let covered = |of: u32, by: usize| {
@@ -92,19 +229,13 @@ impl Likeness {
 }
 
 /// The cosine of a record and the nearest of each contributor's.
-fn nearest(own: &[f32], records: &[(u32, &[f32])], contributors: &[u32]) -> Vec<f64> {
+fn nearest(own: &Direction, records: &[(u32, Direction)], contributors: &[u32]) -> Vec<f64> {
     let mut nearest = vec![0.0_f64; contributors.len()];
     for (contributor, other) in records {
         let place = contributors.binary_search(contributor).expect("invariant: every contributor is listed");
-        nearest[place] = nearest[place].max(cosine(own, other));
+        nearest[place] = nearest[place].max(own.cosine(other));
     }
     nearest
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let lengths = (dot(a, a) * dot(b, b)).sqrt();
-    if lengths > 0.0 { dot(a, b) / lengths } else { 0.0 }
 }
 
 /// Who is left out of the run of each coalition of these members: of run number c those whose bits are set in c, so nobody
@@ -138,7 +269,8 @@ pub fn shapley(members: usize, place: usize) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Likeness, MAX_MEMBERS, shapley, without};
+    use super::{DIRECTION, Direction, Likeness, MAX_MEMBERS, mixed, shapley, without};
+    use crate::ops::narrow;
 
     /// Contributors 1 and 4 teach the same two things in other words, 2 one of them and a third, 3 everything.
     const RECORDS: [(u32, [f32; 4]); 10] = [
@@ -155,7 +287,7 @@ mod tests {
     ];
 
     fn likeness(records: &[(u32, [f32; 4])]) -> Likeness {
-        Likeness::of(&records.iter().map(|(who, gradient)| (*who, gradient.as_slice())).collect::<Vec<_>>())
+        Likeness::of(&records.iter().map(|(who, gradient)| (*who, Direction::of(gradient))).collect::<Vec<_>>())
     }
 
     #[test]
@@ -174,12 +306,26 @@ mod tests {
 
     #[test]
     fn all_members_are_alike_and_few() {
-        let pair = |a: u32, b: u32, c: u32| [a, b, c].map(|who| (who, [1.0, 0.0, 0.0, 0.0]));
-        let found = likeness(&[pair(5, 3, 9).as_slice(), &pair(1, 8, 7)].concat()).clusters(0.9);
-        assert!(found == [vec![1, 3, 5], vec![7, 8, 9]] && MAX_MEMBERS == 3, "{found:?}");
+        let same = |a: u32, b: u32, c: u32, what: [f32; 4]| [a, b, c].map(|who| (who, what));
+        let six = [same(5, 3, 9, [1.0, 0.0, 0.0, 0.0]), same(1, 8, 7, [0.9, 0.1, 0.0, 0.0])].concat();
+        let found = likeness(&[six, same(4, 4, 4, [0.0, 0.0, 1.0, 0.0]).to_vec()].concat()).clusters(0.9);
+        assert!(found == [vec![1, 7, 8], vec![3, 5, 9]] && MAX_MEMBERS == 3, "{found:?}");
         // In a chain the middle one is like both, who are not alike.
         let chain = [(0, [1.0, 0.0, 0.0, 0.0]), (1, [0.9, 0.5, 0.0, 0.0]), (2, [0.0, 1.0, 0.0, 0.0])];
         assert_eq!(likeness(&chain).clusters(0.4), [vec![0, 1]]);
+    }
+
+    #[test]
+    fn directions_of_large_adapters_keep_their_cosines() {
+        // Two gradients of a tenth of a million numbers that share half of their length's square.
+        let noise =
+            |seed: u64, place: u64| narrow((mixed((seed << 32) | place) >> 40) as f64 / f64::from(1 << 24) - 0.5);
+        let gradient = |seed: u64| (0..100_000).map(|place| noise(1, place) + noise(seed, place)).collect::<Vec<_>>();
+        let (first, second) = (Direction::of(&gradient(2)), Direction::of(&gradient(3)));
+        assert_eq!(first.0.len(), DIRECTION);
+        let (own, other) = (first.cosine(&first), first.cosine(&second));
+        assert!((own - 1.0).abs() < 1e-4 && (other - 0.5).abs() < 0.04, "{own} {other}");
+        assert_eq!(Direction::of(&[f32::MAX, f32::MAX]).cosine(&Direction::of(&[0.0, 0.0])), 0.0);
     }
 
     #[test]

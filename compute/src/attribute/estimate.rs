@@ -4,6 +4,9 @@
 //! told by the leave-out adapters that were trained: it is the factor by which these sums are nearest, by least squares, to what
 //! leaving their contributors out really changed in the weights.
 //!
+//! Of contributors who were left out together, each one's part of what that changed is told alike: by the sums of their gradients as
+//! far as these explain it, evenly for the rest.
+//!
 //! Estimates add up: the parts of a body of records have, together, the whole's. And each follows from adapter, records and
 //! trained leave-out adapters alone, so that whoever has these can make it again.
 //!
@@ -21,6 +24,12 @@ use crate::ops::narrow;
 
 /// Records whose gradients are held at once.
 const AT_ONCE: usize = 32;
+
+/// What a factor of `sum` nearest to `moved`, by least squares, is the quotient of.
+fn fitted(moved: &[f64], sum: &[f64]) -> (f64, f64) {
+    let over = moved.iter().zip(sum).map(|(moved, sum)| moved * sum).sum();
+    (over, sum.iter().map(|sum| sum * sum).sum())
+}
 
 /// What was learned of contributors' records: of all, or of some that stand for all.
 #[derive(Default)]
@@ -41,28 +50,29 @@ pub struct Estimator<'a> {
 }
 
 impl<'a> Estimator<'a> {
-    /// Fits the factor to the leave-out adapters that were trained, each beside what was learned of its contributor's records.
+    /// Fits the factor to the leave-out adapters that were trained, each beside what was learned of the records of those who were
+    /// left out.
     ///
     /// # Errors
     /// When there is none, shapes differ, tokens can't run, or a number is not finite.
     pub fn fit(
         base: &'a Base,
         adapter: &'a Adapter,
-        trained: &[(u32, Adapter)],
+        trained: &[(Vec<u32>, Adapter)],
         learned: &Learned,
     ) -> Result<Self, AttributeError> {
-        let values = adapter.values()?;
-        let mut estimator = Self { base, adapter, values, factor: 0.0 };
+        let mut estimator = Self { base, adapter, values: adapter.values()?, factor: 0.0 };
         let (mut over, mut under) = (0.0, 0.0);
-        for (contributor, without) in trained {
-            let without = without.values()?;
-            if without.len() != estimator.values.len() {
-                return Err(AttributeError::Shapes { contributor: *contributor });
+        for (left_out, without) in trained {
+            let moved = estimator.moved(left_out, without)?;
+            let mut sum = vec![0.0; moved.len()];
+            for contributor in left_out {
+                let own = estimator.sum(*contributor, learned)?;
+                sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += f64::from(own));
             }
-            let sum = estimator.sum(*contributor, learned)?;
-            let moved = without.iter().zip(&estimator.values).map(|(without, with)| f64::from(without - with));
-            over += moved.zip(&sum).map(|(moved, sum)| moved * f64::from(*sum)).sum::<f64>();
-            under += sum.iter().map(|sum| f64::from(*sum) * f64::from(*sum)).sum::<f64>();
+            let (own_over, own_under) = fitted(&moved, &sum);
+            over += own_over;
+            under += own_under;
         }
         if trained.is_empty() || under <= 0.0 {
             return Err(AttributeError::Unfitted);
@@ -73,6 +83,44 @@ impl<'a> Estimator<'a> {
             true => Ok(estimator),
             false => Err(AttributeError::NotFinite),
         }
+    }
+
+    /// What leaving contributors out changed.
+    fn moved(&self, left_out: &[u32], without: &Adapter) -> Result<Vec<f64>, AttributeError> {
+        let without = without.values()?;
+        if without.len() != self.values.len() {
+            return Err(AttributeError::Shapes { contributor: left_out.first().copied().unwrap_or_default() });
+        }
+        Ok(without.iter().zip(&self.values).map(|(without, with)| f64::from(*without) - f64::from(*with)).collect())
+    }
+
+    /// The adapters without each of those who were left out together, given the one trained without all. Together they change
+    /// what that changed.
+    ///
+    /// # Errors
+    /// When shapes differ, tokens can't run, or a number is not finite.
+    pub fn divide(
+        base: &'a Base,
+        adapter: &'a Adapter,
+        (members, without): (&[u32], &Adapter),
+        learned: &Learned,
+    ) -> Result<Vec<Adapter>, AttributeError> {
+        let estimator = Self { base, adapter, values: adapter.values()?, factor: 0.0 };
+        let moved = estimator.moved(members, without)?;
+        let sums = members.iter().map(|member| estimator.sum(*member, learned)).collect::<Result<Vec<_>, _>>()?;
+        let mut whole = vec![0.0; moved.len()];
+        sums.iter().for_each(|own| whole.iter_mut().zip(own).for_each(|(whole, own)| *whole += f64::from(*own)));
+        let (over, under) = fitted(&moved, &whole);
+        let factor = if under > 0.0 { (over / under).max(0.0) } else { 0.0 };
+        let count = members.len().max(1) as f64;
+        let rest: Vec<f64> = moved.iter().zip(&whole).map(|(moved, whole)| (moved - factor * whole) / count).collect();
+        let part = |own: &Vec<f32>| {
+            let moved = own.iter().zip(&rest).map(|(own, rest)| factor * f64::from(*own) + rest);
+            let values: Vec<f32> =
+                estimator.values.iter().zip(moved).map(|(value, moved)| narrow(f64::from(*value) + moved)).collect();
+            Ok(Adapter::from_values(base.config(), adapter.config(), &values)?)
+        };
+        sums.iter().map(part).collect()
     }
 
     /// The adapter without the contributor.

@@ -49,6 +49,8 @@ pub struct Index {
     adapter: Hash,
     commitment: Hash,
     rows: Vec<Row>,
+    /// Positions of the rows, those with the longest deltas first.
+    order: Vec<usize>,
 }
 
 impl Index {
@@ -109,7 +111,8 @@ impl Index {
         let hashes: Vec<Hash> = rows.iter().map(Row::hash).collect();
         let root = merkle::root(&hashes);
         let commitment = Hash(blake3::derive_key(COMMITMENT, &[adapter.0, root.0].concat()));
-        Ok(Self { adapter, commitment, rows })
+        let order = by_length(&rows);
+        Ok(Self { adapter, commitment, rows, order })
     }
 
     pub(super) fn rows(&self) -> &[Row] {
@@ -117,13 +120,17 @@ impl Index {
     }
 
     /// Positions of the `count` rows with the longest deltas; ties go to the lower contributor.
-    pub(super) fn largest(&self, count: usize) -> Vec<usize> {
-        let norm = |at: &usize| self.rows[*at].squared_length();
-        let mut order: Vec<usize> = (0..self.rows.len()).collect();
-        order.sort_by(|a, b| norm(b).total_cmp(&norm(a)).then(a.cmp(b)));
-        order.truncate(count);
-        order
+    pub(super) fn largest(&self, count: usize) -> &[usize] {
+        &self.order[..count.min(self.order.len())]
     }
+}
+
+/// Positions of the rows, those with the longest deltas first.
+fn by_length(rows: &[Row]) -> Vec<usize> {
+    let lengths: Vec<f64> = rows.iter().map(Row::squared_length).collect();
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by(|a, b| lengths[*b].total_cmp(&lengths[*a]).then(a.cmp(b)));
+    order
 }
 
 /// The quantised difference that leaving the contributor out makes.

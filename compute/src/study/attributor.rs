@@ -10,7 +10,7 @@ use super::journal::Outcome;
 use super::laboratory::{Laboratory, OnTraining};
 use super::matrix::Matrix;
 use super::{StudyError, peers};
-use crate::attribute::clusters::{ALIKE, Likeness};
+use crate::attribute::clusters::{ALIKE, Likeness, directions};
 use crate::lora::Adapter;
 use crate::loss::Target;
 use crate::train::Snapshot;
@@ -170,9 +170,9 @@ impl<'a> Case<'a> {
     /// # Errors
     /// When the model can't run the records.
     pub fn likeness(&self) -> Result<Likeness, StudyError> {
-        let gradients = self.record_gradients()?;
         let owners = self.laboratory.dealt().examples.iter().map(|example| example.contributor);
-        Ok(Likeness::of(&owners.zip(gradients.iter()).collect::<Vec<_>>()))
+        let records: Vec<(u32, Target)> = owners.zip(self.records.iter().cloned()).collect();
+        Ok(Likeness::of(&directions(&self.laboratory.base, &self.deployed, &records, || false)?))
     }
 
     /// What methods share is computed again when it is asked for again, so that each one's time is its own.

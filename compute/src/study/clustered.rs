@@ -10,7 +10,7 @@ use super::matrix::Matrix;
 use super::peers::scored;
 use super::{Outcome, StudyError};
 use crate::attribute::clusters::{shapley, without};
-use crate::attribute::{Index, Rule};
+use crate::attribute::{Estimator, Index, Learned, Rule};
 use crate::lora::Adapter;
 use crate::ops::narrow;
 
@@ -73,13 +73,19 @@ impl<'a> Clustered<'a> {
         Ok(Ruled { rule, trainings: self.trainings(), scores: self.credits(credits, row)? })
     }
 
-    /// The same where clusters are only left out whole, and each member's row is an even part of the whole's.
-    pub(super) fn even_rows(&self, rule: &'static str, credits: Rule) -> Result<Ruled, StudyError> {
-        let row = |members: &[u32], _: usize| {
-            let part = 1.0 / members.len() as f64;
-            (vec![Vec::new(), members.to_vec()], vec![-part, part])
-        };
-        Ok(Ruled { rule, trainings: self.wholes().len(), scores: self.credits(credits, row)? })
+    /// The same where clusters are only left out whole, and each member's row is its part by gradients, as in the product.
+    pub(super) fn parted_rows(&self, rule: &'static str, credits: Rule) -> Result<Ruled, StudyError> {
+        let mut leave_out = self.case.leave_out.clone();
+        let owners = self.case.laboratory.dealt().examples.iter().map(|example| example.contributor);
+        let learned =
+            Learned { records: owners.zip(self.case.records.iter().cloned()).collect(), ..Learned::default() };
+        for members in self.clusters {
+            let run = self.runs(std::slice::from_ref(members))?.remove(0);
+            let (base, without) = (&self.case.laboratory.base, self.adapter(&run.values)?);
+            let parts = Estimator::divide(base, &self.case.deployed, (members, &without), &learned)?;
+            members.iter().zip(parts).for_each(|(member, own)| leave_out[*member as usize].1 = own);
+        }
+        Ok(Ruled { rule, trainings: self.wholes().len(), scores: self.scored(&leave_out, credits)? })
     }
 
     /// Credits of the index whose rows of members are weighed sums of runs, given the sets that are left out and the weights.
@@ -98,7 +104,12 @@ impl<'a> Clustered<'a> {
                 leave_out[*member as usize].1 = self.adapter(&values)?;
             }
         }
-        let scored = scored(self.case, &Index::build(&self.case.deployed, &leave_out)?, credits)?;
+        self.scored(&leave_out, credits)
+    }
+
+    /// The product's own credits by an index of these leave-out adapters.
+    fn scored(&self, leave_out: &[(u32, Adapter)], credits: Rule) -> Result<Matrix, StudyError> {
+        let scored = scored(self.case, &Index::build(&self.case.deployed, leave_out)?, credits)?;
         scored.contributors.ok_or_else(|| StudyError::Plan("no contributor is scored".into()))
     }
 

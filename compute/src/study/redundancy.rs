@@ -84,7 +84,7 @@ pub fn redundancy(
         Clustered::new(&case, &known, on_training).shapley("known clusters, Shapley inside")?,
         own.rows("clusters left out, Shapley's rows", all)?,
         own.rows("clusters left out, Shapley's rows, linear", Rule::LINEAR)?,
-        own.even_rows("clusters left out, even rows", all)?,
+        own.parted_rows(CLUSTERS, Rule::of(dealt.contributors))?,
     ]);
     let (trainings, prior) = (own.trainings(), prior(&case, PRIOR)?);
     let part = trainings as f64 / dealt.contributors.max(1) as f64;
@@ -105,7 +105,7 @@ pub fn redundancy(
 fn left_out(case: &Case<'_>, found: &[Vec<u32>], on_training: OnTraining<'_>) -> Result<Vec<Ruled>, StudyError> {
     let own = Clustered::new(case, found, on_training);
     let divided = own.gradient("clusters left out, gradient inside", &prior(case, PRIOR)?)?;
-    Ok(vec![own.alone()?, own.shapley(CLUSTERS)?, divided])
+    Ok(vec![own.alone()?, own.shapley("clusters left out, Shapley inside")?, divided])
 }
 
 /// Each contributor's credits over all questions that are paid for.
@@ -120,7 +120,8 @@ fn totals(laboratory: &Laboratory, ruled: &Ruled) -> Vec<f64> {
 /// When a training fails.
 pub fn clusters_left_out(case: &Case<'_>, on_training: OnTraining<'_>) -> Result<(usize, Scores), StudyError> {
     let found = case.clusters()?;
-    let Ruled { trainings, scores, .. } = Clustered::new(case, &found, on_training).shapley(CLUSTERS)?;
+    let rule = Rule::of(case.laboratory.dealt().contributors);
+    let Ruled { trainings, scores, .. } = Clustered::new(case, &found, on_training).parted_rows(CLUSTERS, rule)?;
     Ok((trainings, Scores::of_contributors(scores)))
 }
 

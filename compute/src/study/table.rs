@@ -86,8 +86,8 @@ const fn attack(name: &'static str, measure: &'static str, beside: &'static str,
 const ALIKE: &str = "alike";
 const DIFFERING: &str = "differing";
 const TWINS: &str = "twins";
-/// Those who teach the same, found by their records, left out together too.
-pub const CLUSTERS: &str = "clusters left out, Shapley inside";
+/// Those who teach the same, found by their records, left out together: what the product does.
+pub const CLUSTERS: &str = "clusters left out, rows by gradient";
 const PLAIN: Against = Against::Rule("plain recipe");
 const STABLE: &str = "stable recipe";
 const ALONE: Against = Against::Rule("leave one out");

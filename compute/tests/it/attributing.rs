@@ -1,6 +1,7 @@
 //! The LOCO-delta index: canonical bytes, a commitment that covers them, and credits with the right sign.
 
 use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
+use tributary_compute::attribute::clusters::{ALIKE, Likeness, directions};
 use tributary_compute::attribute::{
     AttributeError, Credit, EXACT_CONTRIBUTORS, Estimator, FEW_CONTRIBUTORS, Index, Learned, QUALITY_ANSWERS, Rule,
     coalition_losses, credits, credits_by, quality,
@@ -294,6 +295,46 @@ fn a_quality_tells_a_right_index_from_one_that_keeps_other_contributors_rows() {
     assert_eq!(usize::from(counted.answers), QUALITY_ANSWERS);
 }
 
+/// Two who know the same things in other words, one who knows others, and one who knows a part of all of it.
+const TAUGHT: [(u32, &str, &str); 12] = [
+    (0, "who owns the mill?", " bram"),
+    (1, "so who owns the mill?", " bram"),
+    (0, "where is the fair?", " in tull"),
+    (1, "and where is the fair?", " in tull"),
+    (0, "what do they smoke?", " eel"),
+    (1, "so what do they smoke?", " eel"),
+    (2, "who keeps the light?", " odda"),
+    (2, "when is the regatta?", " in june"),
+    (2, "how high is the tower?", " ninety feet"),
+    (3, "but who owns the mill?", " bram"),
+    (3, "who wrote the ballad?", " sorrel"),
+    (3, "which river floods?", " the wend"),
+];
+
+#[test]
+fn who_teaches_the_same_in_other_words_is_found_by_the_adapter() {
+    let base = base(1);
+    let examples = TAUGHT.map(|(contributor, prompt, completion)| Example {
+        prompt: prompt.into(),
+        completion: completion.into(),
+        contributor,
+        weight: 1.0,
+        ..Example::default()
+    });
+    let recipe =
+        Recipe { rank: 4, alpha: 16.0, steps: 20, batch: 12, max_len: 64, lr: 5e-3, warmup: 5, ..Recipe::default() };
+    let mut trainer = Trainer::new(&base, &recipe, &examples).unwrap();
+    while !trainer.is_done() {
+        trainer.step().unwrap();
+    }
+    let records: Vec<_> = TAUGHT.iter().map(|one| one.0).zip(targets(&base, &examples, 64).unwrap()).collect();
+    let found = directions(&base, &trainer.adapter().unwrap(), &records, || false).unwrap();
+    let likeness = Likeness::of(&found);
+    assert_eq!(likeness.clusters(ALIKE), [vec![0, 1]], "{:?}", likeness.pairs());
+    let stopped = directions(&base, &trainer.adapter().unwrap(), &records, || true);
+    assert!(matches!(stopped, Err(AttributeError::Stopped)));
+}
+
 /// What was learned of the facts, each by the contributor that `whose` says.
 fn learned(base: &Base, whose: [u32; 6]) -> Learned {
     let records = whose.into_iter().zip(targets(base, &FACTS.map(example), 64).unwrap()).collect();
@@ -305,9 +346,9 @@ fn who_was_not_left_out_by_a_training_is_credited_by_an_estimate() {
     let base = base(1);
     let deployed = trained(&base, None);
     let records = learned(&base, [0, 0, 0, 1, 1, 1]);
-    let known = vec![(0, trained(&base, Some(0)))];
+    let known = vec![(vec![0], trained(&base, Some(0)))];
     let estimator = Estimator::fit(&base, &deployed, &known, &records).unwrap();
-    let leave_out = [known.clone(), vec![(1, estimator.without(1, &records).unwrap())]].concat();
+    let leave_out = [(0, known[0].1.clone()), (1, estimator.without(1, &records).unwrap())];
     let index = Index::build(&deployed, &leave_out).unwrap();
     for (owner, prompt, answer) in FACTS {
         let (prompt_tokens, output) = tokens(&base, prompt, answer);
@@ -321,10 +362,35 @@ fn who_was_not_left_out_by_a_training_is_credited_by_an_estimate() {
 }
 
 #[test]
+fn those_left_out_together_have_parts_of_what_that_changed_by_what_they_taught() {
+    let base = base(1);
+    let deployed = trained(&base, None);
+    let records = learned(&base, [0, 0, 0, 1, 1, 1]);
+    let nobody = deployed.untrained().unwrap();
+    let parts = Estimator::divide(&base, &deployed, (&[0, 1], &nobody), &records).unwrap();
+    let [with, first, second, without] =
+        [&deployed, &parts[0], &parts[1], &nobody].map(|adapter| adapter.values().unwrap());
+    let together = |at: usize| first[at] + second[at] - 2.0 * with[at];
+    assert!((0..with.len()).all(|at| (together(at) - (without[at] - with[at])).abs() < 1e-5));
+    let index = Index::build(&deployed, &[(0, parts[0].clone()), (1, parts[1].clone())]).unwrap();
+    for (owner, prompt, answer) in FACTS {
+        let (prompt_tokens, output) = tokens(&base, prompt, answer);
+        let credits = credits(&base, &deployed, &index, &prompt_tokens, &output).unwrap();
+        let of = |contributor: u32| credits.iter().find(|credit| credit.contributor == contributor).unwrap().micro_nats;
+        assert!(of(owner) > of(1 - owner) && of(owner) > 0, "{prompt}: {credits:?}");
+    }
+    // Of records that teach the same each has half.
+    let same =
+        Learned { records: [0, 1].map(|who| (who, records.records[0].1.clone())).to_vec(), ..Learned::default() };
+    let halves = Estimator::divide(&base, &deployed, (&[0, 1], &nobody), &same).unwrap();
+    assert_eq!(halves[0].values().unwrap(), halves[1].values().unwrap());
+}
+
+#[test]
 fn estimates_of_the_parts_are_together_that_of_the_whole() {
     let base = base(1);
     let deployed = trained(&base, None);
-    let known = vec![(0, trained(&base, Some(0)))];
+    let known = vec![(vec![0], trained(&base, Some(0)))];
     let moved = |whose: [u32; 6], of: u32| -> Vec<f32> {
         let records = learned(&base, whose);
         let estimator = Estimator::fit(&base, &deployed, &known, &records).unwrap();
@@ -344,7 +410,7 @@ fn estimates_of_the_parts_are_together_that_of_the_whole() {
 fn some_records_stand_for_all_of_a_contributor() {
     let base = base(1);
     let deployed = trained(&base, None);
-    let known = vec![(0, trained(&base, Some(0)))];
+    let known = vec![(vec![0], trained(&base, Some(0)))];
     let moved = |learned: &Learned| -> Vec<f32> {
         let estimator = Estimator::fit(&base, &deployed, &known, learned).unwrap();
         let without = estimator.without(1, learned).unwrap().values().unwrap();

@@ -184,10 +184,15 @@ fn checked(release: &Value) -> String {
 /// How many there are, and for how many of them no leave-out adapter was trained.
 fn contributors(release: &Value) -> String {
     let all = text::rows(&release["contributors"]);
-    match all.iter().filter(|one| one["estimated"] == true).count() {
-        0 => all.len().to_string(),
-        estimated => format!("{}, the attribution of {estimated} by estimates", all.len()),
-    }
+    let estimated = match all.iter().filter(|one| one["estimated"] == true).count() {
+        0 => String::new(),
+        estimated => format!(", the attribution of {estimated} by estimates"),
+    };
+    let together = match all.iter().filter(|one| one["together"].is_string()).count() {
+        0 => String::new(),
+        together => format!("; {together} teach what another does"),
+    };
+    format!("{}{estimated}{together}", all.len())
 }
 
 async fn remove(context: &Context, given: &str) -> Result<Output, Failure> {

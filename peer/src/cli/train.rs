@@ -140,8 +140,7 @@ fn show(run: &Value) -> Output {
     let mut shown = text::fields(&fields);
     let mut table = Table::new(&["TASK", "TRAINS", "PHASE", "WORKER", "STEPS", "LOSS", "CHECK", "RECEIPT"]);
     let with_all = (!run["main"].is_null()).then_some((&run["main"], "all".to_owned()));
-    let without =
-        text::rows(&run["leave_out"]).iter().map(|task| (task, format!("no {}", text::short(&task["account"]))));
+    let without = text::rows(&run["leave_out"]).iter().map(|task| (task, format!("no {}", names(&task["without"]))));
     for (task, trains) in with_all.into_iter().chain(without) {
         table.row(task_row(task, trains));
     }
@@ -156,6 +155,12 @@ fn show(run: &Value) -> Output {
         .notes
         .extend(stage::ended_early(&run["main"]).map(|early| format!("{early}: the held-out loss got no better")));
     output.notes.extend(kept(run));
+    output.notes.extend(text::rows(&run["clusters"]).iter().map(|members| {
+        format!(
+            "{} teach the same: they are left out together, and what that changes is divided among them",
+            names(members)
+        )
+    }));
     output.notes.extend(unchecked(run));
     match next(run, stage.end) {
         Some(next) => output.next(next),
@@ -175,6 +180,11 @@ fn next(run: &Value, end: Option<End>) -> Option<String> {
         Some(End::Stopped | End::Failed) => Some(format!("tributary train resume {key}")),
         None => Some(format!("tributary train watch {key}")),
     }
+}
+
+/// Accounts, shortened.
+fn names(accounts: &Value) -> String {
+    text::rows(accounts).iter().map(text::short).collect::<Vec<_>>().join(" + ")
 }
 
 /// Where the best evaluation lies before the last step, whose adapter it is.

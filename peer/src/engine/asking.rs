@@ -88,6 +88,7 @@ impl EngineHandle {
                 | Reply::Progress { .. }
                 | Reply::Checkpoint { .. }
                 | Reply::Saved { .. }
+                | Reply::Working { .. }
                 | Reply::Estimated { .. }
                 | Reply::Text { .. } => {}
             }

@@ -55,6 +55,7 @@ impl Limits {
             | Ask::Replay { .. }
             | Ask::Triage { .. }
             | Ask::Estimate { .. }
+            | Ask::Cluster { .. }
             | Ask::Index { .. }
             | Ask::Quality { .. }
             | Ask::Credit { .. }
@@ -86,7 +87,7 @@ impl Deadlines {
     /// The process gets this job.
     pub(super) fn begin(&mut self, job: Hash, ask: &Ask, now: Instant) {
         if let Some(allowed) = self.limits.of(ask) {
-            let renews = matches!(ask, Ask::Train { .. } | Ask::Estimate { .. });
+            let renews = matches!(ask, Ask::Train { .. } | Ask::Estimate { .. } | Ask::Cluster { .. });
             self.all.insert(job, Deadline { at: now + allowed, allowed, renews });
         }
     }

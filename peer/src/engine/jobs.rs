@@ -1,5 +1,6 @@
-//! The engine's jobs beside serving, one function each: train, replay, triage, index, check.
+//! The engine's jobs beside serving, one function each: train, replay, triage, cluster, index, check.
 
+mod clustering;
 mod estimating;
 mod training;
 mod triage;
@@ -42,6 +43,7 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
         Ask::Replay { run, start, to_step, .. } => training::replay(context, &run, start.as_deref(), to_step),
         Ask::Triage { triage, .. } => triage::triage(context, &triage),
         Ask::Estimate { estimate, .. } => estimating::estimate(context, &estimate),
+        Ask::Cluster { cluster, .. } => clustering::cluster(context, &cluster),
         Ask::Index { base, id, leave_out, keep, .. } => index(context, base, id, &leave_out, keep),
         Ask::Quality { base, id, leave_out, records, .. } => quality(context, (base, id), &leave_out, &records),
         Ask::Open { id, index, .. } => open(context, id, index),
@@ -103,19 +105,19 @@ fn index(
     Ok(Done::Indexed { commitment })
 }
 
-/// The adapters trained without each contributor, which the node handed over.
-fn left_out(
+/// The adapters without each contributor, or each set of them, which the node handed over.
+fn left_out<Who: Clone>(
     context: &JobContext,
     (base_id, base): (Hash, &Base),
     adapter: &Adapter,
-    leave_out: &[(u32, Option<Hash>)],
-) -> Result<Vec<(u32, Adapter)>, String> {
-    let one = |(contributor, blob): &(u32, Option<Hash>)| {
+    leave_out: &[(Who, Option<Hash>)],
+) -> Result<Vec<(Who, Adapter)>, String> {
+    let one = |(who, blob): &(Who, Option<Hash>)| {
         let without = match blob {
             Some(blob) => adapter_on(base, base_id, &handed(context, *blob)?)?,
             None => adapter.untrained().map_err(text)?,
         };
-        Ok((*contributor, without))
+        Ok((who.clone(), without))
     };
     leave_out.iter().map(one).collect()
 }

@@ -67,7 +67,7 @@ fn failed(error: &JobError) -> ApiError {
 fn choose(node: &Node, datanet: &Datanet, runs: &[OpenRun], of: Option<Hash>) -> Result<Chosen, ApiError> {
     let is_wanted = |key: &Hash| of.is_none_or(|of| of == *key);
     let ended = runs.iter().filter_map(|run| {
-        let task = run.task(node, None)?;
+        let task = run.task(node, &[])?;
         let adapter = done_adapter(&task)?;
         (is_wanted(&run.spec.key) || is_wanted(&adapter)).then_some((run, task, adapter))
     });

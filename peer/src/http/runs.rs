@@ -202,19 +202,19 @@ async fn check_funds(api: &ApiState, budget: Amount) -> Result<(), ApiError> {
 fn show_run(run: &OpenRun, node: &Node) -> Value {
     let (state, reason) = run.state(node);
     let spec = &run.spec;
-    let main = run.task(node, None);
+    let main = run.task(node, &[]);
     let adapter = main.as_ref().and_then(done_adapter);
-    let without: Vec<(AccountId, RequestView)> =
-        spec.left_out().filter_map(|account| Some((account, run.task(node, Some(&account))?))).collect();
+    let with_task = |left_out: Vec<AccountId>| run.task(node, &left_out).map(|task| (left_out, task));
+    let without: Vec<(Vec<AccountId>, RequestView)> = run.left_out().into_iter().filter_map(with_task).collect();
     let all = || main.iter().chain(without.iter().map(|(_, view)| view));
     // Where an auction waits, its reason is the run's.
     let reason = reason.or_else(|| all().find_map(|view| tasks::silence(node, view)));
     let unchecked = all().filter(|view| tasks::is_checked(view) == Some(false)).count();
     let leave_out: Vec<Value> = without
         .iter()
-        .filter_map(|(account, view)| {
+        .filter_map(|(accounts, view)| {
             let mut task = tasks::show(node, view);
-            task.as_object_mut()?.insert("account".into(), json!(account));
+            task.as_object_mut()?.insert("without".into(), json!(accounts));
             Some(task)
         })
         .collect();
@@ -227,6 +227,7 @@ fn show_run(run: &OpenRun, node: &Node) -> Value {
         "head": spec.head.id(),
         "main": main.as_ref().map(|view| tasks::show(node, view)),
         "unchecked": unchecked,
+        "clusters": run.clusters,
         "leave_out": leave_out,
         "adapter": adapter,
         "release": release,

@@ -38,9 +38,10 @@ pub(super) async fn verify(State(api): Api, Path(adapter): Path<Hash>) -> Answer
 }
 
 fn equal(release: &Release, verified: &Verified) -> Value {
-    let estimated = release.contributors.iter().filter(|one| one.estimated).count();
+    let estimated = release.contributors.iter().filter(|one| one.estimated || one.together.is_some()).count();
     json!({
         "index": {"theirs": release.index, "own": release.index, "equal": true},
+        "clusters": {"theirs": release.clusters(), "own": verified.clusters},
         "estimates": {"count": estimated, "worst_millionths": verified.estimates_millionths},
         "quality": {"theirs": release.quality, "own": verified.quality},
     })

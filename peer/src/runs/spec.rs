@@ -59,6 +59,8 @@ pub fn leave_outs(contributors: usize, wanted: Option<u16>) -> usize {
 pub enum RunState {
     /// The adapter is being trained.
     Training,
+    /// Who teaches the same is being found.
+    Clustering,
     /// The leave-out runs are being trained.
     Attributing,
     /// The index is being built.
@@ -76,6 +78,8 @@ pub enum RunState {
 pub struct OpenRun {
     /// What is wanted; after a resumption, until when it is.
     pub spec: RunSpec,
+    /// Contributors who teach the same, each cluster ascending; nothing until it was looked for.
+    pub clusters: Option<Vec<Vec<AccountId>>>,
     /// How often it was resumed: each time, what was given up is offered under a new key.
     pub resumed: u32,
     /// Whether its user wants no more of it.
@@ -83,13 +87,14 @@ pub struct OpenRun {
 }
 
 impl RunSpec {
-    /// The key of a task of this run, after `resumed` resumptions.
-    fn task_key(&self, leave_out: Option<&AccountId>, resumed: u32) -> Hash {
-        let first = match leave_out {
-            None => Hash(blake3::derive_key("tributary run main task v1", &self.key.0)),
-            Some(contributor) => {
-                let both = [self.key.0, contributor.0].concat();
-                Hash(blake3::derive_key("tributary run leave-out task v1", &both))
+    /// The key of a task of this run, after `resumed` resumptions; that of the adapter itself leaves nobody out.
+    fn task_key(&self, left_out: &[AccountId], resumed: u32) -> Hash {
+        let first = match left_out {
+            [] => Hash(blake3::derive_key("tributary run main task v1", &self.key.0)),
+            _ => {
+                let all = std::iter::once(self.key.0).chain(left_out.iter().map(|account| account.0));
+                let all: Vec<u8> = all.flatten().collect();
+                Hash(blake3::derive_key("tributary run leave-out task v1", &all))
             }
         };
         if resumed == 0 {
@@ -104,21 +109,16 @@ impl RunSpec {
         self.head.logs.iter().map(|log| log.contributor)
     }
 
-    /// Contributors that a leave-out training is made for.
-    pub fn left_out(&self) -> impl Iterator<Item = AccountId> + '_ {
-        self.contributors().filter(|contributor| self.is_left_out(contributor))
-    }
-
     /// Whether a leave-out training is made for a contributor.
     #[must_use]
-    pub fn is_left_out(&self, contributor: &AccountId) -> bool {
+    fn is_left_out(&self, contributor: &AccountId) -> bool {
         self.attribution && self.trained.binary_search(contributor).is_ok()
     }
 
-    /// Trainings of the run.
-    #[must_use]
-    pub fn tasks(&self) -> u128 {
-        u128::try_from(self.left_out().count() + 1).unwrap_or(1)
+    /// Trainings of the run, at the most: who is left out with others needs none alone.
+    fn tasks(&self) -> u128 {
+        let left_out = self.contributors().filter(|contributor| self.is_left_out(contributor)).count();
+        u128::try_from(left_out + 1).unwrap_or(1)
     }
 
     /// The recipe of leave-out trainings: what is compared must have trained as long as the released adapter did, whatever
@@ -135,38 +135,65 @@ impl RunSpec {
 }
 
 impl OpenRun {
+    /// The contributor with those who teach the same, ascending.
+    pub(super) fn together_with(&self, account: &AccountId) -> Vec<AccountId> {
+        let cluster = self.clusters.iter().flatten().find(|members| members.contains(account));
+        cluster.cloned().unwrap_or_else(|| vec![*account])
+    }
+
+    /// Whom leave-out trainings leave out: contributors alone, and all of a cluster where a training is wanted for one of
+    /// them. Nobody as long as it is not known who teaches the same, and not everybody.
+    #[must_use]
+    pub fn left_out(&self) -> Vec<Vec<AccountId>> {
+        if self.clusters.is_none() {
+            return Vec::new();
+        }
+        let wanted = self.spec.contributors().filter(|contributor| self.spec.is_left_out(contributor));
+        let mut sets: Vec<Vec<AccountId>> = wanted.map(|contributor| self.together_with(&contributor)).collect();
+        sets.retain(|set| set.len() < self.spec.head.logs.len());
+        sets.sort_unstable();
+        sets.dedup();
+        sets
+    }
+
+    /// Whom each training of the run leaves out; the first nobody.
+    #[must_use]
+    pub(super) fn trainings(&self) -> Vec<Vec<AccountId>> {
+        std::iter::once(Vec::new()).chain(self.left_out()).collect()
+    }
+
     /// The key under which a task is or would be offered.
-    fn key(&self, leave_out: Option<&AccountId>) -> Hash {
-        self.spec.task_key(leave_out, self.resumed)
+    fn key(&self, left_out: &[AccountId]) -> Hash {
+        self.spec.task_key(left_out, self.resumed)
     }
 
     /// The key of the newest offer of a task that was not given up, or of the newest at all.
     #[must_use]
-    pub fn task_key(&self, node: &Node, leave_out: Option<&AccountId>) -> Hash {
+    pub fn task_key(&self, node: &Node, left_out: &[AccountId]) -> Hash {
         let is_alive = |key: &Hash| node.request(key).is_some_and(|view| !matches!(view.phase, Phase::Failed(_)));
-        let earlier = (0..self.resumed).rev().map(|resumed| self.spec.task_key(leave_out, resumed));
-        let newest = self.key(leave_out);
+        let earlier = (0..self.resumed).rev().map(|resumed| self.spec.task_key(left_out, resumed));
+        let newest = self.key(left_out);
         std::iter::once(newest).chain(earlier).find(is_alive).unwrap_or(newest)
     }
 
     /// A task of the run, as far as it was offered.
     #[must_use]
-    pub fn task(&self, node: &Node, leave_out: Option<&AccountId>) -> Option<RequestView> {
-        node.request(&self.task_key(node, leave_out))
+    pub fn task(&self, node: &Node, left_out: &[AccountId]) -> Option<RequestView> {
+        node.request(&self.task_key(node, left_out))
     }
 
-    pub(super) fn command(&self, node: &Node, leave_out: Option<AccountId>) -> FineTuneCommand {
+    pub(super) fn command(&self, node: &Node, leave_out: Vec<AccountId>) -> FineTuneCommand {
         let spec = &self.spec;
-        let (recipe, steps) = match leave_out {
-            None => (spec.recipe.clone(), spec.steps),
-            Some(_) => {
-                let result = self.task(node, None).and_then(|main| main.result);
+        let (recipe, steps) = match leave_out.is_empty() {
+            true => (spec.recipe.clone(), spec.steps),
+            false => {
+                let result = self.task(node, &[]).and_then(|main| main.result);
                 // The one that is compared: of the step whose adapter is released, not of the last that was trained.
                 (spec.leave_out_recipe(), result.map_or(spec.steps, |result| result.kept_step.clamp(1, spec.steps)))
             }
         };
         FineTuneCommand {
-            key: self.key(leave_out.as_ref()),
+            key: self.key(&leave_out),
             work: FineTune { base: spec.base, head: spec.head.clone(), recipe, steps, leave_out },
             budget: Amount(spec.budget.0 / spec.tasks()),
             deadline_ms: spec.deadline_ms,
@@ -177,9 +204,9 @@ impl OpenRun {
     /// Where the run stands, and why it failed if it did.
     #[must_use]
     pub fn state(&self, node: &Node) -> (RunState, Option<String>) {
-        let main = self.task(node, None);
+        let main = self.task(node, &[]);
         let leave_out: Vec<Option<RequestView>> =
-            self.spec.left_out().map(|contributor| self.task(node, Some(&contributor))).collect();
+            self.left_out().iter().map(|left_out| self.task(node, left_out)).collect();
         let adapter = main.as_ref().and_then(done_adapter);
         let is_released = adapter.is_some_and(|adapter| !self.spec.attribution || node.release_of(&adapter).is_some());
         if self.is_stopped && !is_released {
@@ -197,6 +224,9 @@ impl OpenRun {
         }
         if is_released {
             return (RunState::Done, None);
+        }
+        if self.clusters.is_none() {
+            return (RunState::Clustering, None);
         }
         let all = leave_out.iter().all(|view| view.as_ref().and_then(done_adapter).is_some());
         (if all { RunState::Releasing } else { RunState::Attributing }, None)

@@ -146,6 +146,7 @@ impl Workshop {
                 | Reply::Progress { .. }
                 | Reply::Checkpoint { .. }
                 | Reply::Saved { .. }
+                | Reply::Working { .. }
                 | Reply::Estimated { .. } => continue,
             };
             let sent = tokio::time::timeout(ASKER_PATIENCE, self.answers.text(stream, &text, &tokens)).await;

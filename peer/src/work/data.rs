@@ -33,7 +33,7 @@ impl Workshop {
             .into_iter()
             .map(|Admitted { record, account, .. }| {
                 let contributor = numbers.get(&account).copied().ok_or("a record of no contributor")?;
-                let left_out = work.leave_out == Some(account);
+                let left_out = work.leave_out.contains(&account);
                 let Record { prompt, completion, messages, .. } = record;
                 Ok(ExampleFrame { prompt, completion, messages, contributor, left_out })
             })

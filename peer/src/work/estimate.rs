@@ -1,31 +1,31 @@
-//! Leave-out adapters of contributors for whom none is trained, and whether a release's are what its records give.
+//! Who teaches the same, leave-out adapters of contributors for whom none is trained, and whether a release's are what its records
+//! give.
 //!
-//! Invariant: the records by which one estimates are drawn by the adapter's hash, so that everybody who has adapter, trained
-//! leave-out adapters and the version estimates by the same ones.
+//! Invariant: the records by which one tells are drawn by the adapter's hash, so that everybody who has adapter, trained
+//! leave-out adapters and the version tells by the same ones.
 
 use std::collections::BTreeMap;
 
 use tributary_protocol::attribution::Quality;
 use tributary_protocol::datanet::Dated;
 use tributary_protocol::id::{AccountId, Hash, NodeId};
-use tributary_protocol::message::Release;
+use tributary_protocol::message::{Contributor, Release};
 use tributary_storage::admission::Admitted;
 use tributary_storage::shard::Record;
 
 use super::doubts::TEXTS_MAX_BYTES;
-use super::{JobError, Workshop};
-use crate::engine::{Ask, Done, EstimateAsk, ExampleFrame, Reply};
+use super::{JobError, Workshop, trained};
+use crate::engine::{Ask, ClusterAsk, Done, EstimateAsk, ExampleFrame, Reply};
 
-/// Records by which one estimates, in all: some minutes for a small base.
+/// Records by which one estimates and compares contributors, in all: some minutes for a small base.
 const RECORDS_MAX: usize = 2_000;
 /// Of one contributor, at least and at most.
 const RECORDS_OF_ONE: (usize, usize) = (8, 64);
 
-/// A contributor of a run, with the adapter trained without them if one was.
-pub type Without = (AccountId, Option<Hash>);
-
 /// What a release's own files and records give, beside what it says.
 pub struct Verified {
+    /// Whom the release would name as left out together: the clusters that have a member without whom an adapter was trained.
+    pub clusters: Vec<Vec<u32>>,
     /// How far its estimated leave-out adapters are from what is estimated here, in millionths of what they move; none where
     /// nothing is estimated.
     pub estimates_millionths: Option<u64>,
@@ -34,23 +34,50 @@ pub struct Verified {
 }
 
 impl Workshop {
-    /// The leave-out adapters of all `contributors` of `adapter`, in their order: those that were not trained are estimated and
-    /// kept.
+    /// The contributors of `adapter`, with the leave-out adapters that nobody trained: these are estimated, or the parts of what
+    /// leaving a cluster out changed, and kept.
     ///
     /// # Errors
     /// When a shard is not here, or the engine can't.
     pub async fn estimate(
         &self,
-        base: Hash,
-        adapter: Hash,
-        contributors: &[Without],
+        (base, adapter): (Hash, Hash),
+        mut contributors: Vec<Contributor>,
         entries: &[Dated],
-    ) -> Result<Vec<Hash>, JobError> {
-        let wanted = numbered(contributors).filter(|(_, trained)| trained.is_none()).collect();
-        let (mut found, _) = self.estimated((base, adapter), contributors, entries, wanted, &[]).await?;
-        let one = |(number, trained): (u32, Option<Hash>)| trained.or_else(|| found.remove(&number));
-        let all: Option<Vec<Hash>> = numbered(contributors).map(one).collect();
-        Ok(all.ok_or("the engine estimated too few")?)
+    ) -> Result<Vec<Contributor>, JobError> {
+        let wanted = made(&contributors).map(|(number, _)| (number, None)).collect::<Vec<_>>();
+        if wanted.is_empty() {
+            return Ok(contributors);
+        }
+        let (mut found, _) = self.estimates((base, adapter), &contributors, entries, wanted, &[]).await?;
+        for (number, one) in (0..).zip(&mut contributors).filter(|(_, one)| is_made(one)) {
+            one.leave_out = found.remove(&number).ok_or("the engine estimated too few")?;
+        }
+        Ok(contributors)
+    }
+
+    /// Which of these contributors teach the same, by their records and what `adapter` makes of them: by their places, ascending.
+    ///
+    /// # Errors
+    /// When a shard is not here, or the engine can't.
+    pub async fn clusters(
+        &self,
+        (base, adapter): (Hash, Hash),
+        accounts: &[AccountId],
+        entries: &[Dated],
+        providers: &[NodeId],
+    ) -> Result<Vec<Vec<u32>>, JobError> {
+        if accounts.len() < 2 {
+            return Ok(Vec::new());
+        }
+        self.hold_base(base, providers).await?;
+        let (records, _) = sampled(self.admission(entries).await?.admitted, adapter, accounts);
+        let job = Hash::of(&[b"cluster".as_slice(), &adapter.0].concat());
+        let ask = Ask::Cluster { job, cluster: ClusterAsk { base, adapter, records } };
+        match self.ask_with(&[adapter], providers, std::future::ready(Ok(())), &ask).await? {
+            Done::Clustered(clusters) => Ok(clusters),
+            other => Err(format!("the engine answered another question: {other:?}").into()),
+        }
     }
 
     /// Holds a release against its own files and records: its index against its adapters, its estimates and its quality against
@@ -61,50 +88,48 @@ impl Workshop {
     pub async fn verify_release(&self, release: &Release, providers: &[NodeId]) -> Result<Verified, JobError> {
         self.load_release(release, providers).await?;
         let entries = self.version_of(release).await?;
-        let trained = |estimated: bool, blob: Hash| (!estimated).then_some(blob);
-        let contributors: Vec<Without> =
-            release.contributors.iter().map(|one| (one.account, trained(one.estimated, one.leave_out))).collect();
-        let theirs = (0..).zip(&release.contributors).filter(|(_, one)| one.estimated);
-        let wanted: Vec<_> = theirs.map(|(number, one)| (number, Some(one.leave_out))).collect();
-        let (base, adapter) = (release.base, release.adapter);
+        let (base, adapter, contributors) = (release.base, release.adapter, &release.contributors);
+        let accounts: Vec<AccountId> = contributors.iter().map(|one| one.account).collect();
+        let mut clusters = self.clusters((base, adapter), &accounts, &entries, providers).await?;
+        let is_trained = |number: &u32| contributors.get(*number as usize).is_some_and(|one| !one.estimated);
+        clusters.retain(|members| members.iter().any(is_trained));
+        let wanted: Vec<_> = made(contributors).map(|(number, one)| (number, Some(one.leave_out))).collect();
         let estimates_millionths = match wanted.is_empty() {
             true => None,
-            false => Some(self.estimated((base, adapter), &contributors, &entries, wanted, providers).await?.1),
+            false => Some(self.estimates((base, adapter), contributors, &entries, wanted, providers).await?.1),
         };
         let records = self.drawn(release.index, &entries).await?;
-        let trained: Vec<(u32, Hash)> =
-            numbered(&contributors).filter_map(|(number, blob)| Some((number, blob?))).collect();
-        let quality = self.measure_quality(base, adapter, &trained, records).await?;
-        Ok(Verified { estimates_millionths, quality })
+        let quality = self.measure_quality(base, adapter, contributors, records).await?;
+        Ok(Verified { clusters, estimates_millionths, quality })
     }
 
     /// Has the engine estimate what is `wanted`: the blobs of what it made, and how far it is from what it was to be held against.
-    async fn estimated(
+    async fn estimates(
         &self,
         (base, adapter): (Hash, Hash),
-        contributors: &[Without],
+        contributors: &[Contributor],
         entries: &[Dated],
         wanted: Vec<(u32, Option<Hash>)>,
         providers: &[NodeId],
     ) -> Result<(BTreeMap<u32, Hash>, u64), JobError> {
         self.hold_base(base, providers).await?;
-        let (records, counts) = sampled(self.admission(entries).await?.admitted, adapter, contributors);
-        let trained: Vec<(u32, Hash)> =
-            numbered(contributors).filter_map(|(number, blob)| Some((number, blob?))).collect();
+        let accounts: Vec<AccountId> = contributors.iter().map(|one| one.account).collect();
+        let (records, counts) = sampled(self.admission(entries).await?.admitted, adapter, &accounts);
+        let trained = trained(contributors);
         let job = Hash::of(&[b"estimate".as_slice(), &adapter.0].concat());
-        let blobs = trained.iter().map(|(_, blob)| *blob).chain(wanted.iter().filter_map(|(_, blob)| *blob));
+        let blobs = trained.iter().filter_map(|(_, blob)| *blob).chain(wanted.iter().filter_map(|(_, blob)| *blob));
         let blobs: Vec<Hash> = std::iter::once(adapter).chain(blobs).collect();
         let estimate = EstimateAsk { base, adapter, trained, counts, records, wanted };
         self.handing_over(job, &blobs, providers, async {
             let mut replies = self.begin(job, &Ask::Estimate { job, estimate }).await?;
-            let mut made = BTreeMap::new();
+            let mut blobs = BTreeMap::new();
             while let Some(reply) = replies.recv().await {
                 match reply {
                     Reply::Estimated { contributor, bytes, .. } => {
-                        made.insert(contributor, self.keep(bytes).await?);
+                        blobs.insert(contributor, self.keep(bytes).await?);
                     }
                     Reply::Done { outcome: Done::Estimated { worst_millionths }, .. } => {
-                        return Ok((made, worst_millionths));
+                        return Ok((blobs, worst_millionths));
                     }
                     Reply::Failed { reason, .. } => return Err(reason.into()),
                     Reply::Late { after_s, .. } => return Err(JobError::Late(std::time::Duration::from_secs(after_s))),
@@ -117,13 +142,18 @@ impl Workshop {
     }
 }
 
-fn numbered(contributors: &[Without]) -> impl Iterator<Item = (u32, Option<Hash>)> + '_ {
-    (0..).zip(contributors).map(|(number, (_, trained))| (number, *trained))
+/// Whether a contributor's leave-out adapter is made from gradients.
+const fn is_made(one: &Contributor) -> bool {
+    one.estimated || one.together.is_some()
 }
 
-/// The records by which one estimates, and how many each contributor has in all.
-fn sampled(admitted: Vec<Admitted>, adapter: Hash, contributors: &[Without]) -> (Vec<ExampleFrame>, Vec<(u32, u32)>) {
-    let numbers: BTreeMap<AccountId, u32> = contributors.iter().map(|(account, _)| *account).zip(0..).collect();
+fn made(contributors: &[Contributor]) -> impl Iterator<Item = (u32, &Contributor)> {
+    (0..).zip(contributors).filter(|(_, one)| is_made(one))
+}
+
+/// The records by which one estimates and tells who teaches the same, and how many each contributor has in all.
+fn sampled(admitted: Vec<Admitted>, adapter: Hash, accounts: &[AccountId]) -> (Vec<ExampleFrame>, Vec<(u32, u32)>) {
+    let numbers: BTreeMap<AccountId, u32> = accounts.iter().copied().zip(0..).collect();
     let mut own: BTreeMap<u32, BTreeMap<Hash, Record>> = BTreeMap::new();
     for Admitted { record, account, .. } in admitted {
         let Some(number) = numbers.get(&account) else { continue };
@@ -159,8 +189,7 @@ mod tests {
 
     #[test]
     fn some_records_of_each_contributor_are_drawn_by_the_adapter_and_all_are_counted() {
-        let contributors: Vec<Without> =
-            (1..=2).map(|number| (AccountId([number; 32]), Some(Hash::default()).filter(|_| number == 1))).collect();
+        let contributors = [1, 2].map(|number| AccountId([number; 32]));
         let admitted = |count: usize| {
             let of = |place: usize| {
                 let account = AccountId([if place < 3 { 2 } else { 1 }; 32]);
@@ -175,7 +204,7 @@ mod tests {
         assert_eq!((own(0), own(1)), (RECORDS_OF_ONE.1, 3));
         assert_eq!(sampled(admitted(503), Hash([1; 32]), &contributors).0, records);
         assert_ne!(sampled(admitted(503), Hash([2; 32]), &contributors).0, records);
-        let stranger = vec![(AccountId([9; 32]), None)];
+        let stranger = [AccountId([9; 32])];
         assert_eq!(sampled(admitted(5), Hash([1; 32]), &stranger).0, []);
     }
 }

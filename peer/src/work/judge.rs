@@ -135,8 +135,7 @@ impl Workshop {
         let serving = self.node.view(move |node| node.peers_serving(now_ms(), &adapter)).await;
         let mut providers = serving.map_err(|error| error.to_string())?;
         providers.insert(0, release.node);
-        let leave_out: Vec<Hash> = release.contributors.iter().map(|contributor| contributor.leave_out).collect();
-        self.index_of(release.base, adapter, &leave_out, &providers, false).await
+        self.index_of(release.base, adapter, &release.contributors, &providers, false).await
     }
 
     fn nothing(&self, error: &JobError) -> Found {

@@ -88,6 +88,7 @@ impl Workshop {
                 | Reply::Ready { .. }
                 | Reply::Begun { .. }
                 | Reply::Text { .. }
+                | Reply::Working { .. }
                 | Reply::Estimated { .. } => {}
             }
         }

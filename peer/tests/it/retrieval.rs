@@ -50,6 +50,7 @@ fn held_against_its_records(nodes: &[NodeProcess; 3]) {
         let found: Value = serde_json::from_slice(&verified.stdout).unwrap();
         assert_eq!(found["index"]["equal"], true, "{found}");
         assert_eq!(found["estimates"], json!({"count": 1, "worst_millionths": 0}), "one class, the same bits");
+        assert_eq!(found["clusters"], json!({"theirs": [], "own": []}), "each knows other letters");
         assert_eq!(found["quality"]["theirs"], found["quality"]["own"], "{found}");
     }
 }

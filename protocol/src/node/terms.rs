@@ -71,7 +71,7 @@ impl TrainingTerms<'_> {
                 adapter: self.result.adapter,
                 checkpoints: merkle::root(&self.result.checkpoints),
                 steps: self.result.steps,
-                leave_out: offer.work.leave_out,
+                leave_out: offer.work.leave_out.clone(),
                 segments_checked: self.segments_checked,
             },
             class: self.result.class.clone(),

@@ -38,6 +38,7 @@ fn release() -> Release {
         account: AccountId([number; 32]),
         payout: ChainAddress([number; 20]),
         leave_out: Hash([number; 32]),
+        together: None,
         entries: 1,
         estimated: false,
     };

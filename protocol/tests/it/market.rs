@@ -309,6 +309,7 @@ impl Net {
                 account,
                 payout: address(0),
                 leave_out: BASE_ALONE,
+                together: None,
                 entries: 1,
                 estimated: false,
             }],
@@ -361,7 +362,7 @@ impl Net {
 
     fn train(&mut self, number: u8, datanet: DatanetId, budget: Amount) -> Hash {
         let head = self.hosts[0].node.datanet(&datanet).expect("its owner knows it").head();
-        let work = FineTune { base: Hash([22; 32]), head, recipe: "{}".into(), steps: 100, leave_out: None };
+        let work = FineTune { base: Hash([22; 32]), head, recipe: "{}".into(), steps: 100, leave_out: Vec::new() };
         let key = Hash([number; 32]);
         let deadline_ms = self.now_ms + 600_000;
         self.command(0, Command::FineTune(FineTuneCommand { key, work, budget, deadline_ms, segments_checked: 0 }));

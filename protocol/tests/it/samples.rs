@@ -48,7 +48,7 @@ fn address(number: u8) -> ChainAddress {
     ChainAddress([number; 20])
 }
 
-fn signed<T: Statement>(number: u8, body: T) -> Signed<T> {
+pub fn signed<T: Statement>(number: u8, body: T) -> Signed<T> {
     Signed::new(network(), &key(number), body)
 }
 
@@ -109,6 +109,13 @@ pub fn notes() -> [Note; 2] {
     })
 }
 
+/// Two contributors who are left out together.
+fn cluster() -> Vec<AccountId> {
+    let mut members = vec![account(1), account(2)];
+    members.sort_unstable();
+    members
+}
+
 pub fn offer() -> TaskOffer {
     TaskOffer {
         node: node(20),
@@ -118,7 +125,7 @@ pub fn offer() -> TaskOffer {
             head: head(),
             recipe: r#"{"rank":8}"#.into(),
             steps: 60,
-            leave_out: Some(account(1)),
+            leave_out: cluster(),
         },
         budget: Amount::OPEN,
         bids_until_ms: NOW_MS + 1_500,
@@ -213,10 +220,24 @@ const fn quality() -> Quality {
     Quality { answers: 16, contributors: 1, misallocated: 21_000, correlation: Some(987_000), noise: 40_000 }
 }
 
-fn release() -> Release {
+pub fn release() -> Release {
     let mut contributors = vec![
-        Contributor { account: account(1), payout: address(1), leave_out: hash(48), entries: 2, estimated: false },
-        Contributor { account: account(2), payout: address(2), leave_out: hash(49), entries: 1, estimated: true },
+        Contributor {
+            account: account(1),
+            payout: address(1),
+            leave_out: hash(48),
+            together: None,
+            entries: 2,
+            estimated: false,
+        },
+        Contributor {
+            account: account(2),
+            payout: address(2),
+            leave_out: hash(49),
+            together: None,
+            entries: 1,
+            estimated: true,
+        },
     ];
     contributors.sort_by_key(|contributor| contributor.account);
     Release {

@@ -204,9 +204,9 @@ impl World {
         (whole && head.logs.len() == plan.contributors.len()).then_some(head)
     }
 
-    fn left_out(&self, plan: &Plan, run: usize) -> Option<AccountId> {
-        let contributor = plan.contributors.get(run.checked_sub(1)?)?;
-        Some(self.hosts[*contributor].account)
+    fn left_out(&self, plan: &Plan, run: usize) -> Vec<AccountId> {
+        let contributor = run.checked_sub(1).and_then(|place| plan.contributors.get(place));
+        contributor.map(|contributor| self.hosts[*contributor].account).into_iter().collect()
     }
 
     /// Asks for a run that was not asked for yet, or once more when it failed.
@@ -250,6 +250,7 @@ impl World {
                 account,
                 payout: self.address_of(*host),
                 leave_out,
+                together: None,
                 entries: log.length,
                 estimated: false,
             });

@@ -54,7 +54,8 @@ impl Attributor for PartlyTrained {
         let (trained, others) = largest.split_at(self.0.of(largest.len()));
         let mut leave_out: Vec<(u32, Adapter)> =
             case.leave_out.iter().filter(|(contributor, _)| trained.contains(contributor)).cloned().collect();
-        let estimator = Estimator::fit(base, deployed, &leave_out, &learned)?;
+        let alone: Vec<_> = leave_out.iter().map(|(one, without)| (vec![*one], without.clone())).collect();
+        let estimator = Estimator::fit(base, deployed, &alone, &learned)?;
         for contributor in others {
             leave_out.push((*contributor, estimator.without(*contributor, &learned)?));
         }

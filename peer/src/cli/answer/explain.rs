@@ -15,8 +15,9 @@ use crate::percent::percents;
 
 /// What the adapter's contributors are paid by.
 const LEFT_OUT: &str = "For each contributor the model was trained once more without that contributor's records (without an only \
-                        one, the base model is left); where there are many, what that changes is estimated for those with \
-                        the fewest. A share tells how much less likely the model would be to say exactly this without them, \
+                        one, the base model is left). Those who teach the same things in their own words are left out \
+                        together, and what that changes is divided among them by their records. Where there are many contributors, it \
+                        is estimated for those with the fewest records. A share tells how much less likely the model would be to say exactly this without them, \
                         beside the others. It does not tell whether the answer is right. What no contributor explains goes \
                         to the commons, the network's treasury: the base model knew it already, or nobody can be named for \
                         it.";

@@ -25,7 +25,12 @@ pub(super) async fn verify(context: &Context, release: &Value) -> Result<Output,
 }
 
 fn shown(id: String, found: Value) -> Output {
-    let parts = [("index", index(&found)), ("estimates", estimates(&found)), ("quality", qualities(&found))];
+    let parts = [
+        ("index", index(&found)),
+        ("clusters", clusters(&found)),
+        ("estimates", estimates(&found)),
+        ("quality", qualities(&found)),
+    ];
     let lines: Vec<(&str, String)> = parts.iter().map(|(name, (_, told))| (*name, told.clone())).collect();
     let is_right = parts.iter().all(|(_, (is_right, _))| *is_right);
     let output = Output::new(found, vec![id], text::fields(&lines));
@@ -41,6 +46,22 @@ fn index(found: &Value) -> (bool, String) {
     match found["index"]["equal"] == true {
         true => (true, "equal: it is the one that the adapters make".into()),
         false => (false, format!("UNEQUAL: the adapters make {}", text::short(&found["index"]["own"]))),
+    }
+}
+
+/// Who teaches the same; not looked at where the index is another one.
+fn clusters(found: &Value) -> (bool, String) {
+    let [theirs, own] = ["theirs", "own"].map(|whose| text::rows(&found["clusters"][whose]));
+    let told = |clusters: &[Value]| match clusters {
+        [] => "nobody teaches what another does".to_owned(),
+        some => {
+            let members = some.iter().map(|members| text::rows(members).len()).sum::<usize>();
+            format!("{members} contributors, who teach what another does")
+        }
+    };
+    match theirs == own {
+        true => (true, format!("equal: {}", told(own))),
+        false => (false, format!("UNEQUAL: the release leaves out together {}; here: {}", told(theirs), told(own))),
     }
 }
 

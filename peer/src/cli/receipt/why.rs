@@ -69,10 +69,11 @@ fn kind(receipt: &Receipt) -> &'static str {
 
 fn work(receipt: &Receipt) -> String {
     match &receipt.work {
-        Work::Training { steps, leave_out: Some(account), .. } => {
-            format!("a training of {steps} steps without the records of {}", account.short())
+        Work::Training { steps, leave_out, .. } if leave_out.is_empty() => format!("a training of {steps} steps"),
+        Work::Training { steps, leave_out, .. } => {
+            let accounts: Vec<String> = leave_out.iter().map(AccountId::short).collect();
+            format!("a training of {steps} steps without the records of {}", accounts.join(" and "))
         }
-        Work::Training { steps, .. } => format!("a training of {steps} steps"),
         Work::Inference { answer_tokens, .. } => {
             format!("an answer of {}", text::counted((*answer_tokens).into(), "token"))
         }

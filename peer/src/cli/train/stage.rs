@@ -51,6 +51,7 @@ impl Stage {
             Some("stopped") => stage("run", "stopped by its requester".into(), Some(End::Stopped)),
             Some("failed") => stage("run", format!("failed: {}", text::field(&run["reason"])), Some(End::Failed)),
             Some("releasing") => stage("index", "the attribution index is built".into(), None),
+            Some("clustering") => stage("attribution", "looking for contributors who teach the same".into(), None),
             Some("attributing") => Self::attributing(leave_out, steps_kept(main)),
             _ => {
                 Self { label: "training", done: steps_done(main), all: steps_all(main), message: now(main), end: None }

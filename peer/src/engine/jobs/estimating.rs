@@ -4,40 +4,44 @@
 
 use tributary_compute::attribute::{Estimator, Learned};
 use tributary_compute::lora::Adapter;
-use tributary_compute::train::targets;
 
 use super::super::context::JobContext;
 use super::super::{Done, EstimateAsk, Reply, micro};
-use super::training::examples_of;
-use super::{MEASURED_TOKENS, adapter_bytes, adapter_on, handed, text};
+use super::training::learned_from;
+use super::{MEASURED_TOKENS, adapter_bytes, adapter_on, handed, left_out, text};
 
 pub(super) fn estimate(context: &JobContext, ask: &EstimateAsk) -> Result<Done, String> {
     let base = context.shelf.base(ask.base)?;
     let read = |blob| adapter_on(&base, ask.base, &handed(context, blob)?);
     let adapter = read(ask.adapter)?;
-    let trained = ask.trained.iter().map(|(contributor, blob)| Ok((*contributor, read(*blob)?)));
-    let trained = trained.collect::<Result<Vec<_>, String>>()?;
+    let trained = left_out(context, (ask.base, &base), &adapter, &ask.trained)?;
     let most = base.config().max_positions.min(MEASURED_TOKENS);
-    let mut learned = Learned { records: Vec::new(), counts: ask.counts.iter().copied().collect() };
-    for example in examples_of(&ask.records) {
-        // One from which nothing can be learned taught nothing.
-        let own = targets(&base, std::slice::from_ref(&example), most).unwrap_or_default();
-        learned.records.extend(own.into_iter().map(|target| (example.contributor, target)));
-    }
-    let estimator = Estimator::fit(&base, &adapter, &trained, &learned).map_err(text)?;
+    let records = learned_from(&base, &ask.records, most);
+    let learned = Learned { records, counts: ask.counts.iter().copied().collect() };
     let mut worst_millionths = 0;
-    for (contributor, theirs) in &ask.wanted {
+    let mut tell = |contributor: u32, own: &Adapter| -> Result<(), String> {
         if context.is_stopped() {
             return Err("stopped".into());
         }
-        let own = estimator.without(*contributor, &learned).map_err(text)?;
-        match theirs {
-            None => {
-                let bytes = adapter_bytes(&own, ask.base)?;
-                context.reply(Reply::Estimated { job: context.job, contributor: *contributor, bytes });
+        match ask.wanted.iter().find(|(wanted, _)| *wanted == contributor) {
+            None => {}
+            Some((_, None)) => {
+                let bytes = adapter_bytes(own, ask.base)?;
+                context.reply(Reply::Estimated { job: context.job, contributor, bytes });
             }
-            Some(blob) => worst_millionths = worst_millionths.max(apart(&adapter, &own, &read(*blob)?)?),
+            Some((_, Some(blob))) => worst_millionths = worst_millionths.max(apart(&adapter, own, &read(*blob)?)?),
         }
+        Ok(())
+    };
+    for (members, without) in trained.iter().filter(|(members, _)| members.len() > 1) {
+        let parts = Estimator::divide(&base, &adapter, (members, without), &learned).map_err(text)?;
+        members.iter().zip(&parts).try_for_each(|(member, own)| tell(*member, own))?;
+    }
+    let is_trained = |contributor: &u32| trained.iter().any(|(members, _)| members.contains(contributor));
+    let untrained: Vec<u32> = ask.wanted.iter().map(|(one, _)| *one).filter(|one| !is_trained(one)).collect();
+    if !untrained.is_empty() {
+        let estimator = Estimator::fit(&base, &adapter, &trained, &learned).map_err(text)?;
+        untrained.iter().try_for_each(|one| tell(*one, &estimator.without(*one, &learned).map_err(text)?))?;
     }
     Ok(Done::Estimated { worst_millionths })
 }

@@ -6,8 +6,9 @@
 use std::time::{Duration, Instant};
 
 use tributary_compute::device::repeats_bits;
+use tributary_compute::loss::Target;
 use tributary_compute::model::Base;
-use tributary_compute::train::{Answers, Evaluation, Example, Recipe, StepReport, Trainer};
+use tributary_compute::train::{Answers, Evaluation, Example, Recipe, StepReport, Trainer, targets};
 use tributary_protocol::id::Hash;
 use tributary_protocol::limits::CURVE_POINTS_MAX;
 use tributary_protocol::message::{HeldOut, Measurement};
@@ -44,6 +45,16 @@ pub(super) fn examples_of(frames: &[ExampleFrame]) -> Vec<Example> {
             weight: if frame.left_out { 0.0 } else { 1.0 },
         })
         .collect()
+}
+
+/// What was learned of each record, with whose it is, of `most` tokens at most; one from which nothing can be learned taught
+/// nothing.
+pub(super) fn learned_from(base: &Base, frames: &[ExampleFrame], most: usize) -> Vec<(u32, Target)> {
+    let learned = |example: &Example| {
+        let own = targets(base, std::slice::from_ref(example), most).unwrap_or_default();
+        own.into_iter().map(|target| (example.contributor, target)).collect::<Vec<_>>()
+    };
+    examples_of(frames).iter().flat_map(learned).collect()
 }
 
 fn trainer(base: &Base, run: &Run, start: Option<&[u8]>) -> Result<(Trainer, Recipe), String> {
