@@ -6,6 +6,7 @@
 
 pub mod attacks;
 pub mod attributor;
+mod audit;
 mod bootstrap;
 mod clustered;
 pub mod dataset;
@@ -31,6 +32,8 @@ pub use judge::{Judgement, MEASURES, judge};
 pub use laboratory::{Laboratory, OnTraining, Training, recipe, recipes};
 pub use matrix::Matrix;
 pub use truth::{Plan, Truth};
+
+use tributary_protocol::attribution::audit::AuditError;
 
 use crate::attribute::AttributeError;
 use crate::lora::LoraError;
@@ -68,6 +71,9 @@ pub enum StudyError {
     /// The records could not be triaged.
     #[error(transparent)]
     Triage(#[from] TriageError),
+    /// The audit was refused.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Compute(#[from] candle_core::Error),

@@ -5,6 +5,8 @@
 //! helps, and what harms is worth no less under another identity than left away (design section 8, "Shares"). Credits
 //! of real trainings add up where contributors teach what others don't; `compute/ATTRIBUTION.md` has what they do elsewhere.
 
+pub mod audit;
+
 use std::collections::BTreeMap;
 
 use bincode::{Decode, Encode};

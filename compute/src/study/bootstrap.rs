@@ -66,7 +66,16 @@ pub(super) fn figure(
     statistic: impl Fn(&[usize], &[usize]) -> Option<f64> + Sync,
 ) -> Option<Figure> {
     let all = |count: usize| (0..count).collect::<Vec<usize>>();
-    let value = statistic(&all(first), &all(second))?;
+    around(statistic(&all(first), &all(second))?, seed, [first, second], statistic)
+}
+
+/// The same around a value that is known.
+pub(super) fn around(
+    value: f64,
+    seed: u64,
+    [first, second]: [usize; 2],
+    statistic: impl Fn(&[usize], &[usize]) -> Option<f64> + Sync,
+) -> Option<Figure> {
     let draw = |draw: u32| {
         let mut draws = Draws::new(seed, draw);
         let mut some = |count: usize| (0..count).map(|_| draws.below(count)).collect::<Vec<usize>>();

@@ -7,19 +7,22 @@ use std::collections::BTreeMap;
 
 use super::StudyError;
 use super::attributor::Scores;
+use super::audit::misallocated_after;
 use super::bootstrap::{Figure, figure};
 use super::matrix::Matrix;
 use super::truth::{Subsets, Truth};
 use crate::statistics::{auc, mean, misallocated, parts, pearson, spearman};
 
 /// Every measure with what it means, in the order of tables.
-pub const MEASURES: [(&str, &str); 45] = [
+pub const MEASURES: [(&str, &str); 47] = [
     ("clds-tenth", "cLDS, a tenth of the contributors left out"),
     ("clds-half", "cLDS, half of the contributors left out"),
     ("loco-r", "leave one contributor out, r for each answer"),
     ("loco-rho", "the same, rank correlation"),
     ("tv-answer", "fee misallocated, each answer"),
     ("tv-totals", "fee misallocated, totals"),
+    ("tv-audited-4", "totals misallocated after an audit, one answer in four"),
+    ("tv-audited-8", "totals misallocated after an audit, one answer in eight"),
     ("net-r", "net totals, r"),
     ("net-rho", "net totals, rank correlation"),
     ("unseen-loco-r", "unseen seeds: r for each answer"),
@@ -64,6 +67,9 @@ pub const MEASURES: [(&str, &str); 45] = [
 /// One method's figures, by measure.
 pub type Judgement = BTreeMap<&'static str, Figure>;
 
+/// The totals after an audit, and of how many answers one is audited.
+const AUDITS: [(&str, u32); 2] = [("tv-audited-4", 4), ("tv-audited-8", 8)];
+
 /// Seed of the intervals' draws.
 const SEED: u64 = 1;
 
@@ -78,6 +84,10 @@ pub fn judge(truth: &Truth, scores: &Scores) -> Result<Judgement, StudyError> {
         found.put("clds-tenth", datamodel(&truth.tenths, contributors));
         found.put("clds-half", datamodel(&truth.halves, contributors));
         against(&mut found, ["loco-r", "loco-rho", "tv-answer", "tv-totals", "net-r", "net-rho"], contributors, truth);
+        let (given, due) = (shares(&columns(contributors, truth)), shares(&columns(&truth.without, truth)));
+        for (measure, one_in) in AUDITS {
+            found.put(measure, misallocated_after(SEED, &given, &due, one_in)?);
+        }
         if let Some(unseen) = mean_of(&truth.unseen)? {
             let names = ["unseen-loco-r", "", "", "unseen-tv-totals", "unseen-net-r", "unseen-net-rho"];
             against(&mut found, names, contributors, &Truth { without: unseen, ..truth.clone() });
@@ -129,17 +139,13 @@ fn sum(values: &[f32]) -> f64 {
 
 /// The measures of single contributors, under `names`.
 fn against(found: &mut Found, names: [&'static str; 6], scores: &Matrix, truth: &Truth) {
-    let columns = |matrix: &Matrix| (0..truth.queries).map(|query| matrix.column(query)).collect::<Vec<_>>();
-    let (given, due) = (columns(scores), columns(&truth.without));
+    let (given, due) = (columns(scores, truth), columns(&truth.without, truth));
     let each = |of: fn(&[f64], &[f64]) -> Option<f64>| -> Vec<Option<f64>> {
         given.iter().zip(&due).map(|(given, due)| of(given, due)).collect()
     };
     found.put(names[0], mean_figure(&each(pearson)));
     found.put(names[1], mean_figure(&each(spearman)));
     found.put(names[2], mean_figure(&each(|given, due| Some(misallocated(given, due)))));
-    let shares = |columns: &[Vec<f64>]| -> Vec<Vec<f64>> {
-        columns.iter().map(|column| parts(column).unwrap_or_else(|| vec![0.0; column.len()])).collect()
-    };
     let (given_shares, due_shares) = (shares(&given), shares(&due));
     let count = [truth.queries, 0];
     found.put(
@@ -148,6 +154,16 @@ fn against(found: &mut Found, names: [&'static str; 6], scores: &Matrix, truth: 
     );
     found.put(names[4], figure(SEED, count, |places, _| pearson(&total(&given, places), &total(&due, places))));
     found.put(names[5], figure(SEED, count, |places, _| spearman(&total(&given, places), &total(&due, places))));
+}
+
+/// Contributors' values for each question that is paid for.
+fn columns(matrix: &Matrix, truth: &Truth) -> Vec<Vec<f64>> {
+    (0..truth.queries).map(|query| matrix.column(query)).collect()
+}
+
+/// Parts of each answer; nobody's where nobody has credit.
+fn shares(columns: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    columns.iter().map(|column| parts(column).unwrap_or_else(|| vec![0.0; column.len()])).collect()
 }
 
 /// Sums over the questions at `places`.

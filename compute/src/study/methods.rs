@@ -14,13 +14,15 @@ use super::table::Finding;
 const COSTS: [&str; 3] = ["build-seconds", "query-seconds", "bytes-per-contributor"];
 
 /// Columns: measure and heading.
-const COLUMNS: [(&str, &str); 11] = [
+const COLUMNS: [(&str, &str); 13] = [
     ("clds-tenth", "cLDS, tenth"),
     ("clds-half", "cLDS, half"),
     ("loco-r", "per answer r"),
     ("loco-rho", "ρ"),
     ("tv-answer", "misallocated, answer"),
     ("tv-totals", "totals"),
+    ("tv-audited-4", "totals, 1 in 4 audited"),
+    ("tv-audited-8", "1 in 8"),
     ("net-r", "net r"),
     ("net-rho", "net ρ"),
     ("auc-mislabelled", "wrong labels"),

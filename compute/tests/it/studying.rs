@@ -101,6 +101,7 @@ fn every_method_scores_every_contributor_and_is_judged() {
     let known = Scores::of_contributors(truth.without.clone());
     let judgement = judge(&truth, &known).unwrap();
     assert!((judgement["loco-r"].value - 1.0).abs() < 1e-9 && judgement["tv-totals"].value.abs() < 1e-9);
+    assert!(judgement["tv-audited-4"].high.abs() < 1e-9 && judgement["tv-audited-8"].high.abs() < 1e-9);
     let foreign = Scores::of_contributors(truth.without.slice(0, 1));
     assert!(matches!(judge(&truth, &foreign), Err(StudyError::Shape(_))));
 }
