@@ -5,8 +5,9 @@
 
 mod spec;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
@@ -21,7 +22,8 @@ use tributary_storage::journal::{Journal, JournalError};
 
 pub use self::spec::{OpenRun, RunSpec, RunState, done_adapter, leave_outs};
 use crate::curves::{Curves, Trains};
-use crate::work::Workshop;
+use crate::lock::locked;
+use crate::work::{JobError, Workshop};
 
 /// The journal's index of runs by key.
 const RUNS: &str = "runs";
@@ -35,6 +37,8 @@ const RESUMED: &str = "runs-resumed";
 const RESUMPTIONS_MAX: u32 = 64;
 /// Runs kept.
 const RUNS_MAX: usize = 4096;
+/// How often it is tried to find who teaches the same.
+const CLUSTERS_TRIES: u32 = 3;
 /// How often a run is looked at.
 const STEP_INTERVAL: Duration = Duration::from_millis(400);
 
@@ -62,13 +66,15 @@ pub struct Runs {
     workshop: Arc<Workshop>,
     /// What was measured in them.
     pub curves: Arc<Curves>,
+    /// How often a look at who teaches the same has failed.
+    failures: Mutex<BTreeMap<Hash, u32>>,
 }
 
 impl Runs {
     /// The runs kept in `journal`, their curves in `folder`.
     #[must_use]
     pub fn new(journal: Arc<Journal>, workshop: Arc<Workshop>, folder: PathBuf) -> Self {
-        Self { journal, workshop, curves: Arc::new(Curves::new(folder)) }
+        Self { journal, workshop, curves: Arc::new(Curves::new(folder)), failures: Mutex::default() }
     }
 
     /// Keeps a run; one with the same key stays as it is.
@@ -189,14 +195,28 @@ impl Runs {
         let found = node.view(look).await.map_err(|error| error.to_string())?;
         let (adapter, entries) = found.ok_or("the adapter or its records are missing")?;
         let accounts: Vec<AccountId> = spec.contributors().collect();
-        let found = self.workshop.clusters((spec.base, adapter), &accounts, &entries, &[]).await;
-        let found = found.map_err(|error| error.to_string())?;
+        let found = match self.workshop.clusters((spec.base, adapter), &accounts, &entries, &[]).await {
+            Ok(found) => found,
+            Err(error) if self.has_failed(spec.key, &error) => {
+                tracing::warn!(adapter = %adapter.short(), %error, "who teaches the same could not be found: everybody is left out alone");
+                Vec::new()
+            }
+            Err(error) => return Err(error.to_string()),
+        };
         let named = |members: Vec<u32>| -> Vec<AccountId> {
             members.into_iter().filter_map(|member| accounts.get(usize::try_from(member).ok()?).copied()).collect()
         };
         let clusters: Vec<Vec<AccountId>> = found.into_iter().map(named).collect();
         let kept = self.journal.index_put(CLUSTERS, &spec.key.0, &wire::encode(&clusters));
         kept.map_err(|error| error.to_string())
+    }
+
+    /// Whether the look at who teaches the same is given up: it took too long, or failed too often.
+    fn has_failed(&self, run: Hash, error: &JobError) -> bool {
+        let mut failures = locked(&self.failures);
+        let count = failures.entry(run).or_default();
+        *count += 1;
+        *count >= CLUSTERS_TRIES || matches!(error, JobError::Late(_))
     }
 
     async fn release(&self, run: &OpenRun) -> Result<(), String> {

@@ -36,7 +36,7 @@ const AT_ONCE: usize = 32;
 pub struct Direction(Vec<f32>);
 
 impl Direction {
-    /// That of a gradient in the adapter's numbers; of none it is nothing.
+    /// That of a gradient in the adapter's numbers; of none, or of one that is not finite, it is nothing.
     #[must_use]
     pub fn of(gradient: &[f32]) -> Self {
         let mut values = match gradient.len() <= DIRECTION {
@@ -121,7 +121,7 @@ const fn mixed(place: u64) -> u64 {
 /// they tell forms more than facts (`compute/ATTRIBUTION.md`).
 ///
 /// # Errors
-/// When `is_stopped` says so, tokens can't run, or a number is not finite.
+/// When `is_stopped` says so, or tokens can't run.
 pub fn directions(
     base: &Base,
     adapter: &Adapter,
@@ -136,12 +136,9 @@ pub fn directions(
         }
         let direction = |(contributor, record): &(u32, Target)| {
             let gradient = mean_gradient(base.model(), &adapter, &variables, record)?;
-            match gradient.iter().all(|value| value.is_finite()) {
-                true => Ok((*contributor, Direction::of(&gradient))),
-                false => Err(AttributeError::NotFinite),
-            }
+            Ok((*contributor, Direction::of(&gradient)))
         };
-        all.extend(some.into_par_iter().map(direction).collect::<Result<Vec<_>, _>>()?);
+        all.extend(some.into_par_iter().map(direction).collect::<Result<Vec<_>, AttributeError>>()?);
     }
     Ok(all)
 }

@@ -65,9 +65,9 @@ pub struct Doubts {
 }
 
 /// What is handed over for a job is taken back, also when nobody waits for it any more.
-struct HandedOver {
-    folder: EngineFolder,
-    job: Hash,
+pub(super) struct HandedOver {
+    pub(super) folder: EngineFolder,
+    pub(super) job: Hash,
 }
 
 impl Drop for HandedOver {

@@ -5,6 +5,7 @@
 //! leave-out adapters and the version tells by the same ones.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tributary_protocol::attribution::Quality;
 use tributary_protocol::datanet::Dated;
@@ -13,12 +14,14 @@ use tributary_protocol::message::{Contributor, Release};
 use tributary_storage::admission::Admitted;
 use tributary_storage::shard::Record;
 
-use super::doubts::TEXTS_MAX_BYTES;
+use super::doubts::{HandedOver, TEXTS_MAX_BYTES};
 use super::{JobError, Workshop, trained};
 use crate::engine::{Ask, ClusterAsk, Done, EstimateAsk, ExampleFrame, Reply};
 
 /// Records by which one estimates and compares contributors, in all: some minutes for a small base.
 const RECORDS_MAX: usize = 2_000;
+/// How long a look at who teaches the same may take: a large base on a small machine would take days.
+pub const CLUSTERS_TIME: Duration = Duration::from_secs(15 * 60);
 /// Of one contributor, at least and at most.
 const RECORDS_OF_ONE: (usize, usize) = (8, 64);
 
@@ -59,7 +62,7 @@ impl Workshop {
     /// Which of these contributors teach the same, by their records and what `adapter` makes of them: by their places, ascending.
     ///
     /// # Errors
-    /// When a shard is not here, or the engine can't.
+    /// When a shard is not here, the engine can't, or it takes longer than [`CLUSTERS_TIME`].
     pub async fn clusters(
         &self,
         (base, adapter): (Hash, Hash),
@@ -74,7 +77,13 @@ impl Workshop {
         let (records, _) = sampled(self.admission(entries).await?.admitted, adapter, accounts);
         let job = Hash::of(&[b"cluster".as_slice(), &adapter.0].concat());
         let ask = Ask::Cluster { job, cluster: ClusterAsk { base, adapter, records } };
-        match self.ask_with(&[adapter], providers, std::future::ready(Ok(())), &ask).await? {
+        let _handed = HandedOver { folder: self.engine.folder().clone(), job };
+        self.hand_over(job, adapter, providers).await?;
+        let running = self.engine.wanted(job);
+        let done = tokio::time::timeout(CLUSTERS_TIME, self.ask(job, &ask)).await;
+        let done = done.map_err(|_| JobError::Late(CLUSTERS_TIME))?;
+        running.ended();
+        match done? {
             Done::Clustered(clusters) => Ok(clusters),
             other => Err(format!("the engine answered another question: {other:?}").into()),
         }
