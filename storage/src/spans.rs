@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 
 use tributary_protocol::id::Hash;
 
+mod answer;
 mod build;
 mod file;
 mod search;
 
+pub use answer::spans_in;
 pub use build::{SpanText, build};
 pub use file::SpanIndex;
 
