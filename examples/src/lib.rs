@@ -2,6 +2,8 @@
 //!
 //! Invariant: contributor number i of a country is contributor i of the training, so credits name the right one.
 
+pub mod zipf;
+
 use std::ops::ControlFlow;
 
 use anyhow::{Context as _, Result};

@@ -1,26 +1,31 @@
 //! Evidence: where an answer repeats records word for word, found in span indexes of a datanet's shards.
 //!
-//! An index is made when a shard is first asked for and stays in the node's folder; it can be deleted at any time. Who
-//! claimed a record first is named where several shards have the same words.
+//! An index is made when a shard is first asked for and stays in the node's folder; it can be deleted at any time. Once
+//! opened it stays mapped, since what a search reads of it is then found without asking the system again. Who claimed a
+//! record first is named where several shards have the same words.
 //!
 //! Invariant: what is shown was compared with the record's own text; nothing here pays anybody.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::Serialize;
 use tributary_protocol::datanet::Dated;
 use tributary_protocol::id::{AccountId, Hash};
-use tributary_protocol::span::{Longest, MAX_WORDS, Span, improbability, maximal, words};
+use tributary_protocol::span::{MAX_WORDS, Span, words};
 use tributary_storage::blobs::{BlobStore, IrohBlobs};
 use tributary_storage::shard::{self, Record};
-use tributary_storage::spans::{SpanIndex, SpanText, SpansError, build};
+use tributary_storage::spans::{SpanIndex, SpanText, SpansError, build, spans_in};
 
 /// Words of one index: half a gigabyte of memory while it is made, and nearly as much of the disk.
 const INDEX_WORDS: u64 = 1 << 25;
-/// What all indexes together may take of the disk; the ones made longest ago make room.
-const INDEXES_BYTES: u64 = 4 << 30;
+/// What all indexes together may take of the disk: those of a billion words. The ones made longest ago make room.
+const INDEXES_BYTES: u64 = 16 << 30;
+/// Indexes that stay open: a process has some ten thousands of mappings (65,530 on Linux).
+const OPEN_INDEXES: usize = 4_096;
 /// Characters of a record that are shown on each side of its words.
 const CONTEXT_CHARS: usize = 80;
 
@@ -86,12 +91,23 @@ pub enum EvidenceError {
 pub struct Evidence {
     folder: PathBuf,
     /// One search at a time makes indexes and reads shards: both take memory by the size of a shard.
-    turn: tokio::sync::Mutex<()>,
+    open: tokio::sync::Mutex<Open>,
+}
+
+/// The indexes that are open, by their shards, and how their files looked then.
+type Open = BTreeMap<Hash, (Arc<SpanIndex>, Look)>;
+
+/// A file's length and when it was written: whether it is still the one that was opened.
+type Look = (u64, SystemTime);
+
+fn look(path: &Path) -> Option<Look> {
+    let about = std::fs::metadata(path).ok()?;
+    Some((about.len(), about.modified().ok()?))
 }
 
 /// A shard's index and who contributed it.
 struct Place {
-    index: SpanIndex,
+    index: Arc<SpanIndex>,
     shard: Hash,
     contributor: AccountId,
 }
@@ -100,7 +116,7 @@ impl Evidence {
     /// Indexes in `folder`, which is made when the first one is.
     #[must_use]
     pub fn at(folder: PathBuf) -> Self {
-        Self { folder, turn: tokio::sync::Mutex::new(()) }
+        Self { folder, open: tokio::sync::Mutex::new(Open::new()) }
     }
 
     /// Where `answer` repeats records of `entries` word for word. The search goes on when nobody waits for it any more, so
@@ -116,13 +132,20 @@ impl Evidence {
     ) -> Result<Found, EvidenceError> {
         let (evidence, store) = (Arc::clone(self), store.clone());
         let search = tokio::spawn(async move {
-            let _turn = evidence.turn.lock().await;
-            evidence.search(&store, entries, answer).await
+            let mut open = evidence.open.lock().await;
+            evidence.search(&mut open, &store, entries, answer).await
         });
         search.await.map_err(|error| EvidenceError::Broken(error.to_string()))?
     }
 
-    async fn search(&self, store: &IrohBlobs, mut entries: Vec<Dated>, answer: String) -> Result<Found, EvidenceError> {
+    async fn search(
+        &self,
+        open: &mut Open,
+        store: &IrohBlobs,
+        mut entries: Vec<Dated>,
+        answer: String,
+    ) -> Result<Found, EvidenceError> {
+        self.close_changed(open);
         // A quotation is shown as whose it is by the entries' own words for their records: it pays nobody.
         entries.sort_by_key(|dated| {
             let (entry, proven) = (&dated.entry, dated.proven(&dated.entry.body.records_root));
@@ -131,7 +154,7 @@ impl Evidence {
         let (mut places, mut skipped) = (Vec::new(), 0);
         for Dated { entry, .. } in entries {
             let shard = entry.body.shard;
-            match self.index(store, shard).await {
+            match self.index(open, store, shard).await {
                 Ok(index) => places.push(Place { index, shard, contributor: entry.account }),
                 Err(error) => {
                     tracing::debug!(%error, "a shard is not looked through");
@@ -140,7 +163,9 @@ impl Evidence {
             }
         }
         let (places, mut spans, answer) = blocking(move || {
-            let spans = spans(&places, &answer);
+            let indexes: Vec<&SpanIndex> = places.iter().map(|place| &*place.index).collect();
+            let wanted: Vec<u32> = words(&answer).take(MAX_WORDS).map(|(_, word)| word).collect();
+            let spans = spans_in(&indexes, &wanted);
             (places, spans, answer)
         })
         .await?;
@@ -159,15 +184,38 @@ impl Evidence {
     }
 
     /// The index of a shard, made anew where it is missing or damaged.
-    async fn index(&self, store: &IrohBlobs, shard: Hash) -> Result<SpanIndex, EvidenceError> {
-        let path = self.folder.join(format!("{shard}.spans"));
-        if let Ok(index) = SpanIndex::open(&shard, &path) {
-            return Ok(index);
+    async fn index(&self, open: &mut Open, store: &IrohBlobs, shard: Hash) -> Result<Arc<SpanIndex>, EvidenceError> {
+        if let Some((index, _)) = open.get(&shard) {
+            return Ok(Arc::clone(index));
         }
-        let records = records(store, shard).await?;
-        let folder = self.folder.clone();
-        let made = blocking(move || make(shard, &records, &folder, &path)).await?;
-        Ok(made?)
+        let path = self.path(&shard);
+        let index = match SpanIndex::open(&shard, &path) {
+            Ok(index) => index,
+            Err(_) => {
+                let records = records(store, shard).await?;
+                let folder = self.folder.clone();
+                let made = blocking(move || make(shard, &records, &folder, &path)).await??;
+                self.close_changed(open);
+                made
+            }
+        };
+        if open.len() >= OPEN_INDEXES {
+            open.clear();
+        }
+        let index = Arc::new(index);
+        if let Some(look) = look(&self.path(&shard)) {
+            open.insert(shard, (Arc::clone(&index), look));
+        }
+        Ok(index)
+    }
+
+    fn path(&self, shard: &Hash) -> PathBuf {
+        self.folder.join(format!("{shard}.spans"))
+    }
+
+    /// Closes indexes whose files are gone, so that the disk gets their room back, or changed, which a node does not do.
+    fn close_changed(&self, open: &mut Open) {
+        open.retain(|shard, (_, then)| look(&self.path(shard)) == Some(*then));
     }
 }
 
@@ -207,27 +255,6 @@ async fn records(store: &IrohBlobs, shard: Hash) -> Result<Vec<Record>, Evidence
     let bytes = store.get(shard).await.map_err(|error| damaged(error.to_string()))?;
     let bytes = bytes.ok_or_else(|| damaged("it is not here yet".into()))?;
     blocking(move || shard::read(&bytes)).await?.map_err(|error| damaged(error.to_string()))
-}
-
-/// The spans worth showing over all shards as if they were one, each with its shard's number.
-fn spans(places: &[Place], answer: &str) -> Vec<(Span, usize)> {
-    let answer: Vec<u32> = words(answer).take(MAX_WORDS).map(|(_, word)| word).collect();
-    let total = places.iter().map(|place| place.index.roots().entries).sum();
-    let longest = |begin: usize| {
-        let mut best = (Longest { words: 0, at: 0 }, 0);
-        for (number, place) in places.iter().enumerate() {
-            let found = place.index.longest(&answer[begin..]);
-            if found.words > best.0.words {
-                best = (found, number);
-            }
-        }
-        best
-    };
-    let cost = |word: &u32| improbability(places.iter().map(|place| place.index.count(*word)).sum(), total);
-    let (matches, shards): (Vec<Longest>, Vec<usize>) = (0..answer.len()).map(longest).unzip();
-    let costs: Vec<u64> = answer.iter().map(cost).collect();
-    let spans = maximal(&matches, &costs, total).into_iter();
-    spans.filter_map(|span| Some((span, *shards.get(usize::try_from(span.begin).ok()?)?))).collect()
 }
 
 /// The span as the record has it; nothing where words only share their number.

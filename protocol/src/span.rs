@@ -25,7 +25,7 @@ use crate::id::Hash;
 pub use fault::{Fault, Longer, judge, refutes};
 pub use longest::{Longest, MatchProof, longest};
 pub use page::{PAGE_ENTRIES, Page, page_count, page_hash};
-pub use weigh::{Span, improbability, maximal};
+pub use weigh::{Span, improbability, least_improbability, maximal};
 
 /// The entry after a record's last word.
 pub const SEPARATOR: u32 = 0;

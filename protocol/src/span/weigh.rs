@@ -48,12 +48,19 @@ fn micro_log2(value: u64) -> u64 {
     whole * 1_000_000 + ((fraction * 1_000_000) >> 20)
 }
 
+/// How improbable a span must be at least to be shown, in millionths of a bit: more than chance explains in an index of
+/// `entries` entries.
+#[must_use]
+pub fn least_improbability(entries: u64) -> u64 {
+    micro_log2(entries.max(1)).saturating_add(MARGIN_MICRO_BITS)
+}
+
 /// The spans of an answer worth showing: `matches` has the longest match at each of its words, `costs` each word's
 /// improbability. Spans that lie in another one, and those that chance explains in an index of `entries` entries, are
 /// left out; the most improbable come first, one for each twenty words at most.
 #[must_use]
 pub fn maximal(matches: &[Longest], costs: &[u64], entries: u64) -> Vec<Span> {
-    let enough = micro_log2(entries.max(1)).saturating_add(MARGIN_MICRO_BITS);
+    let enough = least_improbability(entries);
     let mut spans = Vec::new();
     let mut reached = 0;
     for (begin, found) in matches.iter().enumerate() {

@@ -57,14 +57,27 @@ impl Text {
         Ok(text)
     }
 
+    /// Each word once, in order, with the place of the first suffix that begins with it: as many words and separators
+    /// are below it as suffixes.
+    pub(super) fn vocabulary(&self) -> Result<Vec<(u32, u32)>, SpansError> {
+        let mut sorted = self.words.clone();
+        sorted.sort_unstable();
+        let mut place = 0;
+        let mut vocabulary = Vec::new();
+        for equal in sorted.chunk_by(u32::eq) {
+            if let Some(word) = equal.first().filter(|word| **word != SEPARATOR) {
+                vocabulary.push((*word, position(place)?));
+            }
+            place += equal.len();
+        }
+        Ok(vocabulary)
+    }
+
     /// Numbers for the sorter: separators by their place below all words, words by their own order.
-    fn ranks(&self) -> Result<Vec<i32>, SpansError> {
-        let mut distinct: Vec<u32> = self.words.iter().copied().filter(|word| *word != SEPARATOR).collect();
-        distinct.sort_unstable();
-        distinct.dedup();
+    fn ranks(&self, vocabulary: &[(u32, u32)]) -> Result<Vec<i32>, SpansError> {
         let mut separators = 0;
         let rank = |word: &u32| {
-            let rank = match distinct.binary_search(word) {
+            let rank = match vocabulary.binary_search_by_key(word, |(word, _)| *word) {
                 Ok(at) => self.starts.len() + at,
                 Err(_) => {
                     separators += 1;
@@ -83,8 +96,8 @@ fn position(at: usize) -> Result<u32, SpansError> {
 }
 
 /// Positions in the order of their suffixes.
-pub(super) fn order(text: &Text) -> Result<Vec<u32>, SpansError> {
-    let mut ranks = text.ranks()?;
+pub(super) fn order(text: &Text, vocabulary: &[(u32, u32)]) -> Result<Vec<u32>, SpansError> {
+    let mut ranks = text.ranks(vocabulary)?;
     let sorted = SuffixArrayConstruction::for_text_mut(&mut ranks).in_owned_buffer32().single_threaded().run();
     let sorted = sorted.map_err(|error| SpansError::Sort(format!("{error:?}")))?.into_vec();
     sorted.into_iter().map(|at| u32::try_from(at).map_err(|_| SpansError::Sort("a negative position".into()))).collect()
@@ -113,17 +126,18 @@ fn pages(entries: &[u32]) -> Tree {
 /// When there are no records or too many words, or the disk fails; then there is no file.
 pub fn build<R: SpanText>(shard: Hash, records: &[R], most: u64, path: &Path) -> Result<SpanRoots, SpansError> {
     let text = Text::of(records, most)?;
-    let order = order(&text)?;
+    let vocabulary = text.vocabulary()?;
+    let order = order(&text, &vocabulary)?;
     let inverse = inverse(&order)?;
-    commit(shard, &text, &order, &inverse, path)
+    commit(shard, &text, &vocabulary, [&order, &inverse], path)
 }
 
-/// Writes the lists with their trees.
+/// Writes the vocabulary and the lists (order and inverse beside the text) with their trees.
 pub(super) fn commit(
     shard: Hash,
     text: &Text,
-    order: &[u32],
-    inverse: &[u32],
+    vocabulary: &[(u32, u32)],
+    [order, inverse]: [&[u32]; 2],
     path: &Path,
 ) -> Result<SpanRoots, SpansError> {
     let leaves = text.starts.iter().zip(&text.ids).map(|(start, id)| start_hash(u64::from(*start), id));
@@ -139,7 +153,7 @@ pub(super) fn commit(
         starts: trees[3].root(),
     };
     let draft = path.with_extension("draft");
-    let written = write(&draft, &roots, [&text.words, order, inverse, &text.starts], &text.ids, &trees)
+    let written = write(&draft, &roots, [&text.words, order, inverse, &text.starts], &text.ids, &trees, vocabulary)
         .and_then(|()| std::fs::rename(&draft, path));
     if let Err(error) = written {
         // What is left of it is no index and is written over next time.
@@ -149,14 +163,25 @@ pub(super) fn commit(
     Ok(roots)
 }
 
-fn write(path: &Path, roots: &SpanRoots, lists: [&[u32]; 4], ids: &[Hash], trees: &[Tree; 4]) -> std::io::Result<()> {
+fn write(
+    path: &Path,
+    roots: &SpanRoots,
+    lists: [&[u32]; 4],
+    ids: &[Hash],
+    trees: &[Tree; 4],
+    vocabulary: &[(u32, u32)],
+) -> std::io::Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    file.write_all(&header(roots))?;
+    file.write_all(&header(roots, vocabulary.len() as u64))?;
     for entry in lists.into_iter().flatten() {
         file.write_all(&entry.to_le_bytes())?;
     }
     for hash in ids.iter().chain(trees.iter().flat_map(Tree::nodes)) {
         file.write_all(&hash.0)?;
+    }
+    for (word, place) in vocabulary {
+        file.write_all(&word.to_le_bytes())?;
+        file.write_all(&place.to_le_bytes())?;
     }
     file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
 }

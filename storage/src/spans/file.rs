@@ -1,9 +1,12 @@
-//! An index's file: header, text, order, inverse, the records' starts and ids, and the nodes of the four trees.
+//! An index's file: header, text, order, inverse, the records' starts and ids, the nodes of the four trees, and the
+//! vocabulary: each word once with the place of the first suffix that begins with it. That is not committed: it follows
+//! from the text and only spares a search the first half of its steps, which are reads far from each other.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap};
 use tributary_protocol::id::Hash;
 use tributary_protocol::merkle::{node_count, siblings};
 use tributary_protocol::span::{PAGE_ENTRIES, Page, SpanRoots, page_count};
@@ -12,18 +15,18 @@ use tributary_protocol::wire;
 use super::{MAX_ENTRIES, SpansError};
 
 /// What the file begins with.
-const MAGIC: [u8; 8] = *b"tribspn1";
+const MAGIC: [u8; 8] = *b"tribspn2";
 /// Bytes of the roots as `wire` writes them: five hashes and two counts.
 const ROOTS_BYTES: usize = 5 * 32 + 2 * 8;
-/// Bytes before the text.
-const HEADER_BYTES: usize = MAGIC.len() + ROOTS_BYTES;
+/// Bytes before the text: the count of the vocabulary's words comes last.
+const HEADER_BYTES: usize = MAGIC.len() + ROOTS_BYTES + 8;
 /// Bytes of a list's entry.
 const ENTRY: u64 = 4;
 /// Bytes of a hash.
 const HASH: u64 = 32;
 
-pub(super) fn header(roots: &SpanRoots) -> Vec<u8> {
-    [&MAGIC[..], &wire::encode(roots)].concat()
+pub(super) fn header(roots: &SpanRoots, vocabulary: u64) -> Vec<u8> {
+    [&MAGIC[..], &wire::encode(roots), &vocabulary.to_le_bytes()].concat()
 }
 
 /// The lists of entries that are committed in pages, in the file's order.
@@ -39,6 +42,8 @@ pub(super) enum List {
 pub struct SpanIndex {
     map: Mmap,
     roots: SpanRoots,
+    /// Words of the vocabulary.
+    vocabulary: u64,
 }
 
 impl SpanIndex {
@@ -51,9 +56,12 @@ impl SpanIndex {
         #[expect(unsafe_code, reason = "the file is the node's own, is written under another name and never changed")]
         // SAFETY: nobody changes or cuts the file while it is mapped; a new one takes its name by a rename.
         let map = unsafe { Mmap::map(&file) }.map_err(|error| SpansError::io(path, error))?;
+        // A search reads places far from each other: the system need not read what lies around them.
+        map.advise(Advice::Random).map_err(|error| SpansError::io(path, error))?;
         let malformed = |why| SpansError::Malformed { path: PathBuf::from(path), why };
         let head = map.get(..HEADER_BYTES).ok_or_else(|| malformed("it is shorter than its header"))?;
         let (magic, roots) = head.split_at(MAGIC.len());
+        let (roots, vocabulary) = roots.split_at(ROOTS_BYTES);
         if *magic != MAGIC {
             return Err(malformed("it begins otherwise"));
         }
@@ -64,8 +72,12 @@ impl SpanIndex {
         if roots.entries > MAX_ENTRIES || roots.records == 0 || roots.records > roots.entries {
             return Err(malformed("its header counts more than an index holds"));
         }
-        let index = Self { map, roots };
-        if index.node(4, 0) == index.map.len() as u64 { Ok(index) } else { Err(malformed("its length is wrong")) }
+        let vocabulary = vocabulary.try_into().map_or(0, u64::from_le_bytes);
+        if vocabulary > roots.entries {
+            return Err(malformed("its header counts more words than entries"));
+        }
+        let index = Self { map, roots, vocabulary };
+        if index.word(vocabulary) == index.map.len() as u64 { Ok(index) } else { Err(malformed("its length is wrong")) }
     }
 
     /// What is committed.
@@ -83,6 +95,29 @@ impl SpanIndex {
     fn node(&self, tree: usize, number: u64) -> u64 {
         let before: u64 = (0..tree).map(|tree| node_count(self.leaves(tree))).sum();
         self.ids() + HASH * (self.roots.records + before + number)
+    }
+
+    /// Where word `number` of the vocabulary lies.
+    fn word(&self, number: u64) -> u64 {
+        self.node(4, 0) + 2 * ENTRY * number
+    }
+
+    /// The place of the first suffix that begins with word `number` of the vocabulary or a later one.
+    fn first(&self, number: u64) -> u64 {
+        if number < self.vocabulary { u64::from(self.number(self.word(number) + ENTRY)) } else { self.roots.entries }
+    }
+
+    /// The places of the suffixes that begin with `word`; where there is none, the empty range at which they would be.
+    pub(super) fn range(&self, word: u32) -> Range<u64> {
+        let words = self.word(0);
+        let at = |number: u64| self.number(words + 2 * ENTRY * number);
+        let (mut low, mut high) = (0, self.vocabulary);
+        while low < high {
+            let middle = u64::midpoint(low, high);
+            if at(middle) < word { low = middle + 1 } else { high = middle }
+        }
+        let is_there = low < self.vocabulary && at(low) == word;
+        self.first(low)..self.first(low + u64::from(is_there))
     }
 
     const fn starts(&self) -> u64 {

@@ -1,12 +1,12 @@
 //! Finding: matches of an answer's words, the spans worth showing, and the pages that prove them.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
-use tributary_protocol::span::{
-    Fault, Longer, Longest, MAX_WORDS, MatchProof, Page, SEPARATOR, Span, improbability, maximal,
-};
+use tributary_protocol::span::{Fault, Longer, Longest, MatchProof, Page, SEPARATOR, Span};
 
 use super::SpanIndex;
+use super::answer::spans_in;
 use super::file::List;
 
 impl SpanIndex {
@@ -23,11 +23,13 @@ impl SpanIndex {
         (Ordering::Less, common)
     }
 
-    /// Suffixes below `text`, which lie before all that begin with it. Both neighbours' common words only grow, so most
-    /// comparisons begin where they end (Manber and Myers, section 3).
+    /// Suffixes below `text`, which lie before all that begin with it. Only those that begin with its first word are
+    /// compared. Both neighbours' common words only grow, so most comparisons begin where they end (Manber and Myers,
+    /// section 3).
     fn place(&self, text: &[u32]) -> u64 {
-        let (mut low, mut high) = (0, self.roots().entries);
-        let (mut low_common, mut high_common) = (0, 0);
+        let Some(word) = text.first() else { return 0 };
+        let Range { start: mut low, end: mut high } = self.range(*word);
+        let (mut low_common, mut high_common) = (1, 1);
         while low < high {
             let middle = u64::midpoint(low, high);
             let at = u64::from(self.entry(List::Order, middle));
@@ -70,20 +72,16 @@ impl SpanIndex {
         if word == SEPARATOR {
             return self.roots().records;
         }
-        let above = word.checked_add(1).map_or(self.roots().entries, |next| self.place(&[next]));
-        // A damaged order may say anything.
-        above.saturating_sub(self.place(&[word]))
+        let places = self.range(word);
+        // A damaged vocabulary may say anything.
+        places.end.saturating_sub(places.start)
     }
 
     /// The verbatim spans of an answer that are worth showing, the most improbable first; words beyond
-    /// [`MAX_WORDS`] are not looked at.
+    /// [`MAX_WORDS`](tributary_protocol::span::MAX_WORDS) are not looked at.
     #[must_use]
     pub fn spans(&self, answer: &[u32]) -> Vec<Span> {
-        let answer = &answer[..answer.len().min(MAX_WORDS)];
-        let matches: Vec<Longest> = (0..answer.len()).map(|begin| self.longest(&answer[begin..])).collect();
-        let entries = self.roots().entries;
-        let costs: Vec<u64> = answer.iter().map(|word| improbability(self.count(*word), entries)).collect();
-        maximal(&matches, &costs, entries)
+        spans_in(&[self], answer).into_iter().map(|(span, _)| span).collect()
     }
 
     /// What proves [`longest`](Self::longest) of the beginning of `text`.

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 use tributary_protocol::id::Hash;
 use tributary_protocol::span::{
-    Fault, Longer, Longest, MatchProof, SEPARATOR, SpanError, SpanRoots, judge, longest, refutes, word_hash, words,
+    Fault, Longer, Longest, MatchProof, SEPARATOR, Span, SpanError, SpanRoots, improbability, judge, longest, maximal,
+    refutes, word_hash, words,
 };
 
 use super::build::{self, Text};
@@ -38,10 +39,10 @@ fn index(folder: &tempfile::TempDir, texts: &[&str]) -> SpanIndex {
 fn false_index(folder: &tempfile::TempDir, texts: &[&str], change: impl FnOnce(&mut Text, &mut [u32])) -> SpanIndex {
     let path = folder.path().join("spans");
     let mut text = Text::of(&made(texts), MAX_ENTRIES).unwrap();
-    let mut order = build::order(&text).unwrap();
+    let mut order = build::order(&text, &text.vocabulary().unwrap()).unwrap();
     change(&mut text, &mut order);
     let inverse = build::inverse(&order).unwrap();
-    build::commit(SHARD, &text, &order, &inverse, &path).unwrap();
+    build::commit(SHARD, &text, &text.vocabulary().unwrap(), [&order, &inverse], &path).unwrap();
     SpanIndex::open(&SHARD, &path).unwrap()
 }
 
@@ -183,7 +184,78 @@ fn a_page_beyond_the_committed_ones_is_no_proof() {
     assert!(matches!(longest(&roots, &[SEPARATOR], &proof), Err(SpanError::Words { .. })));
 }
 
+/// Indexes of several shards, named by their numbers.
+fn indexes(folder: &tempfile::TempDir, shards: &[Vec<&str>]) -> Vec<SpanIndex> {
+    let made = shards.iter().enumerate().map(|(number, texts)| {
+        let (path, shard) = (folder.path().join(number.to_string()), Hash::of(&[u8::try_from(number).unwrap()]));
+        build(shard, &made(texts), MAX_ENTRIES, &path).unwrap();
+        SpanIndex::open(&shard, &path).unwrap()
+    });
+    made.collect()
+}
+
+#[test]
+fn a_quotation_is_found_in_the_first_of_all_shards_that_have_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let filler: Vec<String> = (0..300).map(|at| format!("the word{at} and the other{at} of it")).collect();
+    let quoted = "Mira Tolven kept the lighthouse of Oskhaven since the great storm of 1871";
+    // More shards than threads search at once.
+    let mut shards: Vec<Vec<&str>> = filler.chunks(4).map(|texts| texts.iter().map(String::as_str).collect()).collect();
+    shards[41].push(quoted);
+    shards[70].insert(0, quoted);
+    let indexes = indexes(&folder, &shards);
+    let indexes: Vec<&SpanIndex> = indexes.iter().collect();
+    let answer = numbers("Was it Mira Tolven who kept the lighthouse of Oskhaven since the great flood?");
+    let found = spans_in(&indexes, &answer);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let (span, number) = found[0];
+    assert_eq!((span.begin, span.words, number), (5, 8, 41));
+    assert_eq!(indexes[number].record(span.at).unwrap().2, Hash::of(quoted.as_bytes()));
+    assert_eq!(spans_in(&[], &answer), vec![]);
+    assert_eq!(spans_in(&indexes, &[]), vec![]);
+}
+
+/// The spans of every word's longest match.
+fn spans_of_all_matches(indexes: &[&SpanIndex], texts: &[Vec<&str>], answer: &[u32]) -> Vec<(Span, usize)> {
+    let entries = indexes.iter().map(|index| index.roots().entries).sum();
+    let (mut matches, mut found_in) = (Vec::new(), Vec::new());
+    for begin in 0..answer.len() {
+        let longest: Vec<u64> = texts.iter().map(|texts| looked_up(texts, &answer[begin..])).collect();
+        let most = longest.iter().copied().max().unwrap();
+        let number = longest.iter().position(|words| *words == most).unwrap();
+        matches.push(indexes[number].longest(&answer[begin..]));
+        found_in.push(number);
+        assert_eq!(matches[begin].words, most);
+    }
+    let all: Vec<u32> = texts.iter().flatten().flat_map(|text| numbers(text)).collect();
+    let count = |word: &u32| all.iter().filter(|other| *other == word).count() as u64;
+    let costs: Vec<u64> = answer.iter().map(|word| improbability(count(word), entries)).collect();
+    let spans = maximal(&matches, &costs, entries).into_iter();
+    spans.map(|span| (span, found_in[usize::try_from(span.begin).unwrap()])).collect()
+}
+
 proptest! {
+    /// What is not looked for does not matter: all words' longest matches have the same spans.
+    #[test]
+    fn no_span_is_missed(
+        shards in proptest::collection::vec(proptest::collection::vec(proptest::collection::vec(0..40_u8, 1..30), 1..5), 1..6),
+        pieces in proptest::collection::vec((0..500_usize, 0..20_usize, proptest::collection::vec(0..44_u8, 0..4)), 0..8),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let text = |words: &[u8]| words.iter().map(|word| format!("w{word} ")).collect::<String>();
+        let texts: Vec<Vec<String>> = shards.iter().map(|texts| texts.iter().map(|words| text(words)).collect()).collect();
+        let texts: Vec<Vec<&str>> = texts.iter().map(|texts| texts.iter().map(String::as_str).collect()).collect();
+        let indexes = indexes(&folder, &texts);
+        let indexes: Vec<&SpanIndex> = indexes.iter().collect();
+        let records: Vec<&Vec<u8>> = shards.iter().flatten().collect();
+        let answer = pieces.iter().flat_map(|(record, begin, other)| {
+            let record = records[record % records.len()];
+            record.iter().skip(begin % record.len()).chain(other).copied().collect::<Vec<u8>>()
+        });
+        let answer = numbers(&text(&answer.collect::<Vec<u8>>()));
+        prop_assert_eq!(spans_in(&indexes, &answer), spans_of_all_matches(&indexes, &texts, &answer));
+    }
+
     /// Few different words, so that matches are long, cross nothing, and tie.
     #[test]
     fn every_match_is_the_longest_and_proven(
