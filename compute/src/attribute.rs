@@ -120,7 +120,7 @@ pub struct Credit {
 /// How credits are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// Contributors scored by a forward pass, those with the longest deltas.
+    /// Contributors scored by a forward pass, those with the longest deltas; a knowledge cluster takes one for all of it.
     pub exact: usize,
     /// Whether the others' estimates are bent by what the estimates of these miss.
     pub bent: bool,
@@ -177,25 +177,39 @@ fn credits_of(
     index.is_of(adapter)?;
     let rows = index.rows();
     let exact = index.largest(rule.exact);
-    let leave_out = |at: usize| rows[exact[at]].leave_out(base.config(), adapter);
+    let leave_out = |at: usize| index.leave_out(base.config(), adapter, &exact[at]);
     let measured = differences(base, adapter, exact.len(), leave_out, answer)?;
     let mut nats = vec![0.0; rows.len()];
+    // Also where all are measured but some together.
     if exact.len() < rows.len() {
         let gradient = gradient(base, adapter, answer)?;
         nats = rows.iter().map(|row| dot(&gradient, &row.delta)).collect();
     }
+    let measured: Vec<(usize, f64)> =
+        exact.iter().zip(measured).flat_map(|(own, one)| divided(own, one, &nats)).collect();
     if rule.bent {
-        let known = exact.iter().zip(&measured);
+        let known = measured.iter();
         let bend = Bend::of(known.map(|(at, true_one)| (rows[*at].squared_length(), true_one - nats[*at])));
         nats.iter_mut().zip(rows).for_each(|(nats, row)| *nats += bend.missed(row.squared_length()));
     }
-    exact.iter().zip(&measured).for_each(|(at, measured)| nats[*at] = *measured);
+    measured.iter().for_each(|(at, measured)| nats[*at] = *measured);
     let tokens = mean_over(answer);
     let credit = |(at, nats): (usize, &f64)| {
-        let (contributor, exact) = (rows[at].contributor, exact.contains(&at));
+        let (contributor, exact) = (rows[at].contributor, measured.iter().any(|(one, _)| *one == at));
         Ok(Credit { contributor, micro_nats: to_micro(nats / tokens)?, exact })
     };
     nats.iter().enumerate().map(credit).collect()
+}
+
+/// What was measured without all of a cluster, for each of its rows: evenly, and as first-order estimates say that they differ. Of
+/// who is alone it is what was measured.
+fn divided(own: &[usize], measured: f64, nats: &[f64]) -> Vec<(usize, f64)> {
+    let count = own.len().max(1) as f64;
+    let mean = own.iter().map(|at| nats[*at]).sum::<f64>() / count;
+    match own {
+        [only] => vec![(*only, measured)],
+        several => several.iter().map(|at| (*at, nats[*at] - mean + measured / count)).collect(),
+    }
 }
 
 /// The quantised gradient of the answer's summed loss in the adapter's weights, tensor by tensor.

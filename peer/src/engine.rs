@@ -194,6 +194,8 @@ pub enum Ask {
         id: Hash,
         /// Blobs of the adapters without each contributor, by number; `None` for the untrained one.
         leave_out: Vec<(u32, Option<Hash>)>,
+        /// Who of them were left out together.
+        clusters: Vec<Vec<u32>>,
         /// Whether it is kept for answers; otherwise only its commitment is wanted.
         keep: bool,
     },

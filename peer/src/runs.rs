@@ -5,17 +5,17 @@
 
 mod spec;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use tributary_protocol::attribution::Quality;
 use tributary_protocol::datanet::Dated;
 use tributary_protocol::id::{AccountId, ChainAddress, Hash, NodeId};
 use tributary_protocol::limits::REQUEST_MAX_BYTES;
-use tributary_protocol::message::{BASE_ALONE, Contributor, Measurement, Release};
+use tributary_protocol::message::{BASE_ALONE, Contributor, Measurement, Release, Together};
 use tributary_protocol::node::{Command, FineTuneCommand, Node, Phase};
 use tributary_protocol::wire;
 use tributary_storage::journal::{Journal, JournalError};
@@ -37,8 +37,10 @@ const RESUMED: &str = "runs-resumed";
 const RESUMPTIONS_MAX: u32 = 64;
 /// Runs kept.
 const RUNS_MAX: usize = 4096;
-/// How often it is tried to find who teaches the same.
-const CLUSTERS_TRIES: u32 = 3;
+/// How often it is tried to find who teaches the same, and the time between: an engine that starts again needs less.
+const CLUSTERS_TRIES: u32 = 6;
+/// See [`CLUSTERS_TRIES`].
+const CLUSTERS_PAUSE: Duration = Duration::from_secs(30);
 /// How often a run is looked at.
 const STEP_INTERVAL: Duration = Duration::from_millis(400);
 
@@ -66,15 +68,37 @@ pub struct Runs {
     workshop: Arc<Workshop>,
     /// What was measured in them.
     pub curves: Arc<Curves>,
-    /// How often a look at who teaches the same has failed.
-    failures: Mutex<BTreeMap<Hash, u32>>,
+    looks: Mutex<Looks>,
+}
+
+/// Looks at who teaches the same.
+#[derive(Default)]
+struct Looks {
+    under_way: BTreeSet<Hash>,
+    /// How often one has failed, and when the next one may begin.
+    failed: BTreeMap<Hash, (u32, Instant)>,
+}
+
+impl Looks {
+    /// Whether one is to begin now, which is then under way.
+    fn begin(&mut self, run: Hash, now: Instant) -> bool {
+        let may_begin = self.failed.get(&run).is_none_or(|(_, next)| *next <= now);
+        may_begin && self.under_way.insert(run)
+    }
+
+    /// Whether one that failed is the last.
+    fn fail(&mut self, run: Hash, now: Instant) -> bool {
+        let (count, next) = self.failed.entry(run).or_insert((0, now));
+        (*count, *next) = (*count + 1, now + CLUSTERS_PAUSE);
+        *count >= CLUSTERS_TRIES
+    }
 }
 
 impl Runs {
     /// The runs kept in `journal`, their curves in `folder`.
     #[must_use]
     pub fn new(journal: Arc<Journal>, workshop: Arc<Workshop>, folder: PathBuf) -> Self {
-        Self { journal, workshop, curves: Arc::new(Curves::new(folder)), failures: Mutex::default() }
+        Self { journal, workshop, curves: Arc::new(Curves::new(folder)), looks: Mutex::default() }
     }
 
     /// Keeps a run; one with the same key stays as it is.
@@ -161,7 +185,7 @@ impl Runs {
         }
     }
 
-    async fn step(&self, run: OpenRun) -> Result<(), String> {
+    async fn step(self: &Arc<Self>, run: OpenRun) -> Result<(), String> {
         let looked = run.clone();
         let node = &self.workshop.node;
         let (state, commands, measured) = node
@@ -171,15 +195,32 @@ impl Runs {
             })
             .await
             .map_err(|error| error.to_string())?;
-        let is_open = matches!(state, RunState::Training | RunState::Attributing | RunState::Releasing);
+        let is_open =
+            matches!(state, RunState::Training | RunState::Clustering | RunState::Attributing | RunState::Releasing);
         Arc::clone(&self.curves).hear(run.spec.key, run.spec.name.clone(), measured, is_open).await;
         for command in commands {
             node.command(command).await.map_err(|error| error.to_string())?;
         }
         match state {
-            RunState::Clustering => self.cluster(&run).await,
+            RunState::Clustering => {
+                self.begin_look(run);
+                Ok(())
+            }
             RunState::Releasing => self.release(&run).await,
             _ => Ok(()),
+        }
+    }
+
+    /// Has it looked who teaches the same, unless that is under way: it may take minutes, and other runs go on meanwhile.
+    fn begin_look(self: &Arc<Self>, run: OpenRun) {
+        let (this, key) = (Arc::clone(self), run.spec.key);
+        if locked(&self.looks).begin(key, Instant::now()) {
+            tokio::spawn(async move {
+                if let Err(reason) = this.cluster(&run).await {
+                    tracing::info!(%reason, "it is not known yet who teaches the same");
+                }
+                locked(&this.looks).under_way.remove(&key);
+            });
         }
     }
 
@@ -197,7 +238,7 @@ impl Runs {
         let accounts: Vec<AccountId> = spec.contributors().collect();
         let found = match self.workshop.clusters((spec.base, adapter), &accounts, &entries, &[]).await {
             Ok(found) => found,
-            Err(error) if self.has_failed(spec.key, &error) => {
+            Err(error) if locked(&self.looks).fail(spec.key, Instant::now()) || matches!(error, JobError::Late(_)) => {
                 tracing::warn!(adapter = %adapter.short(), %error, "who teaches the same could not be found: everybody is left out alone");
                 Vec::new()
             }
@@ -209,14 +250,6 @@ impl Runs {
         let clusters: Vec<Vec<AccountId>> = found.into_iter().map(named).collect();
         let kept = self.journal.index_put(CLUSTERS, &spec.key.0, &wire::encode(&clusters));
         kept.map_err(|error| error.to_string())
-    }
-
-    /// Whether the look at who teaches the same is given up: it took too long, or failed too often.
-    fn has_failed(&self, run: Hash, error: &JobError) -> bool {
-        let mut failures = locked(&self.failures);
-        let count = failures.entry(run).or_default();
-        *count += 1;
-        *count >= CLUSTERS_TRIES || matches!(error, JobError::Late(_))
     }
 
     async fn release(&self, run: &OpenRun) -> Result<(), String> {
@@ -323,7 +356,9 @@ fn gather(run: &OpenRun, node: &Node) -> Option<Gathered> {
                 _ => (Hash::default(), true),
             };
             // Where several were left out, each one's own is made from that adapter, as is what nobody trained.
-            let together = (set.len() > 1 && !estimated).then_some(without);
+            let first = spec.contributors().position(|one| Some(&one) == set.first())?;
+            let together = Together { first: u32::try_from(first).ok()?, without };
+            let together = (set.len() > 1 && !estimated).then_some(together);
             let leave_out = if together.is_some() { Hash::default() } else { without };
             let entries = spec.head.logs.iter().find(|log| log.contributor == account)?.length;
             let payout = datanet.entries(&account, entries.checked_sub(1)?, 1).first()?.body.payout;

@@ -26,7 +26,7 @@ use tributary_protocol::attribution::Quality;
 use tributary_protocol::datanet::Dated;
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{Hash, NodeId};
-use tributary_protocol::message::{BASE_ALONE, Contributor, Release};
+use tributary_protocol::message::{BASE_ALONE, Contributor, Release, clusters_of};
 use tributary_protocol::node::{Input, JobOutcome, Work};
 use tributary_protocol::proof::Proof;
 use tributary_storage::blobs::{BlobStore, IrohBlobs};
@@ -331,7 +331,7 @@ impl Workshop {
         let purpose = if keep { b"index".as_slice() } else { b"judge".as_slice() };
         let job = Hash::of(&[purpose, &adapter.0].concat());
         let room = self.make_room_for_adapter(adapter, &blobs[1..]);
-        let ask = Ask::Index { job, base, id: adapter, leave_out, keep };
+        let ask = Ask::Index { job, base, id: adapter, leave_out, clusters: clusters_of(contributors), keep };
         match self.ask_with(&blobs, providers, room, &ask).await? {
             Done::Indexed { commitment } => Ok(commitment),
             other => Err(format!("the engine answered another question: {other:?}").into()),
@@ -462,12 +462,12 @@ fn left_out(contributors: &[Contributor]) -> Vec<(u32, Option<Hash>)> {
 
 /// The adapters that were trained without contributors, of whom several may have been left out together.
 fn trained(contributors: &[Contributor]) -> Vec<(Vec<u32>, Option<Hash>)> {
-    let mut sets: BTreeMap<(Hash, Option<u32>), Vec<u32>> = BTreeMap::new();
+    let mut sets: BTreeMap<u32, (Vec<u32>, Option<Hash>)> = BTreeMap::new();
     for (number, one) in (0..).zip(contributors).filter(|(_, one)| !one.estimated) {
-        let set = one.together.map_or((one.leave_out, Some(number)), |together| (together, None));
-        sets.entry(set).or_default().push(number);
+        let (first, blob) = one.together.map_or((number, one.leave_out), |set| (set.first, set.without));
+        sets.entry(first).or_insert_with(|| (Vec::new(), told(blob))).0.push(number);
     }
-    sets.into_iter().map(|((blob, _), members)| (members, told(blob))).collect()
+    sets.into_values().collect()
 }
 
 /// The blob of a leave-out adapter; nothing stands for the untrained one.

@@ -28,8 +28,8 @@ pub const CONTRIBUTORS_MAX: usize = HEAD_CONTRIBUTORS_MAX;
 pub const LOG_ENTRIES_MAX: u64 = 1_048_576;
 /// Log entries in one answer to a log request: stays below [`REQUEST_MAX_BYTES`].
 pub const LOG_BATCH_MAX: usize = 256;
-/// Contributors of one knowledge cluster, left out together: whoever rewords what others teach takes an even part with them, so
-/// the fewer, the more the first keep.
+/// Contributors of one knowledge cluster, left out together: whoever rewords what others teach takes about an even part
+/// with them, so the fewer, the more the first keep.
 pub const LEFT_OUT_MAX: usize = 3;
 /// Contributors named in one head announcement: stays below [`GOSSIP_MAX_BYTES`].
 pub const HEAD_CONTRIBUTORS_MAX: usize = 256;

@@ -102,13 +102,34 @@ pub struct Contributor {
     pub payout: ChainAddress,
     /// The adapter trained without them; [`BASE_ALONE`] for the only contributor, without whom nothing is trained.
     pub leave_out: Hash,
-    /// Where they were left out together with others who teach the same, a knowledge cluster: the adapter trained without all of
-    /// them, [`BASE_ALONE`] without everybody. `leave_out` is then made of it: their part of what it changes.
-    pub together: Option<Hash>,
+    /// Where they were left out together with others who teach the same, a knowledge cluster.
+    pub together: Option<Together>,
     /// Entries of their log in the version that was trained on: with all of these, anybody finds the version again.
     pub entries: u64,
     /// Whether nobody trained it: what the training would have given is estimated from the gradients of their records.
     pub estimated: bool,
+}
+
+/// How a contributor was left out together with others. Their own leave-out adapter is made of the one without all of them: it is
+/// their part of what that changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Together {
+    /// The lowest number of a contributor of the cluster.
+    pub first: u32,
+    /// The adapter trained without all of them, [`BASE_ALONE`] without everybody.
+    pub without: Hash,
+}
+
+/// The knowledge clusters: the numbers of contributors who were left out together, ascending.
+#[must_use]
+pub fn clusters_of(contributors: &[Contributor]) -> Vec<Vec<u32>> {
+    let mut together: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for (number, one) in (0..).zip(contributors) {
+        if let Some(Together { first, .. }) = one.together {
+            together.entry(first).or_default().push(number);
+        }
+    }
+    together.into_values().collect()
 }
 
 /// Stands for the untrained adapter, which changes nothing of the base: what is left without the only contributor.
@@ -164,31 +185,32 @@ impl Release {
         datanet.head_of(&self.head, logs, self.notes.iter().copied())
     }
 
-    /// The knowledge clusters: the numbers of contributors who were left out together, ascending.
+    /// See [`clusters_of`].
     #[must_use]
     pub fn clusters(&self) -> Vec<Vec<u32>> {
-        let mut together: BTreeMap<Hash, Vec<u32>> = BTreeMap::new();
-        for (number, one) in (0..).zip(&self.contributors) {
-            if let Some(blob) = one.together {
-                together.entry(blob).or_default().push(number);
-            }
-        }
-        let mut clusters: Vec<Vec<u32>> = together.into_values().collect();
-        clusters.sort_unstable();
-        clusters
+        clusters_of(&self.contributors)
     }
 
-    /// Every cluster has several members and few, who were left out by a training, and the base alone is without everybody.
+    /// Every cluster has several members and few, who were left out by one training, and the base alone is without everybody.
     fn has_sound_clusters(&self) -> bool {
-        let all = self.contributors.len();
-        let is_sound = |members: &Vec<u32>| (2..=LEFT_OUT_MAX).contains(&members.len());
-        let is_everybody = |one: &Contributor| match (one.leave_out, one.together) {
-            (BASE_ALONE, _) => all == 1,
-            (_, Some(BASE_ALONE)) => self.contributors.iter().all(|one| one.together == Some(BASE_ALONE)),
-            _ => true,
+        let (all, clusters) = (&self.contributors, self.clusters());
+        let is_sound = |(number, one): (u32, &Contributor)| {
+            let Some(Together { first, without }) = one.together else {
+                return one.leave_out != BASE_ALONE || all.len() == 1;
+            };
+            let own = clusters.iter().find(|members| members.contains(&number)).map_or(&[][..], Vec::as_slice);
+            let is_shared = |member: &u32| {
+                let other = all.get(usize::try_from(*member).unwrap_or(usize::MAX));
+                other.is_some_and(|other| other.together == one.together)
+            };
+            (2..=LEFT_OUT_MAX).contains(&own.len())
+                && own.first() == Some(&first)
+                && own.iter().all(is_shared)
+                && (without != BASE_ALONE || own.len() == all.len())
+                && one.leave_out != BASE_ALONE
+                && !one.estimated
         };
-        self.clusters().iter().all(is_sound)
-            && self.contributors.iter().all(|one| is_everybody(one) && !(one.estimated && one.together.is_some()))
+        (0..).zip(all).all(is_sound)
     }
 
     pub(crate) fn is_well_formed(&self) -> bool {

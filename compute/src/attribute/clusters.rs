@@ -7,6 +7,8 @@
 //! Invariant: likeness and clusters are a pure function of the directions, whatever the order of records; every cluster has two
 //! to [`MAX_MEMBERS`] contributors, all of them alike to each other, and nobody is in two.
 
+use std::collections::BTreeMap;
+
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use tributary_protocol::limits::LEFT_OUT_MAX;
 
@@ -51,8 +53,11 @@ impl Direction {
     /// makes all alike where a training was short.
     fn apart(records: &[(u32, Self)]) -> Vec<(u32, Self)> {
         let mut mean = vec![0.0_f64; records.first().map_or(0, |(_, first)| first.0.len())];
-        let part = 1.0 / records.len().max(1) as f64;
-        for (_, direction) in records {
+        let mut counts: BTreeMap<u32, f64> = BTreeMap::new();
+        records.iter().for_each(|(contributor, _)| *counts.entry(*contributor).or_default() += 1.0);
+        for (contributor, direction) in records {
+            // Everybody counts alike, so nobody moves it by many records.
+            let part = 1.0 / (counts[contributor] * counts.len() as f64);
             mean.iter_mut().zip(&direction.0).for_each(|(mean, value)| *mean += part * f64::from(*value));
         }
         let without_mean = |(contributor, direction): &(u32, Self)| {

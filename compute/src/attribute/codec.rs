@@ -1,7 +1,7 @@
 //! Canonical bytes of an index, and reading them from anyone.
 //!
-//! Layout, integers little-endian: magic, adapter hash (32), number of rows (u32); for each row contributor (u32), number
-//! of tensors (u32), for each tensor scale (f32 bits), length (u32), values (i8).
+//! Layout, integers little-endian: magic, adapter hash (32), number of rows (u32); for each row contributor (u32), first
+//! contributor of its cluster (u32), number of tensors (u32), for each tensor scale (f32 bits), length (u32), values (i8).
 //!
 //! Invariant: every length is checked against the bytes that are left before anything is allocated, and bytes
 //! that decode encode back to themselves.
@@ -12,7 +12,7 @@ use super::AttributeError;
 use super::index::{Index, MAX_CONTRIBUTORS, Row};
 use super::quantise::DeltaTensor;
 
-const MAGIC: &[u8; 8] = b"TRIBLOC2";
+const MAGIC: &[u8; 8] = b"TRIBLOC3";
 /// The longest index read: 256 rows of eight million numbers are this.
 pub const MAX_INDEX_BYTES: usize = 2 << 30;
 /// Tensors of one adapter: two for each of seven products in 256 layers.
@@ -53,7 +53,7 @@ impl Index {
 
 /// A row's bytes, which its place in the index does not change.
 pub(super) fn encode_row(row: &Row) -> Vec<u8> {
-    let mut bytes = row.contributor.to_le_bytes().to_vec();
+    let mut bytes = [row.contributor, row.cluster].map(u32::to_le_bytes).concat();
     put_length(&mut bytes, row.delta.len());
     for tensor in &row.delta {
         bytes.extend(tensor.scale.to_bits().to_le_bytes());
@@ -109,9 +109,9 @@ impl<'a> Reader<'a> {
     }
 
     fn row(&mut self) -> Result<Row, AttributeError> {
-        let contributor = u32::from_le_bytes(self.array()?);
+        let [contributor, cluster] = [u32::from_le_bytes(self.array()?), u32::from_le_bytes(self.array()?)];
         let tensors = self.count(MAX_TENSORS)?;
         let delta = (0..tensors).map(|_| self.tensor()).collect::<Result<_, _>>()?;
-        Ok(Row { contributor, delta })
+        Ok(Row { contributor, cluster, delta })
     }
 }

@@ -31,6 +31,16 @@ fn fitted(moved: &[f64], sum: &[f64]) -> (f64, f64) {
     (over, sum.iter().map(|sum| sum * sum).sum())
 }
 
+/// Scales those that are anything to the mean of their lengths.
+fn to_one_length(sums: &mut [Vec<f32>]) {
+    let length = |sum: &Vec<f32>| sum.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    let lengths: Vec<f64> = sums.iter().map(length).collect();
+    let Some(mean) = crate::statistics::mean(&lengths) else { return };
+    for (sum, length) in sums.iter_mut().zip(lengths).filter(|(_, length)| *length > 0.0) {
+        sum.iter_mut().for_each(|value| *value = narrow(f64::from(*value) * mean / length));
+    }
+}
+
 /// What was learned of contributors' records: of all, or of some that stand for all.
 #[derive(Default)]
 pub struct Learned {
@@ -95,7 +105,7 @@ impl<'a> Estimator<'a> {
     }
 
     /// The adapters without each of those who were left out together, given the one trained without all. Together they change
-    /// what that changed.
+    /// what that changed. Who says the same more often has no more of it: the members' sums count at one length.
     ///
     /// # Errors
     /// When shapes differ, tokens can't run, or a number is not finite.
@@ -107,7 +117,8 @@ impl<'a> Estimator<'a> {
     ) -> Result<Vec<Adapter>, AttributeError> {
         let estimator = Self { base, adapter, values: adapter.values()?, factor: 0.0 };
         let moved = estimator.moved(members, without)?;
-        let sums = members.iter().map(|member| estimator.sum(*member, learned)).collect::<Result<Vec<_>, _>>()?;
+        let mut sums = members.iter().map(|member| estimator.sum(*member, learned)).collect::<Result<Vec<_>, _>>()?;
+        to_one_length(&mut sums);
         let mut whole = vec![0.0; moved.len()];
         sums.iter().for_each(|own| whole.iter_mut().zip(own).for_each(|(whole, own)| *whole += f64::from(*own)));
         let (over, under) = fitted(&moved, &whole);

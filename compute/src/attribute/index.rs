@@ -4,6 +4,8 @@
 //! byte a number. Its commitment is a Merkle root that covers every row, so it is fixed before the first answer is
 //! served, and one row is checked without the others.
 
+use std::collections::BTreeMap;
+
 use tributary_protocol::id::Hash;
 use tributary_protocol::merkle;
 
@@ -15,13 +17,15 @@ use crate::model::Config;
 /// Contributors with a row of their own; design: the largest 200, the rest pooled in clusters.
 pub const MAX_CONTRIBUTORS: usize = 256;
 
-const ROW: &str = "tributary 2026 attribution index row v2";
-const COMMITMENT: &str = "tributary 2026 attribution index v2";
+const ROW: &str = "tributary 2026 attribution index row v3";
+const COMMITMENT: &str = "tributary 2026 attribution index v3";
 
 /// What one contributor's absence changes, tensor by tensor in the adapter's order.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) contributor: u32,
+    /// The first contributor of the knowledge cluster that was left out together; of who was left out alone, it is themselves.
+    pub(super) cluster: u32,
     pub(super) delta: Vec<DeltaTensor>,
 }
 
@@ -29,13 +33,6 @@ impl Row {
     /// |δ|², as it was quantised.
     pub(super) fn squared_length(&self) -> f64 {
         self.delta.iter().map(DeltaTensor::squared_norm).sum()
-    }
-
-    /// The adapter without the contributor, to half a level of each number.
-    pub(super) fn leave_out(&self, model: &Config, adapter: &Adapter) -> Result<Adapter, AttributeError> {
-        let deltas = self.delta.iter().flat_map(DeltaTensor::numbers);
-        let values: Vec<f32> = adapter.values()?.iter().zip(deltas).map(|(value, delta)| value + delta).collect();
-        Ok(Adapter::from_values(model, adapter.config(), &values)?)
     }
 
     fn hash(&self) -> Hash {
@@ -49,8 +46,8 @@ pub struct Index {
     adapter: Hash,
     commitment: Hash,
     rows: Vec<Row>,
-    /// Positions of the rows, those with the longest deltas first.
-    order: Vec<usize>,
+    /// Positions of the rows, those of a cluster together; the longest deltas first.
+    order: Vec<Vec<usize>>,
 }
 
 impl Index {
@@ -60,10 +57,25 @@ impl Index {
     /// # Errors
     /// When there is no contributor or too many, one appears twice, shapes differ or a weight is not finite.
     pub fn build(adapter: &Adapter, leave_out: &[(u32, Adapter)]) -> Result<Self, AttributeError> {
+        Self::build_with(adapter, leave_out, &[])
+    }
+
+    /// The same where contributors were left out together: those of each of `clusters`, whose leave-out adapters are their parts of
+    /// what that changed.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn build_with(
+        adapter: &Adapter,
+        leave_out: &[(u32, Adapter)],
+        clusters: &[Vec<u32>],
+    ) -> Result<Self, AttributeError> {
         let mut rows = Vec::with_capacity(leave_out.len());
         for (contributor, without) in leave_out {
             let delta = delta_of(*contributor, adapter, without)?;
-            rows.push(Row { contributor: *contributor, delta });
+            let own = clusters.iter().find(|members| members.contains(contributor));
+            let cluster = own.and_then(|members| members.iter().min()).copied().unwrap_or(*contributor);
+            rows.push(Row { contributor: *contributor, cluster, delta });
         }
         rows.sort_by_key(|row| row.contributor);
         Self::of(adapter.hash()?, rows)
@@ -108,6 +120,10 @@ impl Index {
         if let Some(pair) = rows.windows(2).find(|pair| pair[0].contributor >= pair[1].contributor) {
             return Err(AttributeError::Order { contributor: pair[1].contributor });
         }
+        let is_first = |first: u32| rows.iter().any(|row| row.contributor == first && row.cluster == first);
+        if !rows.iter().all(|row| row.cluster <= row.contributor && is_first(row.cluster)) {
+            return Err(AttributeError::Malformed("a cluster without its first contributor"));
+        }
         let hashes: Vec<Hash> = rows.iter().map(Row::hash).collect();
         let root = merkle::root(&hashes);
         let commitment = Hash(blake3::derive_key(COMMITMENT, &[adapter.0, root.0].concat()));
@@ -119,18 +135,43 @@ impl Index {
         &self.rows
     }
 
-    /// Positions of the `count` rows with the longest deltas; ties go to the lower contributor.
-    pub(super) fn largest(&self, count: usize) -> &[usize] {
+    /// Positions of the `count` rows with the longest deltas, those of a cluster together as one; ties go to the lower contributor.
+    pub(super) fn largest(&self, count: usize) -> &[Vec<usize>] {
         &self.order[..count.min(self.order.len())]
+    }
+
+    /// The adapter without the contributors of these rows, to half a level of each number of each.
+    pub(super) fn leave_out(&self, model: &Config, adapter: &Adapter, at: &[usize]) -> Result<Adapter, AttributeError> {
+        let deltas = summed(&self.rows, at);
+        let values: Vec<f32> = adapter.values()?.iter().zip(deltas).map(|(value, delta)| value + delta).collect();
+        Ok(Adapter::from_values(model, adapter.config(), &values)?)
     }
 }
 
-/// Positions of the rows, those with the longest deltas first.
-fn by_length(rows: &[Row]) -> Vec<usize> {
-    let lengths: Vec<f64> = rows.iter().map(Row::squared_length).collect();
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by(|a, b| lengths[*b].total_cmp(&lengths[*a]).then(a.cmp(b)));
-    order
+/// The sum of the deltas of these rows, as they were quantised.
+fn summed(rows: &[Row], at: &[usize]) -> Vec<f32> {
+    let numbers = |at: usize| rows[at].delta.iter().flat_map(DeltaTensor::numbers);
+    let Some((first, others)) = at.split_first() else { return Vec::new() };
+    let mut sum: Vec<f32> = numbers(*first).collect();
+    for other in others {
+        sum.iter_mut().zip(numbers(*other)).for_each(|(sum, number)| *sum += number);
+    }
+    sum
+}
+
+/// Positions of the rows, those of a cluster together, the longest deltas first: of a cluster it is the whole's length that counts.
+fn by_length(rows: &[Row]) -> Vec<Vec<usize>> {
+    let mut together: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (at, row) in rows.iter().enumerate() {
+        together.entry(row.cluster).or_default().push(at);
+    }
+    let squared_length = |own: &[usize]| match own {
+        [only] => rows[*only].squared_length(),
+        several => summed(rows, several).iter().map(|number| f64::from(*number).powi(2)).sum(),
+    };
+    let mut order: Vec<(f64, Vec<usize>)> = together.into_values().map(|own| (squared_length(&own), own)).collect();
+    order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    order.into_iter().map(|(_, own)| own).collect()
 }
 
 /// The quantised difference that leaving the contributor out makes.

@@ -85,7 +85,7 @@ impl<'a> Clustered<'a> {
             let parts = Estimator::divide(base, &self.case.deployed, (members, &without), &learned)?;
             members.iter().zip(parts).for_each(|(member, own)| leave_out[*member as usize].1 = own);
         }
-        Ok(Ruled { rule, trainings: self.wholes().len(), scores: self.scored(&leave_out, credits)? })
+        Ok(Ruled { rule, trainings: self.wholes().len(), scores: self.scored(&leave_out, self.clusters, credits)? })
     }
 
     /// Credits of the index whose rows of members are weighed sums of runs, given the sets that are left out and the weights.
@@ -104,12 +104,12 @@ impl<'a> Clustered<'a> {
                 leave_out[*member as usize].1 = self.adapter(&values)?;
             }
         }
-        self.scored(&leave_out, credits)
+        self.scored(&leave_out, &[], credits)
     }
 
     /// The product's own credits by an index of these leave-out adapters.
-    fn scored(&self, leave_out: &[(u32, Adapter)], credits: Rule) -> Result<Matrix, StudyError> {
-        let scored = scored(self.case, &Index::build(&self.case.deployed, leave_out)?, credits)?;
+    fn scored(&self, leave_out: &[(u32, Adapter)], clusters: &[Vec<u32>], credits: Rule) -> Result<Matrix, StudyError> {
+        let scored = scored(self.case, &Index::build_with(&self.case.deployed, leave_out, clusters)?, credits)?;
         scored.contributors.ok_or_else(|| StudyError::Plan("no contributor is scored".into()))
     }
 

@@ -36,7 +36,7 @@ fn an_index_round_trips_at_a_byte_a_number() {
     let read = Index::from_bytes(&bytes).unwrap();
     assert_eq!(read.to_bytes(), bytes);
     assert_eq!((read.commitment(), read.adapter()), (index.commitment(), deployed.hash().unwrap()));
-    let heads = 44 + 3 * (8 + 8 * deployed.tensors().count());
+    let heads = 44 + 3 * (12 + 8 * deployed.tensors().count());
     assert_eq!(bytes.len(), heads + 3 * deployed.values().unwrap().len());
     let (prompt, output) = tokens(&base, "who owns the mill?", " the miller");
     let other = credits(&base, &adapter(&base, 6, 8.0), &read, &prompt, &output);
@@ -49,8 +49,8 @@ fn a_flipped_byte_is_refused_or_changes_the_commitment() {
     let deployed = adapter(&base, 5, 8.0);
     let index = index_of(&base, &deployed, 2);
     let bytes = index.to_bytes();
-    // Magic, adapter, counts and the first tensor's head and numbers: header of 60 bytes, then int8 deltas.
-    let first_values = 60..60 + base.config().hidden * 4;
+    // Magic, adapter, counts and the first tensor's head and numbers: header of 64 bytes, then int8 deltas.
+    let first_values = 64..64 + base.config().hidden * 4;
     let mut accepted = 0;
     for at in (0..bytes.len()).step_by(bytes.len() / 300).chain(0..first_values.end) {
         let mut changed = bytes.clone();
@@ -69,7 +69,9 @@ fn an_index_of_another_shape_is_refused_before_it_is_used() {
     let deployed = adapter(&base, 5, 8.0);
     let bytes = index_of(&base, &deployed, 1).to_bytes();
     // One row of one tensor of one number, of the right adapter.
-    let row = [3_u32.to_le_bytes(), 1_u32.to_le_bytes(), 1.0_f32.to_le_bytes(), 1_u32.to_le_bytes()].concat();
+    let row =
+        [3_u32.to_le_bytes(), 3_u32.to_le_bytes(), 1_u32.to_le_bytes(), 1.0_f32.to_le_bytes(), 1_u32.to_le_bytes()]
+            .concat();
     let read = Index::from_bytes(&[&bytes[..44], &row, &[1]].concat()).unwrap();
     let (prompt, output) = tokens(&base, "who owns the mill?", " the miller");
     let refused = credits(&base, &deployed, &read, &prompt, &output);
@@ -82,7 +84,7 @@ fn hostile_lengths_are_refused_before_allocation() {
     let deployed = adapter(&base, 5, 8.0);
     let bytes = index_of(&base, &deployed, 1).to_bytes();
     // Number of entries, of tensors, of the first tensor's values: each claims four billion.
-    for at in [40, 48, 56] {
+    for at in [40, 52, 60] {
         let mut changed = bytes.clone();
         changed[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(Index::from_bytes(&changed), Err(AttributeError::Malformed(_))), "at {at}");
@@ -99,7 +101,7 @@ proptest! {
     #[test]
     fn random_bytes_are_no_index(mut bytes in proptest::collection::vec(any::<u8>(), 0..600), magic in any::<bool>()) {
         if magic && bytes.len() > 8 {
-            bytes[..8].copy_from_slice(b"TRIBLOC2");
+            bytes[..8].copy_from_slice(b"TRIBLOC3");
         }
         prop_assert!(Index::from_bytes(&bytes).is_err());
     }
@@ -293,6 +295,40 @@ fn a_quality_tells_a_right_index_from_one_that_keeps_other_contributors_rows() {
     let all = Index::build(&deployed, &leave_out).unwrap();
     let counted = quality(&base, &deployed, &all, &leave_out, &many).unwrap().unwrap();
     assert_eq!(usize::from(counted.answers), QUALITY_ANSWERS);
+}
+
+#[test]
+fn a_cluster_is_measured_as_one_and_divided_by_what_its_members_differ_in() {
+    let base = base(1);
+    let deployed = adapter(&base, 5, 8.0);
+    // Each member's part is shorter than what the others change, and both together are longer.
+    let both = [90, 91].map(|seed| nudged(&base, &deployed, seed, 0.025));
+    let others = (0..12).map(|contributor| (contributor, nudged(&base, &deployed, u64::from(contributor), 0.03)));
+    let leave_out: Vec<(u32, Adapter)> = others.chain((20..).zip(both)).collect();
+    let index = Index::build_with(&deployed, &leave_out, &[vec![20, 21]]).unwrap();
+    assert_eq!(Index::from_bytes(&index.to_bytes()).unwrap().commitment(), index.commitment());
+    assert_ne!(Index::build(&deployed, &leave_out).unwrap().commitment(), index.commitment());
+    let (prompt, output) = tokens(&base, "who owns the mill?", " the miller");
+    let by = |exact| {
+        let rule = Rule { exact, bent: false };
+        credits_by(rule, &base, &deployed, &index, (&prompt, &output)).unwrap()
+    };
+    let (linear, one) = (by(0), by(1));
+    let measured: Vec<u32> = one.iter().filter(|one| one.exact).map(|one| one.contributor).collect();
+    assert_eq!(measured, [20, 21], "one pass for both");
+    let of = |credits: &[Credit], at: usize| credits[at].micro_nats;
+    let apart = |credits: &[Credit]| of(credits, 12) - of(credits, 13);
+    assert!((apart(&linear) - apart(&one)).abs() <= 2 && apart(&one) != 0, "{linear:?} {one:?}");
+    let values = |adapter: &Adapter| adapter.values().unwrap();
+    let parts = values(&leave_out[12].1).into_iter().zip(values(&leave_out[13].1)).zip(values(&deployed));
+    let without: Vec<f32> = parts.map(|((first, second), with)| first + second - with).collect();
+    let without = Adapter::from_values(base.config(), deployed.config(), &without).unwrap();
+    let alone = Index::build(&deployed, &[(0, without)]).unwrap();
+    let due = credits(&base, &deployed, &alone, &prompt, &output).unwrap()[0].micro_nats;
+    let together = of(&one, 12) + of(&one, 13);
+    assert!((together - due).abs() <= due.abs() / 50 + 50, "what is lost without both: {together} {due}");
+    let torn = Index::build_with(&deployed, &leave_out[12..], &[vec![3, 20]]);
+    assert!(matches!(torn, Err(AttributeError::Malformed(_))), "{torn:?}");
 }
 
 /// Two who know the same things in other words, one who knows others, and one who knows a part of all of it.

@@ -188,7 +188,7 @@ fn contributors(release: &Value) -> String {
         0 => String::new(),
         estimated => format!(", the attribution of {estimated} by estimates"),
     };
-    let together = match all.iter().filter(|one| one["together"].is_string()).count() {
+    let together = match all.iter().filter(|one| one["together"].is_object()).count() {
         0 => String::new(),
         together => format!("; {together} teach what another does"),
     };

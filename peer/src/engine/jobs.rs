@@ -44,7 +44,9 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
         Ask::Triage { triage, .. } => triage::triage(context, &triage),
         Ask::Estimate { estimate, .. } => estimating::estimate(context, &estimate),
         Ask::Cluster { cluster, .. } => clustering::cluster(context, &cluster),
-        Ask::Index { base, id, leave_out, keep, .. } => index(context, base, id, &leave_out, keep),
+        Ask::Index { base, id, leave_out, clusters, keep, .. } => {
+            index(context, (base, id), &leave_out, &clusters, keep)
+        }
         Ask::Quality { base, id, leave_out, records, .. } => quality(context, (base, id), &leave_out, &records),
         Ask::Open { id, index, .. } => open(context, id, index),
         Ask::Answer { base, adapter, prompt, passages, decoding, .. } => {
@@ -88,16 +90,16 @@ fn adapter_on(base: &Base, id: Hash, files: &AdapterFiles) -> Result<Adapter, St
 
 fn index(
     context: &JobContext,
-    base_id: Hash,
-    id: Hash,
+    (base_id, id): (Hash, Hash),
     leave_out: &[(u32, Option<Hash>)],
+    clusters: &[Vec<u32>],
     keep: bool,
 ) -> Result<Done, String> {
     let base = context.shelf.base(base_id)?;
     let files = handed(context, id)?;
     let adapter = adapter_on(&base, base_id, &files)?;
     let without = left_out(context, (base_id, &base), &adapter, leave_out)?;
-    let index = Index::build(&adapter, &without).map_err(text)?;
+    let index = Index::build_with(&adapter, &without, clusters).map_err(text)?;
     let commitment = index.commitment();
     if keep {
         context.shelf.keep(id, adapter, &files, index)?;

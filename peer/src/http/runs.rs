@@ -227,7 +227,7 @@ fn show_run(run: &OpenRun, node: &Node) -> Value {
         "head": spec.head.id(),
         "main": main.as_ref().map(|view| tasks::show(node, view)),
         "unchecked": unchecked,
-        "clusters": run.clusters,
+        "clusters": run.left_out_together(),
         "leave_out": leave_out,
         "adapter": adapter,
         "release": release,

@@ -156,6 +156,14 @@ impl OpenRun {
         sets
     }
 
+    /// The clusters that are left out, one of whom may be everybody; nothing as long as it is not known who teaches the same.
+    #[must_use]
+    pub fn left_out_together(&self) -> Option<Vec<Vec<AccountId>>> {
+        let (clusters, left_out) = (self.clusters.as_ref()?, self.left_out());
+        let is_left_out = |set: &&Vec<AccountId>| left_out.contains(set) || set.len() == self.spec.head.logs.len();
+        Some(clusters.iter().filter(is_left_out).cloned().collect())
+    }
+
     /// Whom each training of the run leaves out; the first nobody.
     #[must_use]
     pub(super) fn trainings(&self) -> Vec<Vec<AccountId>> {

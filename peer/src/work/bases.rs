@@ -343,7 +343,12 @@ impl Workshop {
 fn named_by_others(node: &Node) -> BTreeSet<Hash> {
     let shards = node.datanets().flat_map(|datanet| datanet.all_entries().map(|entry| entry.body.shard));
     let released = node.releases().flat_map(|release| {
-        let left_out = release.body.contributors.iter().flat_map(|one| [Some(one.leave_out), one.together]).flatten();
+        let left_out = release
+            .body
+            .contributors
+            .iter()
+            .flat_map(|one| [Some(one.leave_out), one.together.map(|set| set.without)])
+            .flatten();
         left_out.chain([release.body.adapter, release.body.index])
     });
     shards.chain(released).collect()

@@ -96,6 +96,8 @@ impl Workshop {
     /// [`JobError::OtherIndex`] when the index is false; else when something is not here or the engine can't.
     pub async fn verify_release(&self, release: &Release, providers: &[NodeId]) -> Result<Verified, JobError> {
         self.load_release(release, providers).await?;
+        // Who trained or serves it need not have what a cluster's adapters were made of; its builder has.
+        let providers: &[NodeId] = &[&[release.node], providers].concat();
         let entries = self.version_of(release).await?;
         let (base, adapter, contributors) = (release.base, release.adapter, &release.contributors);
         let accounts: Vec<AccountId> = contributors.iter().map(|one| one.account).collect();

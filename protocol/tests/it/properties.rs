@@ -6,7 +6,7 @@ use tributary_protocol::datanet::{Appended, Head, LogHead};
 use tributary_protocol::envelope::{self, NetworkId, ReplayGuard, Signed, seal};
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash, TaskId};
 use tributary_protocol::limits::{CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, LOG_BATCH_MAX};
-use tributary_protocol::message::{BASE_ALONE, Heartbeat, HeldOut, Measurement, Message, MessageError};
+use tributary_protocol::message::{BASE_ALONE, Heartbeat, HeldOut, Measurement, Message, MessageError, Together};
 use tributary_protocol::receipt::SignedReceipt;
 use tributary_protocol::refusal::{DeclineReason, Declined};
 use tributary_protocol::wire::{self, WireError};
@@ -33,7 +33,7 @@ fn every_message_survives_the_way() {
 
 #[test]
 fn a_knowledge_cluster_has_several_members_who_were_left_out_by_one_training() {
-    let is_read = |together: [Option<Hash>; 2], leave_out: Hash, estimated: bool| {
+    let is_read = |together: [Option<Together>; 2], leave_out: Hash, estimated: bool| {
         let mut release = samples::release();
         for (one, together) in release.contributors.iter_mut().zip(together) {
             (one.together, one.leave_out, one.estimated) = (together, leave_out, false);
@@ -42,13 +42,20 @@ fn a_knowledge_cluster_has_several_members_who_were_left_out_by_one_training() {
         let message = Message::Release(Box::new(samples::signed(51, release)));
         Message::from_body(message.kind(), &message.to_body()).is_ok()
     };
-    let (own, first, second) = (Hash([7; 32]), Some(Hash([1; 32])), Some(Hash([2; 32])));
-    assert!(is_read([None, None], own, false) && is_read([first, first], own, false));
-    assert!(is_read([Some(BASE_ALONE); 2], own, false), "without everybody");
-    for alone in [[first, None], [first, second], [Some(BASE_ALONE), None]] {
-        assert!(!is_read(alone, own, false), "{alone:?}");
+    let in_cluster = |first: u32, without: Hash| Some(Together { first, without });
+    let (own, blob, other) = (Hash([7; 32]), Hash([1; 32]), Hash([2; 32]));
+    assert!(is_read([None, None], own, false) && is_read([in_cluster(0, blob); 2], own, false));
+    assert!(is_read([in_cluster(0, BASE_ALONE); 2], own, false), "without everybody");
+    for unsound in [
+        [in_cluster(0, blob), None],
+        [in_cluster(0, blob), in_cluster(0, other)],
+        [in_cluster(1, blob); 2],
+        [in_cluster(0, blob), in_cluster(1, blob)],
+        [in_cluster(0, BASE_ALONE), None],
+    ] {
+        assert!(!is_read(unsound, own, false), "{unsound:?}");
     }
-    assert!(!is_read([first, first], own, true), "a cluster is left out by a training");
+    assert!(!is_read([in_cluster(0, blob); 2], own, true), "a cluster is left out by a training");
     assert!(!is_read([None, None], BASE_ALONE, false), "two contributors");
     assert_eq!(samples::release().clusters(), Vec::<Vec<u32>>::new());
 }

@@ -20,6 +20,7 @@ pub(super) fn estimate(context: &JobContext, ask: &EstimateAsk) -> Result<Done, 
     let learned = Learned { records, counts: ask.counts.iter().copied().collect() };
     let mut worst_millionths = 0;
     let mut tell = |contributor: u32, own: &Adapter| -> Result<(), String> {
+        context.reply(Reply::Working { job: context.job });
         if context.is_stopped() {
             return Err("stopped".into());
         }
