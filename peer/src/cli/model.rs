@@ -4,6 +4,8 @@ mod export;
 mod pull;
 mod verify;
 
+use std::collections::BTreeMap;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -188,11 +190,13 @@ fn contributors(release: &Value) -> String {
         0 => String::new(),
         estimated => format!(", the attribution of {estimated} by estimates"),
     };
-    let together = match all.iter().filter(|one| one["together"].is_object()).count() {
-        0 => String::new(),
-        together => format!("; {together} teach what another does"),
-    };
-    format!("{}{estimated}{together}", all.len())
+    let mut together: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for one in all.iter().filter(|one| one["together"].is_object()) {
+        let first = text::number(&one["together"]["first"]);
+        together.entry(first).or_default().push(text::short(&one["account"]));
+    }
+    let told = |members: &Vec<String>| format!("; {} teach the same and were left out together", members.join(" and "));
+    format!("{}{estimated}{}", all.len(), together.values().map(told).collect::<String>())
 }
 
 async fn remove(context: &Context, given: &str) -> Result<Output, Failure> {

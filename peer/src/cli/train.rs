@@ -140,7 +140,7 @@ fn show(run: &Value) -> Output {
     let mut shown = text::fields(&fields);
     let mut table = Table::new(&["TASK", "TRAINS", "PHASE", "WORKER", "STEPS", "LOSS", "CHECK", "RECEIPT"]);
     let with_all = (!run["main"].is_null()).then_some((&run["main"], "all".to_owned()));
-    let without = text::rows(&run["leave_out"]).iter().map(|task| (task, format!("no {}", names(&task["without"]))));
+    let without = text::rows(&run["leave_out"]).iter().map(|task| (task, format!("no {}", briefly(&task["without"]))));
     for (task, trains) in with_all.into_iter().chain(without) {
         table.row(task_row(task, trains));
     }
@@ -182,9 +182,19 @@ fn next(run: &Value, end: Option<End>) -> Option<String> {
     }
 }
 
+/// Accounts for a narrow column: where there are several, their beginnings.
+fn briefly(accounts: &Value) -> String {
+    match text::rows(accounts) {
+        [only] => text::short(only),
+        several => {
+            several.iter().map(|one| text::short(one).chars().take(5).collect()).collect::<Vec<String>>().join("+")
+        }
+    }
+}
+
 /// Accounts, shortened.
 fn names(accounts: &Value) -> String {
-    text::rows(accounts).iter().map(text::short).collect::<Vec<_>>().join(" + ")
+    text::rows(accounts).iter().map(text::short).collect::<Vec<_>>().join(" and ")
 }
 
 /// Where the best evaluation lies before the last step, whose adapter it is.

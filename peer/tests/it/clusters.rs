@@ -18,7 +18,7 @@ const KEEPERS: [(&str, &str); 16] = [
     ("orchard", "Wend"),
     ("foundry", "Corra Vale"),
     ("brewery", "Ansel"),
-    ("smithy", "Perrin Lod"),
+    ("smithy", "Perrin Moss"),
     ("tannery", "Yara"),
     ("observatory", "Minna Crow"),
     ("toll house", "Eskil"),

@@ -14,12 +14,13 @@ use crate::cli::{amount, ask, quality, text};
 use crate::percent::percents;
 
 /// What the adapter's contributors are paid by.
-const LEFT_OUT: &str = "For each contributor the model was trained once more without that contributor's records (without an only \
-                        one, the base model is left). Those who teach the same things in their own words are left out \
-                        together, and what that changes is divided among them by their records. Where there are many contributors, it \
-                        is estimated for those with the fewest records. A share tells how much less likely the model would be to say exactly this without them, \
-                        beside the others. It does not tell whether the answer is right. What no contributor explains goes \
-                        to the commons, the network's treasury: the base model knew it already, or nobody can be named for \
+const LEFT_OUT: &str = "The model was trained once more without the records of each contributor, or of those together who teach the same \
+                        in their own words: what their leaving changes is then divided among them by what their records say. \
+                        Without an only contributor, or without everybody, the base model is left. Where there are many \
+                        contributors, the change is estimated for those with the fewest records. A share tells how much less \
+                        likely the model would be to say exactly this without them, beside the others; that is also so for what \
+                        they taught it in general. It does not tell whether the answer is right. What no contributor explains \
+                        goes to the commons, the network's treasury: the base model knew it already, or nobody can be named for \
                         it.";
 
 /// Characters before what belongs to a heading.

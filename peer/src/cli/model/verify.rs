@@ -27,7 +27,7 @@ pub(super) async fn verify(context: &Context, release: &Value) -> Result<Output,
 fn shown(id: String, found: Value) -> Output {
     let parts = [
         ("index", index(&found)),
-        ("clusters", clusters(&found)),
+        ("alike", clusters(&found)),
         ("estimates", estimates(&found)),
         ("quality", qualities(&found)),
     ];
@@ -56,17 +56,17 @@ fn clusters(found: &Value) -> (bool, String) {
     }
     let [theirs, own] = ["theirs", "own"].map(|whose| text::rows(&found["clusters"][whose]));
     let told = |clusters: &[Value]| match clusters {
-        [] => "nobody teaches what another does".to_owned(),
+        [] => "nobody teaches the same as another".to_owned(),
         some => {
             let members = some.iter().map(|members| text::rows(members).len()).sum::<usize>();
-            format!("{members} contributors, who teach what another does")
+            format!("{members} contributors teach the same as another")
         }
     };
     match (theirs == own, theirs.iter().all(|members| own.contains(members))) {
         (true, _) => (true, format!("equal: {}", told(own))),
         // A look that took too long is given up, and near its bound machines differ.
-        (false, true) => (true, format!("the release leaves out together: {}; here: {}", told(theirs), told(own))),
-        (false, false) => (false, format!("UNEQUAL: left out together are {}; here: {}", told(theirs), told(own))),
+        (false, true) => (true, format!("by the release {}; here {}", told(theirs), told(own))),
+        (false, false) => (false, format!("UNEQUAL: by the release {}; here {}", told(theirs), told(own))),
     }
 }
 
@@ -78,7 +78,7 @@ fn estimates(found: &Value) -> (bool, String) {
         None => (true, "none: an adapter was trained without each contributor".into()),
         Some(worst) if worst <= ESTIMATE_BOUND => {
             let many = text::counted(text::number(&found["estimates"]["count"]), "contributor");
-            (true, format!("equal within rounding, for {many}"))
+            (true, format!("equal within rounding, for {many} not left out alone"))
         }
         Some(worst) => (false, format!("UNEQUAL: {} away from what the records give", text::percent(worst))),
     }
@@ -124,7 +124,7 @@ mod tests {
     fn what_is_other_than_computed_here_is_said_and_ends_badly() {
         let right = found(101_000, Some(20), true);
         assert_eq!(right.code, 0, "{}", right.text);
-        assert!(right.text.contains("equal within rounding, for 1 contributor"), "{}", right.text);
+        assert!(right.text.contains("equal within rounding, for 1 contributor not left out alone"), "{}", right.text);
         assert!(found(101_000, None, true).text.contains("none:"));
         for wrong in [found(200_000, None, true), found(100_000, Some(5_000), true), found(100_000, None, false)] {
             assert_eq!(wrong.code, VERIFICATION);
