@@ -1,8 +1,8 @@
 //! Contributors who teach the same: found by their records, and paid by what is lost without each set of them.
 //!
-//! A record's direction is that of its loss's gradient in the adapter's numbers, where it is half learned: two records that teach one fact in different
-//! words pull the same numbers the same way. Leaving one of two such contributors out changes little, since the other still
-//! teaches it; what both are worth shows only where both are left out.
+//! A record's direction is that of its loss's gradient in the adapter's numbers, where it is half learned: two records that
+//! teach one fact in different words pull the same numbers the same way. Leaving one of two such contributors out changes
+//! little, since the other still teaches it; what both are worth shows only where both are left out.
 //!
 //! Invariant: likeness and clusters are a pure function of the directions, whatever the order of records; every cluster has two
 //! to [`MAX_MEMBERS`] contributors, all of them alike to each other, and nobody is in two.
@@ -21,8 +21,8 @@ use crate::ops::narrow;
 /// Members of a cluster at most.
 pub const MAX_MEMBERS: usize = LEFT_OUT_MAX;
 
-/// How alike two contributors are at least who are left out together too: halfway between those who teach the same and all
-/// others, of whom it finds none (`compute/ATTRIBUTION.md`).
+/// How alike two contributors are at least who are left out together: between those who teach the same and all others, but where
+/// everybody teaches the same labels (`compute/ATTRIBUTION.md`).
 pub const ALIKE: f64 = 0.6;
 
 /// Numbers of a direction at most: those of thousands of records fit into memory, and the cosine of two moves by about one part
