@@ -89,7 +89,7 @@ impl Direction {
     }
 }
 
-fn length(values: &[f32]) -> f64 {
+pub(super) fn length(values: &[f32]) -> f64 {
     values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
 }
 
@@ -165,8 +165,8 @@ pub struct Likeness {
 
 impl Likeness {
     /// Of the directions of all records, each with its contributor. Two contributors are as alike as the mean cosine of a
-    /// record of one and the nearest of the other, without what all records have in common, of the one for whom that is less: who knows more than another is not
-    /// alike to him. A record without a gradient is near to none.
+    /// record of one and the nearest of the other, without what all records have in common, of the one for whom that is less:
+    /// who knows more than another is not alike to him. A record without a gradient is near to none.
     #[must_use]
     pub fn of(records: &[(u32, Direction)]) -> Self {
         let mut contributors: Vec<u32> = records.iter().map(|(contributor, _)| *contributor).collect();

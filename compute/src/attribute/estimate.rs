@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
+use super::clusters::length;
 use super::{AttributeError, mean_over};
 use crate::lora::Adapter;
 use crate::loss::{Target, mean_gradient};
@@ -33,8 +34,7 @@ fn fitted(moved: &[f64], sum: &[f64]) -> (f64, f64) {
 
 /// Scales those that are anything to the mean of their lengths.
 fn to_one_length(sums: &mut [Vec<f32>]) {
-    let length = |sum: &Vec<f32>| sum.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-    let lengths: Vec<f64> = sums.iter().map(length).collect();
+    let lengths: Vec<f64> = sums.iter().map(|sum| length(sum)).collect();
     let Some(mean) = crate::statistics::mean(&lengths) else { return };
     for (sum, length) in sums.iter_mut().zip(lengths).filter(|(_, length)| *length > 0.0) {
         sum.iter_mut().for_each(|value| *value = narrow(f64::from(*value) * mean / length));

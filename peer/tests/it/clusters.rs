@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::support::{NodeProcess, document, folder, on, stderr, until};
+use super::support::{NodeProcess, builder_and_workers, document, folder, on, stderr, until};
 
 /// Places with who keeps them: the first two contributors know the former half, the third one the other.
 const KEEPERS: [(&str, &str); 16] = [
@@ -72,11 +72,7 @@ fn released(nodes: &[NodeProcess; 3], folder: &Path) -> Value {
 #[test]
 fn who_teaches_the_same_is_left_out_together_and_paid_alike() {
     let folder = folder();
-    let builder = NodeProcess::start(&folder.path().join("0"), &["--network", "test", "--roles", "witness"]);
-    let ticket = builder.get("/api/net/invite").unwrap()["ticket"].as_str().unwrap().to_owned();
-    let worker =
-        |name: &str| NodeProcess::start(&folder.path().join(name), &["--join", &ticket, "--roles", "worker,verifier"]);
-    let nodes = [builder, worker("1"), worker("2")];
+    let nodes = builder_and_workers(folder.path());
     let run = released(&nodes, folder.path());
     let account = |node: &NodeProcess| node.get("/api/status").unwrap()["account"].as_str().unwrap().to_owned();
     let mut twins = [account(&nodes[0]), account(&nodes[1])];

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::support::{NodeProcess, document, eventually, folder, on, stderr, until};
+use super::support::{NodeProcess, builder_and_workers, document, eventually, folder, on, stderr, until};
 
 /// Records of one contributor, each about a letter.
 fn contributed(node: &NodeProcess, folder: &std::path::Path, datanet: &str, letters: std::ops::Range<u8>) {
@@ -64,11 +64,7 @@ fn verdict(node: &NodeProcess, key: &Value) -> Value {
 #[test]
 fn records_before_a_question_are_checked_and_paid_like_the_adapter() {
     let folder = folder();
-    let builder = NodeProcess::start(&folder.path().join("0"), &["--network", "test", "--roles", "witness"]);
-    let ticket = builder.get("/api/net/invite").unwrap()["ticket"].as_str().unwrap().to_owned();
-    let worker =
-        |name: &str| NodeProcess::start(&folder.path().join(name), &["--join", &ticket, "--roles", "worker,verifier"]);
-    let nodes = [builder, worker("1"), worker("2")];
+    let nodes = builder_and_workers(folder.path());
     released(&nodes, folder.path());
     held_against_its_records(&nodes);
     let line = ["ask", "What is letter 9jj?", "--model", "letters", "--max-tokens", "6", "--retrieve=3", "--check"];

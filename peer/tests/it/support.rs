@@ -165,6 +165,15 @@ pub fn on(node: &NodeProcess, line: &[&str]) -> Output {
     run(&[&["--data-dir", node.folder.to_str().unwrap()], line].concat())
 }
 
+/// A node that builds and witnesses, and two that work and verify.
+pub fn builder_and_workers(folder: &Path) -> [NodeProcess; 3] {
+    let builder = NodeProcess::start(&folder.join("0"), &["--network", "test", "--roles", "witness"]);
+    let ticket = builder.get("/api/net/invite").unwrap()["ticket"].as_str().unwrap().to_owned();
+    let worker =
+        |name: &str| NodeProcess::start(&folder.join(name), &["--join", &ticket, "--roles", "worker,verifier"]);
+    [builder, worker("1"), worker("2")]
+}
+
 /// The JSON document that the binary prints.
 pub fn document(node: &NodeProcess, line: &[&str]) -> Value {
     let ended = on(node, &[line, &["--json"]].concat());
