@@ -166,7 +166,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     let workshop = Arc::new(Workshop::new(
         sockets.store.clone(),
         sockets.data.clone(),
-        engine(program, &options, &home, &found),
+        engine(program, &options, &home, &found)?,
         bases,
         handle.clone(),
         Arc::clone(&answers),
@@ -220,10 +220,12 @@ async fn look_for_device(options: &UpOptions) -> anyhow::Result<(PathBuf, Found)
     Ok((program, found))
 }
 
-fn engine(program: PathBuf, options: &UpOptions, home: &Home, found: &Found) -> EngineHandle {
+fn engine(program: PathBuf, options: &UpOptions, home: &Home, found: &Found) -> anyhow::Result<EngineHandle> {
     let options =
         EngineOptions { device: found.wanted(), memory_bytes: options.memory_bytes, ..EngineOptions::default() };
-    EngineHandle::with(program, EngineFolder::at(&home.path("engine")), options)
+    let folder = EngineFolder::at(&home.path("engine"));
+    folder.forget_handed().with_context(|| folder.path().display().to_string())?;
+    Ok(EngineHandle::with(program, folder, options))
 }
 
 fn open_bases(options: &UpOptions, home: &Home, journal: &Arc<Journal>, found: &Found) -> std::io::Result<Bases> {

@@ -24,18 +24,22 @@ impl EngineFolder {
         &self.0
     }
 
-    /// Makes the folder, and clears what an earlier process was handed or left half made.
+    /// The engine's first step: makes the folder, and clears what an earlier process left half made. What was handed
+    /// over stays, since the node hands over before it starts a process that is not there.
     ///
     /// # Errors
     /// When the system refuses.
     pub fn prepare(&self) -> io::Result<()> {
-        for begun in [self.handed(), self.begun()] {
-            match std::fs::remove_dir_all(&begun) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => std::fs::create_dir_all(begun)?,
-            }
-        }
+        emptied(&self.begun())?;
         std::fs::create_dir_all(self.adapters())
+    }
+
+    /// The node's first step: clears what an earlier node handed over and did not take back.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn forget_handed(&self) -> io::Result<()> {
+        emptied(&self.handed())
     }
 
     /// A blob that the node hands over for a job.
@@ -129,6 +133,14 @@ impl EngineFolder {
 
 const INDEX_EXTENSION: &str = "index";
 
+/// Makes `folder` an empty one.
+fn emptied(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => std::fs::create_dir_all(folder),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_handed_over_does_not_outlive_the_process() {
+    fn what_was_handed_over_outlives_the_engine_and_not_the_node() {
         let folder = tempfile::tempdir().unwrap();
         let engine = EngineFolder::at(folder.path());
         engine.prepare().unwrap();
@@ -159,6 +171,8 @@ mod tests {
         engine.keep(Hash([5; 32]), &[]).unwrap();
         assert_eq!(std::fs::read(engine.blob(job, blob)).unwrap(), b"blob");
         engine.prepare().unwrap();
+        assert_eq!(std::fs::read(engine.blob(job, blob)).unwrap(), b"blob", "the next engine's jobs find it");
+        engine.forget_handed().unwrap();
         assert!(!engine.blob(job, blob).exists());
         assert!(engine.adapter(Hash([5; 32])).is_dir());
     }
