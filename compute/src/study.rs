@@ -31,6 +31,7 @@ pub use journal::{Journal, Outcome};
 pub use judge::{Judgement, MEASURES, judge};
 pub use laboratory::{Laboratory, OnTraining, Training, recipe, recipes};
 pub use matrix::Matrix;
+pub use peers::unrolled;
 pub use truth::{Plan, Truth};
 
 use tributary_protocol::attribution::audit::AuditError;

@@ -14,6 +14,7 @@ mod pretrain;
 mod recipe;
 mod rouge;
 mod turns;
+mod unroll;
 
 use std::ops::Range;
 

@@ -12,7 +12,7 @@ mod signals;
 mod sockets;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -260,10 +260,19 @@ fn replay(journal: &Journal) -> anyhow::Result<Vec<Fact>> {
     let mut facts = Vec::new();
     for entry in journal.replay(0)? {
         let (_, bytes) = entry?;
-        facts.push(wire::decode(&bytes, crate::engine::FRAME_MAX_BYTES).context("an entry of the journal is damaged")?);
+        facts.push(wire::decode(&bytes, crate::engine::FRAME_MAX_BYTES).with_context(|| foreign(journal.path()))?);
     }
     tracing::info!(facts = facts.len(), "journal replayed");
     Ok(facts)
+}
+
+/// An entry that is whole, since the journal checks its hash, and says nothing to this program.
+fn foreign(journal: &Path) -> String {
+    format!(
+        "{} was written by another version of tributary, whose entries this one does not read. Nothing was changed: \
+         start it with the version that wrote it, or give this one a folder of its own with --data-dir",
+        journal.display()
+    )
 }
 
 fn node_config(options: &UpOptions, keys: &Keys, network: &NetworkNotice, bases: &Bases) -> anyhow::Result<NodeConfig> {

@@ -140,6 +140,28 @@ impl Truth {
     }
 }
 
+impl Truth {
+    /// The truth of the first questions alone.
+    #[must_use]
+    pub fn of_first(&self, queries: usize) -> Self {
+        let queries = queries.min(self.queries);
+        let cut = |matrix: &Matrix| if matrix.rows() == 0 { matrix.clone() } else { matrix.slice(0, queries) };
+        let subsets = |subsets: &Subsets| Subsets { left_out: subsets.left_out.clone(), losses: cut(&subsets.losses) };
+        Self {
+            without: cut(&self.without),
+            unseen: self.unseen.iter().map(cut).collect(),
+            tenths: subsets(&self.tenths),
+            halves: subsets(&self.halves),
+            record_tenths: subsets(&self.record_tenths),
+            record_halves: subsets(&self.record_halves),
+            singles: subsets(&self.singles),
+            single_rises: cut(&self.single_rises),
+            queries,
+            ..self.clone()
+        }
+    }
+}
+
 /// The run with everybody, then one without each contributor.
 fn leave_one_out(laboratory: &Laboratory, seed: u64) -> Vec<Training> {
     let contributors = u32::try_from(laboratory.dealt().contributors).unwrap_or(u32::MAX);

@@ -2,11 +2,16 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tributary_compute::model::Base;
+use tributary_compute::linear::Hook;
+use tributary_compute::loss::{Target, token_losses};
+use tributary_compute::model::{Base, Mode};
+use tributary_compute::statistics::pearson;
 use tributary_compute::study::attacks::assail;
 use tributary_compute::study::dataset::{Dataset, Item};
 use tributary_compute::study::deal::{Dealt, Setting, deal};
-use tributary_compute::study::{Case, Journal, Laboratory, Plan, Scores, StudyError, Training, Truth, all, judge};
+use tributary_compute::study::{
+    Case, Journal, Laboratory, Plan, Scores, StudyError, Training, Truth, all, judge, unrolled,
+};
 use tributary_compute::train::{Example, Recipe, Trainer};
 
 use crate::serving_base::base;
@@ -159,6 +164,49 @@ fn a_warm_start_shares_the_first_steps() {
         found[a].values.iter().zip(&found[b].values).map(|(a, b)| (a - b) * (a - b)).sum()
     };
     assert!(distance(0, 2) > 0.0 && distance(0, 2) < distance(0, 1));
+}
+
+/// Mean losses of the first `queries` answers after a training with one example at another weight.
+fn losses_with(root: &Trainer, dealt: &Dealt, place: usize, weight: f32, queries: usize) -> Vec<f64> {
+    let base = base(1);
+    let mut weights = vec![1.0; dealt.examples.len()];
+    weights[place] = weight;
+    let mut trainer = root.fork(&weights).unwrap();
+    while !trainer.is_done() {
+        trainer.step().unwrap();
+    }
+    let (adapter, _) = trainer.kept().unwrap();
+    let loss = |item: &Item| {
+        let prompt = base.tokenizer().encode_prompt(&item.prompt).unwrap();
+        let target = Target::new(&prompt, &base.tokenizer().encode_completion(&item.completion).unwrap());
+        let losses = token_losses(base.model(), Mode::Infer, Hook::One(&adapter, None), &[target]).unwrap();
+        f64::from(losses.mean_all().unwrap().to_scalar::<f32>().unwrap())
+    };
+    dealt.queries[..queries].iter().map(loss).collect()
+}
+
+#[test]
+fn an_unrolled_run_says_what_leaving_a_record_out_does() {
+    const QUERIES: usize = 2;
+    let base = base(1);
+    let dealt = dealt(Setting::Alike, 4);
+    // Gradients long enough that some are clipped, an average of the last steps, and a rate as low as a stable recipe's.
+    let recipe = Recipe { average_last: 3, clip: 0.5, batch: 12, lr: 0.005, ..recipe() };
+    let laboratory = Laboratory::new(&base, &recipe, &dealt, None, 1).unwrap();
+    let case = Case::prepare(&laboratory, 4, &|_, _| {}).unwrap();
+    let found = unrolled(&case, QUERIES).unwrap().records.unwrap();
+    let root = Trainer::new(&base, &Recipe { seed: 4, ..recipe }, &dealt.examples).unwrap();
+    let with = losses_with(&root, &dealt, 0, 1.0, QUERIES);
+    let (mut given, mut due) = (Vec::new(), Vec::new());
+    for place in (0..dealt.examples.len()).step_by(3) {
+        let without = losses_with(&root, &dealt, place, 0.0, QUERIES);
+        given.extend(found.row(place).iter().map(|rise| f64::from(*rise)));
+        due.extend(without.iter().zip(&with).map(|(without, with)| without - with));
+    }
+    let r = pearson(&given, &due).unwrap();
+    assert!(r > 0.9, "{r}: {given:?} {due:?}");
+    let size = |rises: &[f64]| rises.iter().map(|rise| rise.abs()).sum::<f64>();
+    assert!((size(&given) / size(&due) - 1.0).abs() < 0.2, "{given:?} {due:?}");
 }
 
 #[test]

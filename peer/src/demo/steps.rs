@@ -20,6 +20,8 @@ const SEGMENTS: u16 = 2;
 const ANSWER_TOKENS: u32 = 24;
 /// How long a node may show nothing new before the demo gives up: a slow machine moves, a stuck one does not.
 const STALLED: Duration = Duration::from_secs(180);
+/// Of what a node showed last, the characters that an error quotes.
+const SEEN_CHARS: usize = 400;
 /// The longest the network may take to agree on something small, however much it moves meanwhile.
 const SOON: Duration = Duration::from_secs(900);
 /// The longest all trainings of the run may take; their deadline in the market is an hour too.
@@ -77,9 +79,10 @@ impl Wait<'_> {
                 (last, moved) = (seen, Instant::now());
             }
             if moved.elapsed() > STALLED || began.elapsed() > self.longest {
-                let trouble = last.err().map(|error| format!(" ({error})")).unwrap_or_default();
+                let seen = last.map_or_else(|error| error, |value| value.to_string());
+                let seen: String = seen.chars().take(SEEN_CHARS).collect();
                 let waited = began.elapsed().as_secs();
-                let reason = format!("{}: no {} after {waited} s{trouble}", self.member.name, self.what);
+                let reason = format!("{}: no {} after {waited} s, only: {seen}", self.member.name, self.what);
                 return Err(DemoError::Step { step: self.step, reason });
             }
             tokio::time::sleep(POLL).await;

@@ -23,9 +23,23 @@ fn amount(value: &Value) -> u128 {
     value.as_str().unwrap().parse().unwrap()
 }
 
+/// The ends of all nodes' logs, for whoever has to find out why a demo failed.
+fn last_words(demo: &Path) -> String {
+    const LINES: usize = 25;
+    let mut told = String::new();
+    for node in std::fs::read_dir(demo).into_iter().flatten().flatten() {
+        let Ok(log) = std::fs::read_to_string(node.path().join("node.log")) else { continue };
+        let lines: Vec<&str> = log.lines().collect();
+        told += &format!("{}\n{}\n", node.path().display(), lines[lines.len().saturating_sub(LINES)..].join("\n"));
+    }
+    told
+}
+
 /// What must hold of every demo's document.
 fn check(status: ExitStatus, folder: &Path) -> Value {
-    assert!(status.success(), "{}", std::fs::read_to_string(folder.join("err")).unwrap());
+    if !status.success() {
+        panic!("{}\n{}", std::fs::read_to_string(folder.join("err")).unwrap(), last_words(&folder.join("demo")));
+    }
     let document: Value = serde_json::from_slice(&std::fs::read(folder.join("out")).unwrap()).unwrap();
     let held_out = &document["held_out"];
     assert!(held_out["base"].as_f64().unwrap() <= 0.10, "{held_out}");

@@ -9,9 +9,9 @@ use tributary_compute::study::deal::{Dealt, Setting, deal};
 use tributary_compute::study::economy::{COMPARED, prior};
 use tributary_compute::study::redundancy::{clusters_left_out, redundancy};
 use tributary_compute::study::shrinkage::shrinkage;
-use tributary_compute::study::table::{CLUSTERS, Finding, OURS, TRUE_RUN};
+use tributary_compute::study::table::{CLUSTERS, Finding, OURS, TRUE_RUN, UNROLLED};
 use tributary_compute::study::{
-    Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe, recipes,
+    Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe, recipes, unrolled,
 };
 use tributary_compute::train::{Example, Recipe};
 use tributary_protocol::id::AccountId;
@@ -23,6 +23,9 @@ use crate::cli::eval::load;
 use crate::cli::failure::{FAILED, Failure};
 use crate::cli::output::Context;
 
+/// Answers for which the run is unrolled, each by a pass as long as a few trainings; fewer where it is quick.
+const AUDITED: usize = 16;
+const AUDITED_QUICKLY: usize = 8;
 /// Trainings between two words about how far a part is.
 const TOLD: usize = 10;
 /// Recipes that a quick study compares: the plain and the stable one.
@@ -69,21 +72,23 @@ impl<'a> Study<'a> {
         let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
         let mut case = Case::prepare(&laboratory, seed, &|_, _| {})?;
         let (trainings, clustered) = clusters_left_out(&case, &self.teller())?;
-        let mut judged = |name: &str, trainings: usize, score: &Scoring<'_>| -> Result<(), Failure> {
+        let mut judged = |name: &str, trainings: usize, truth: &Truth, score: &Scoring<'_>| -> Result<(), Failure> {
             let start = Instant::now();
             let scores = score()?;
             let seconds = start.elapsed().as_secs_f64();
             self.context.say(&format!("  {name}: scored in {seconds:.1} s{}", load()));
             let whose = Finding { trainings, seconds, ..self.of(name) };
-            self.add(setting, seed, &whose, judge(&truth, &scores)?);
+            self.add(setting, seed, &whose, judge(truth, &scores)?);
             Ok(())
         };
         for method in all() {
             case.forget();
-            judged(method.name(), method.trainings(contributors), &|| method.scores(&case))?;
+            judged(method.name(), method.trainings(contributors), &truth, &|| method.scores(&case))?;
         }
-        judged(CLUSTERS, trainings, &|| Ok(clustered.clone()))?;
-        judged(TRUE_RUN, contributors, &|| Ok(Scores::of_contributors(truth.without.clone())))?;
+        judged(CLUSTERS, trainings, &truth, &|| Ok(clustered.clone()))?;
+        let answers = if quick { AUDITED_QUICKLY } else { AUDITED };
+        judged(UNROLLED, 0, &truth.of_first(answers), &|| unrolled(&case, answers))?;
+        judged(TRUE_RUN, contributors, &truth, &|| Ok(Scores::of_contributors(truth.without.clone())))?;
         self.costs(&case)?;
         let whose = Finding { setting: setting.name().into(), seed, ..self.of("") };
         self.findings.extend(self.others.judged(&case, &truth, &whose)?);
