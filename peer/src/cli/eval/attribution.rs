@@ -65,7 +65,7 @@ pub(crate) struct AttributionArgs {
     /// Deployed runs, each with a deal of its own; 3, or 1 where it is quick.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=20))]
     seeds: Option<u64>,
-    /// Few subsets and no unseen seeds: minutes in place of hours, with wide intervals.
+    /// Few subsets and one unseen seed: minutes in place of hours, with wide intervals.
     #[arg(long)]
     quick: bool,
     /// Trainings at once, each on a thread of its own.
