@@ -98,8 +98,11 @@ pub fn judge(truth: &Truth, scores: &Scores) -> Result<Judgement, StudyError> {
         found.put("lds-tenth", datamodel(&truth.record_tenths, records));
         found.put("lds-half", datamodel(&truth.record_halves, records));
         found.put("loo-r", singles(truth, records));
-        let triggered = |row: &[f32]| sum(&row[truth.queries..]);
-        found.put("auc-poisoned", ranking(&records.iter().map(triggered).collect::<Vec<_>>(), &truth.poisoned));
+        // Who was asked nothing behind the trigger says nothing of it.
+        if records.columns() > truth.queries {
+            let triggered = |row: &[f32]| sum(&row[truth.queries..]);
+            found.put("auc-poisoned", ranking(&records.iter().map(triggered).collect::<Vec<_>>(), &truth.poisoned));
+        }
     }
     if let Some(suspicion) = &scores.suspicion {
         found.put("auc-poisoned-unasked", ranking(suspicion, &truth.poisoned));
