@@ -93,10 +93,12 @@ pub async fn run(options: DemoOptions) -> Result<Value, DemoError> {
     for line in material.own.iter().flat_map(material::OwnData::lines) {
         screen.say(&line);
     }
-    let cluster = Cluster::new(&folder, &roles)?;
+    let cluster = Cluster::new(&folder, &roles);
+    let loses_one = cluster.loses_one();
     let mut demo = Demo { cluster, material, screen, phases: Vec::new(), folder };
     let ended = tokio::select! {
         ended = demo.perform() => ended,
+        lost = loses_one => Err(lost),
         () = told_to_stop() => Err(DemoError::Stopped(demo.folder.clone())),
     };
     demo.leave(&options, &ended).await;

@@ -1,9 +1,9 @@
 //! The demo's node processes: started from this very program, watched, and started again when they die.
 //!
-//! Invariant: each node has its own folder, keys and ports; a node that ends while the demo runs is started
-//! again on the same folder and control port.
+//! Invariant: each node has its own folder and keys, and chooses its ports itself, which it keeps over restarts
+//! unless another program took them meanwhile; a node that ends while the demo runs is started again on the same
+//! folder, and one that cannot live ends the demo with its name.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::DemoError;
 use crate::client::{Client, ClientError};
 
 /// Starts of one node beyond which it is taken for broken.
-const RESTARTS_MAX: u32 = 20;
+const STARTS_MAX: u32 = 20;
 /// Pause before a dead node is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(300);
 /// How long one step of the demo may go on failing because a node is down.
@@ -65,34 +65,21 @@ pub(super) struct Member {
     pub(super) role: Role,
     pub(super) folder: PathBuf,
     pub(super) client: Client,
-    port: u16,
     starts: Arc<AtomicU32>,
 }
 
 /// All nodes of the demo.
 pub(super) struct Cluster {
     members: Vec<Member>,
-    chain_port: u16,
     stop: watch::Sender<bool>,
+    /// Which node was given up and why.
+    lost: watch::Sender<Option<String>>,
     kept: Arc<AtomicBool>,
     watchers: Vec<tokio::task::JoinHandle<()>>,
 }
 
-/// A port that is free for UDP and TCP now.
-fn free_port() -> Result<u16, DemoError> {
-    let failed = |error: std::io::Error| DemoError::Step { step: "start", reason: format!("no free port: {error}") };
-    for _ in 0..64 {
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
-        let port = tcp.local_addr().map_err(failed)?.port();
-        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    Err(DemoError::Step { step: "start", reason: "no free port on this machine".into() })
-}
-
 impl Cluster {
-    pub(super) fn new(folder: &Path, roles: &[Role]) -> Result<Self, DemoError> {
+    pub(super) fn new(folder: &Path, roles: &[Role]) -> Self {
         let mut members = Vec::with_capacity(roles.len());
         for (index, role) in roles.iter().enumerate() {
             let nth = roles[..=index].iter().filter(|other| *other == role).count();
@@ -104,10 +91,23 @@ impl Cluster {
             };
             let folder = folder.join(&name);
             let client = Client::new(&folder);
-            members.push(Member { name, role: *role, folder, client, port: free_port()?, starts: Arc::default() });
+            members.push(Member { name, role: *role, folder, client, starts: Arc::default() });
         }
         let (stop, _) = watch::channel(false);
-        Ok(Self { members, chain_port: free_port()?, stop, kept: Arc::default(), watchers: Vec::new() })
+        let (lost, _) = watch::channel(None);
+        Self { members, stop, lost, kept: Arc::default(), watchers: Vec::new() }
+    }
+
+    /// Returns when a node cannot be kept running, with its name and its last words.
+    pub(super) fn loses_one(&self) -> impl Future<Output = DemoError> + use<> {
+        let mut lost = self.lost.subscribe();
+        async move {
+            if let Ok(lost) = lost.wait_for(Option::is_some).await {
+                return DemoError::Step { step: "network", reason: lost.clone().unwrap_or_default() };
+            }
+            // The cluster is gone, and with it whoever waits.
+            std::future::pending().await
+        }
     }
 
     pub(super) fn members(&self) -> &[Member] {
@@ -139,26 +139,14 @@ impl Cluster {
     }
 
     fn watch(&mut self, member: &Member, ticket: Option<String>) {
-        let arguments = self.arguments(member, ticket);
+        let arguments = arguments(member, ticket);
         let (member, stop, kept) = (member.clone(), self.stop.subscribe(), Arc::clone(&self.kept));
-        self.watchers.push(tokio::spawn(keep_running(member, arguments, stop, kept)));
-    }
-
-    fn arguments(&self, member: &Member, ticket: Option<String>) -> Vec<String> {
-        let text = |part: &str| part.to_owned();
-        let mut arguments = vec![text("up"), text("--data-dir"), member.folder.display().to_string()];
-        arguments.extend([text("--port"), member.port.to_string(), text("--roles"), member.role.flags().join(",")]);
-        arguments.extend([text("--network"), text("demo"), text("--quiet")]);
-        // Its nodes check each other's work bit by bit.
-        arguments.extend([text("--device"), text("cpu")]);
-        match ticket {
-            Some(ticket) => arguments.extend([text("--join"), ticket]),
-            None => {
-                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.chain_port));
-                arguments.extend([text("--serve-chain"), address.to_string()]);
+        let lost = self.lost.clone();
+        self.watchers.push(tokio::spawn(async move {
+            if let Some(reason) = keep_running(&member, &arguments, stop, &kept).await {
+                lost.send_replace(Some(format!("{} {reason}; {}", member.name, member.log_tail())));
             }
-        }
-        arguments
+        }));
     }
 
     /// Bytes that nodes received from each other so far.
@@ -201,6 +189,20 @@ impl Cluster {
     }
 }
 
+fn arguments(member: &Member, ticket: Option<String>) -> Vec<String> {
+    let text = |part: &str| part.to_owned();
+    let mut arguments = vec![text("up"), text("--data-dir"), member.folder.display().to_string()];
+    arguments.extend([text("--roles"), member.role.flags().join(",")]);
+    arguments.extend([text("--network"), text("demo"), text("--quiet")]);
+    // Its nodes check each other's work bit by bit.
+    arguments.extend([text("--device"), text("cpu")]);
+    match ticket {
+        Some(ticket) => arguments.extend([text("--join"), ticket]),
+        None => arguments.extend([text("--serve-chain"), text("0")]),
+    }
+    arguments
+}
+
 fn spawn(member: &Member, arguments: &[String]) -> std::io::Result<Child> {
     std::fs::create_dir_all(&member.folder)?;
     let log = std::fs::OpenOptions::new().create(true).append(true).open(member.folder.join("node.log"))?;
@@ -221,24 +223,34 @@ fn engine_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
-async fn keep_running(member: Member, arguments: Vec<String>, mut stop: watch::Receiver<bool>, kept: Arc<AtomicBool>) {
-    while member.starts.fetch_add(1, Ordering::Relaxed) <= RESTARTS_MAX {
+/// Starts the node whenever it does not run, until the demo ends; returns why that is hopeless.
+async fn keep_running(
+    member: &Member,
+    arguments: &[String],
+    mut stop: watch::Receiver<bool>,
+    kept: &AtomicBool,
+) -> Option<String> {
+    while member.starts.fetch_add(1, Ordering::Relaxed) < STARTS_MAX {
         // A killed node leaves its notice behind, which would lead to nobody or to somebody else.
         let _ = std::fs::remove_file(member.folder.join("api.json"));
-        let Ok(mut child) = spawn(&member, &arguments) else { return };
+        let mut child = match spawn(member, arguments) {
+            Ok(child) => child,
+            Err(error) => return Some(format!("cannot be started in {}: {error}", member.folder.display())),
+        };
         tokio::select! {
             _ = child.wait() => tokio::time::sleep(RESTART_PAUSE).await,
             () = stopped(&mut stop) => {
                 if !kept.load(Ordering::Relaxed) {
-                    end(&member, &mut child).await;
+                    end(member, &mut child).await;
                 }
-                return;
+                return None;
             }
         }
         if *stop.borrow() {
-            return;
+            return None;
         }
     }
+    Some(format!("ended {STARTS_MAX} times"))
 }
 
 /// Returns when the demo ends.

@@ -23,11 +23,11 @@ fn amount(value: &Value) -> u128 {
     value.as_str().unwrap().parse().unwrap()
 }
 
-/// The ends of all nodes' logs, for whoever has to find out why a demo failed.
-fn last_words(demo: &Path) -> String {
+/// What the demo said and the ends of all nodes' logs, for whoever has to find out why it failed.
+fn last_words(folder: &Path) -> String {
     const LINES: usize = 25;
-    let mut told = String::new();
-    for node in std::fs::read_dir(demo).into_iter().flatten().flatten() {
+    let mut told = std::fs::read_to_string(folder.join("err")).unwrap_or_default();
+    for node in std::fs::read_dir(folder.join("demo")).into_iter().flatten().flatten() {
         let Ok(log) = std::fs::read_to_string(node.path().join("node.log")) else { continue };
         let lines: Vec<&str> = log.lines().collect();
         told += &format!("{}\n{}\n", node.path().display(), lines[lines.len().saturating_sub(LINES)..].join("\n"));
@@ -38,7 +38,7 @@ fn last_words(demo: &Path) -> String {
 /// What must hold of every demo's document.
 fn check(status: ExitStatus, folder: &Path) -> Value {
     if !status.success() {
-        panic!("{}\n{}", std::fs::read_to_string(folder.join("err")).unwrap(), last_words(&folder.join("demo")));
+        panic!("{}", last_words(folder));
     }
     let document: Value = serde_json::from_slice(&std::fs::read(folder.join("out")).unwrap()).unwrap();
     let held_out = &document["held_out"];
@@ -113,7 +113,9 @@ fn killing_nodes_at_random_moments_still_ends_in_a_correct_report() {
     let mut kills = 0;
     let mut next = Duration::from_secs(3 + draw(&mut random) % 25);
     while demo.try_wait().unwrap().is_none() {
-        assert!(began.elapsed() < DEMO_PATIENCE, "seed {seed}: the demo does not end");
+        if began.elapsed() > DEMO_PATIENCE {
+            panic!("seed {seed}: the demo does not end\n{}", last_words(folder.path()));
+        }
         if kills < 3 && began.elapsed() >= next {
             let victim = nodes[usize::try_from(draw(&mut random) % 5).unwrap()];
             if let Some(pid) = pid_of(&dir.join(victim)) {
@@ -175,6 +177,21 @@ fn a_demo_without_usable_data_leaves_nothing_behind() {
     assert_eq!(done.status.code(), Some(2), "{}", stderr(&done));
     assert!(stderr(&done).contains("empty.jsonl:1: "), "{}", stderr(&done));
     assert!(!dir.exists());
+}
+
+#[test]
+fn a_demo_whose_node_cannot_be_kept_running_ends_with_its_name() {
+    let folder = folder();
+    let mut demo = begin(folder.path());
+    while !folder.path().join("demo").is_dir() {
+        assert!(demo.try_wait().unwrap().is_none(), "{}", last_words(folder.path()));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // The builder is started after the keeper, and has no folder where a file is.
+    std::fs::write(folder.path().join("demo").join("builder"), "in the way").unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(4));
+    let told = std::fs::read_to_string(folder.path().join("err")).unwrap();
+    assert!(told.contains("builder cannot be started in"), "{told}");
 }
 
 fn lives(pid: u32) -> bool {

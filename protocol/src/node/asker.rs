@@ -24,7 +24,7 @@ use crate::verification::{Outcome, Verdict, rendezvous};
 /// The user asks.
 #[derive(Debug, Clone)]
 pub struct AskCommand {
-    /// The user's key: a second command with it changes nothing.
+    /// The user's key: a second command with it changes nothing, unless the first came to nothing.
     pub key: Hash,
     /// The adapter.
     pub adapter: Hash,
@@ -151,7 +151,8 @@ impl Asker {
 impl Node {
     pub(super) fn ask(&mut self, now_ms: u64, command: AskCommand, out: &mut Out) {
         let key = command.key;
-        if self.asker.asks.contains_key(&key) || self.asker.settled.contains_key(&key) {
+        let came_to_nothing = |ask: &Ask| ask.failure.is_some();
+        if self.asker.settled.contains_key(&key) || !self.asker.asks.get(&key).is_none_or(came_to_nothing) {
             return;
         }
         super::trim(&mut self.asker.asks, OUTBOX_MAX, |ask| ask.receipt.is_none() && ask.failure.is_none());

@@ -441,6 +441,20 @@ fn what_is_transient_goes_to_another_worker_and_is_tried_again() {
 }
 
 #[test]
+fn a_question_that_came_to_nothing_is_asked_again_by_its_key_and_one_that_was_answered_is_not() {
+    let mut net = Net::new(2, false);
+    net.release();
+    let asked = |net: &Net| net.hosts.iter().map(|host| host.questions).sum::<u32>();
+    net.hosts[1].answers = Answers::Refuses(Refusal::new(RefusalKind::Funds, "it did not see the voucher yet"));
+    assert!(net.ask(1, limit()).failure.is_some());
+    net.hosts[1].answers = Answers::Well;
+    let answered = net.ask(1, limit());
+    assert!(answered.receipt.is_some() && answered.failure.is_none(), "{answered:?}");
+    assert_eq!(net.ask(1, limit()).receipt, answered.receipt);
+    assert_eq!(asked(&net), 2);
+}
+
+#[test]
 fn an_answer_of_a_class_that_its_worker_did_not_announce_is_not_paid() {
     let mut net = Net::new(2, false);
     net.release();
