@@ -11,6 +11,7 @@
 pub mod clusters;
 mod coalitions;
 mod codec;
+mod curvature;
 mod estimate;
 mod fit;
 mod index;
@@ -22,7 +23,7 @@ use tributary_protocol::id::Hash;
 
 pub use coalitions::coalition_losses;
 pub use codec::MAX_INDEX_BYTES;
-pub use estimate::{Estimator, Learned};
+pub use estimate::{Estimates, Estimator, Learned};
 pub use index::{Index, MAX_CONTRIBUTORS};
 pub use noise::{NOISE_SPREADS, noise, spread};
 pub use quality::{QUALITY_ANSWERS, quality};

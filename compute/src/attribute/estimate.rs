@@ -1,10 +1,11 @@
 //! Leave-out adapters of contributors for whom none was trained, estimated from gradients.
 //!
-//! To first order, training without some records ends further along the sum of the gradients of their losses. How far along is
-//! told by the leave-out adapters that were trained: it is the factor by which these sums are nearest, by least squares, to what
-//! leaving their contributors out really changed in the weights.
+//! To first order, training without some records ends further along the sum of the gradients of their losses, less far where the loss
+//! is curved ([`super::curvature`]). How far along is told by the leave-out adapters that were trained: it is the factor by which
+//! these sums tell best, by least squares, what leaving their contributors out changed in the losses of the others' records. In the
+//! weights themselves one can't see it: most of what a training moves there changes no loss.
 //!
-//! Of contributors who were left out together, each one's part of what that changed is told alike: by the sums of their gradients as
+//! Of contributors who were left out together, each one's part of what that changed is told by the bare sums of their gradients, as
 //! far as these explain it, evenly for the rest.
 //!
 //! Estimates add up: the parts of a body of records have, together, the whole's. And each follows from adapter, records and
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::clusters::length;
+use super::curvature::{Curvature, Moments};
 use super::{AttributeError, mean_over};
 use crate::lora::Adapter;
 use crate::loss::{Target, mean_gradient};
@@ -25,6 +27,9 @@ use crate::ops::narrow;
 
 /// Records whose gradients are held at once.
 const AT_ONCE: usize = 32;
+/// Leave-out adapters that the factor is fitted to, and records on which it is, at most: evenly spread ones.
+const FITTED_TO: usize = 16;
+const FITTED_ON: usize = 512;
 
 /// What a factor of `sum` nearest to `moved`, by least squares, is the quotient of.
 fn fitted(moved: &[f64], sum: &[f64]) -> (f64, f64) {
@@ -50,49 +55,100 @@ pub struct Learned {
     pub counts: BTreeMap<u32, u32>,
 }
 
-/// Estimates the leave-out adapters of one release.
+impl Learned {
+    fn own(&self, contributor: u32) -> Vec<&(u32, Target)> {
+        self.records.iter().filter(|(whose, _)| *whose == contributor).collect()
+    }
+
+    /// For how many records of the contributor one of those that are here stands.
+    fn stands_for(&self, contributor: u32) -> f64 {
+        let own = self.own(contributor).len() as f64;
+        self.counts.get(&contributor).map_or(1.0, |count| f64::from(*count) / own.max(1.0))
+    }
+}
+
+/// What estimates are made from.
 pub struct Estimator<'a> {
     base: &'a Base,
     adapter: &'a Adapter,
+    learned: &'a Learned,
+    /// Asked again and again: whether nobody wants them any more.
+    is_stopped: &'a dyn Fn() -> bool,
     values: Vec<f32>,
-    /// What the sum of gradients is multiplied by.
-    factor: f64,
+}
+
+/// What leaving contributors out changed, and what gradients say of it.
+struct Told {
+    left_out: Vec<u32>,
+    moved: Vec<f32>,
+    said: Vec<f32>,
 }
 
 impl<'a> Estimator<'a> {
-    /// Fits the factor to the leave-out adapters that were trained, each beside what was learned of the records of those who were
-    /// left out.
+    /// Of a deployed adapter and what it learned.
     ///
     /// # Errors
-    /// When there is none, shapes differ, tokens can't run, or a number is not finite.
-    pub fn fit(
+    /// When a tensor can't be read.
+    pub fn new(
         base: &'a Base,
         adapter: &'a Adapter,
-        trained: &[(Vec<u32>, Adapter)],
-        learned: &Learned,
+        learned: &'a Learned,
+        is_stopped: &'a dyn Fn() -> bool,
     ) -> Result<Self, AttributeError> {
-        let mut estimator = Self { base, adapter, values: adapter.values()?, factor: 0.0 };
-        let (mut over, mut under) = (0.0, 0.0);
-        for (left_out, without) in trained {
-            let moved = estimator.moved(left_out, without)?;
-            let mut sum = vec![0.0; moved.len()];
-            for contributor in left_out {
-                let own = estimator.sum(*contributor, learned)?;
-                sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += f64::from(own));
-            }
-            let (own_over, own_under) = fitted(&moved, &sum);
-            over += own_over;
-            under += own_under;
-        }
-        if trained.is_empty() || under <= 0.0 {
+        Ok(Self { base, adapter, learned, is_stopped, values: adapter.values()? })
+    }
+
+    /// Fits to the leave-out adapters that were trained, each beside those who were left out.
+    ///
+    /// # Errors
+    /// When there is none, shapes differ, tokens can't run, a number is not finite, or nobody wants it any more.
+    pub fn fit(self, trained: &[(Vec<u32>, Adapter)]) -> Result<Estimates<'a>, AttributeError> {
+        let curvature = self.curvature()?;
+        let told = |(left_out, without): &(Vec<u32>, Adapter)| {
+            let moved = self.moved(left_out, without)?.into_iter().map(narrow).collect();
+            let mut said = self.sum(left_out)?;
+            curvature.weigh(&mut said);
+            Ok(Told { left_out: left_out.clone(), moved, said })
+        };
+        let told = trained.iter().take(FITTED_TO).map(told).collect::<Result<Vec<_>, AttributeError>>()?;
+        if told.iter().all(|told| told.said.iter().all(|value| *value == 0.0)) {
             return Err(AttributeError::Unfitted);
         }
-        // Below zero, gradients say the contrary of what the trainings say: then nothing is said of the others.
-        estimator.factor = (over / under).max(0.0);
-        match estimator.factor.is_finite() {
-            true => Ok(estimator),
-            false => Err(AttributeError::NotFinite),
-        }
+        let factor = self.factor(&told)?;
+        Ok(Estimates { estimator: self, curvature, factor })
+    }
+
+    fn curvature(&self) -> Result<Curvature, AttributeError> {
+        let mut moments =
+            Moments::new(self.adapter.tensors().map(|tensor| tensor.dims2()).collect::<Result<Vec<_>, _>>()?);
+        let all: Vec<&(u32, Target)> = self.learned.records.iter().collect();
+        self.gradients(&all, |some| {
+            let weighed = |(whose, gradient)| (gradient, self.learned.stands_for(whose));
+            moments.add(&some.into_iter().map(weighed).collect::<Vec<_>>());
+        })?;
+        Ok(moments.curvature())
+    }
+
+    /// By how much what gradients say is to be multiplied, so that it tells best what happened to the losses of others' records; to
+    /// first order both.
+    fn factor(&self, told: &[Told]) -> Result<f64, AttributeError> {
+        let every = self.learned.records.len().div_ceil(FITTED_ON).max(1);
+        let some: Vec<&(u32, Target)> = self.learned.records.iter().step_by(every).collect();
+        let (mut over, mut under) = (0.0, 0.0);
+        self.gradients(&some, |some| {
+            for (whose, gradient) in some {
+                let weight = self.learned.stands_for(whose);
+                for told in told.iter().filter(|told| !told.left_out.contains(&whose)) {
+                    let [moved, said] = [&told.moved, &told.said].map(|values| product(values, &gradient));
+                    over += weight * moved * said;
+                    under += weight * said * said;
+                }
+            }
+        })?;
+        // Below zero, gradients say the contrary of what the trainings say: then nothing is said of the others. Nor where they
+        // have no records.
+        let factor = if under > 0.0 { (over / under).max(0.0) } else { 0.0 };
+        if factor.is_finite() { Ok(factor) } else { Err(AttributeError::NotFinite) }
     }
 
     /// What leaving contributors out changed.
@@ -108,16 +164,10 @@ impl<'a> Estimator<'a> {
     /// what that changed. Who says the same more often has no more of it: the members' sums count at one length.
     ///
     /// # Errors
-    /// When shapes differ, tokens can't run, or a number is not finite.
-    pub fn divide(
-        base: &'a Base,
-        adapter: &'a Adapter,
-        (members, without): (&[u32], &Adapter),
-        learned: &Learned,
-    ) -> Result<Vec<Adapter>, AttributeError> {
-        let estimator = Self { base, adapter, values: adapter.values()?, factor: 0.0 };
-        let moved = estimator.moved(members, without)?;
-        let mut sums = members.iter().map(|member| estimator.sum(*member, learned)).collect::<Result<Vec<_>, _>>()?;
+    /// When shapes differ, tokens can't run, a number is not finite, or nobody wants them any more.
+    pub fn divide(&self, members: &[u32], without: &Adapter) -> Result<Vec<Adapter>, AttributeError> {
+        let moved = self.moved(members, without)?;
+        let mut sums = members.iter().map(|member| self.sum(&[*member])).collect::<Result<Vec<_>, _>>()?;
         to_one_length(&mut sums);
         let mut whole = vec![0.0; moved.len()];
         sums.iter().for_each(|own| whole.iter_mut().zip(own).for_each(|(whole, own)| *whole += f64::from(*own)));
@@ -125,42 +175,73 @@ impl<'a> Estimator<'a> {
         let factor = if under > 0.0 { (over / under).max(0.0) } else { 0.0 };
         let count = members.len().max(1) as f64;
         let rest: Vec<f64> = moved.iter().zip(&whole).map(|(moved, whole)| (moved - factor * whole) / count).collect();
-        let part = |own: &Vec<f32>| {
-            let moved = own.iter().zip(&rest).map(|(own, rest)| factor * f64::from(*own) + rest);
-            let values: Vec<f32> =
-                estimator.values.iter().zip(moved).map(|(value, moved)| narrow(f64::from(*value) + moved)).collect();
-            Ok(Adapter::from_values(base.config(), adapter.config(), &values)?)
-        };
+        let part = |own: &Vec<f32>| self.at(own.iter().zip(&rest).map(|(own, rest)| factor * f64::from(*own) + rest));
         sums.iter().map(part).collect()
     }
 
+    /// The adapter so far from the deployed one.
+    fn at(&self, moved: impl Iterator<Item = f64>) -> Result<Adapter, AttributeError> {
+        let values: Vec<f32> =
+            self.values.iter().zip(moved).map(|(value, moved)| narrow(f64::from(*value) + moved)).collect();
+        Ok(Adapter::from_values(self.base.config(), self.adapter.config(), &values)?)
+    }
+
+    /// The sum of the gradients of the contributors' records' summed losses at the adapter.
+    fn sum(&self, contributors: &[u32]) -> Result<Vec<f32>, AttributeError> {
+        let mut sum = vec![0.0_f32; self.values.len()];
+        for contributor in contributors {
+            let each = narrow(self.learned.stands_for(*contributor));
+            self.gradients(&self.learned.own(*contributor), |some| {
+                for (_, gradient) in some {
+                    sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value * each);
+                }
+            })?;
+        }
+        Ok(sum)
+    }
+
+    /// Shows the gradients of the records' summed losses at the adapter, in order, some at a time.
+    fn gradients(
+        &self,
+        records: &[&(u32, Target)],
+        mut show: impl FnMut(Vec<(u32, Vec<f32>)>),
+    ) -> Result<(), AttributeError> {
+        let (adapter, variables) = self.adapter.trainable()?;
+        for some in records.chunks(AT_ONCE) {
+            if (self.is_stopped)() {
+                return Err(AttributeError::Stopped);
+            }
+            let gradient = |(whose, record): &&(u32, Target)| {
+                let mut gradient = mean_gradient(self.base.model(), &adapter, &variables, record)?;
+                let tokens = narrow(mean_over(record));
+                gradient.iter_mut().for_each(|value| *value *= tokens);
+                Ok((*whose, gradient))
+            };
+            show(some.par_iter().map(gradient).collect::<Result<Vec<_>, AttributeError>>()?);
+        }
+        Ok(())
+    }
+}
+
+fn product(one: &[f32], other: &[f32]) -> f64 {
+    one.iter().zip(other).map(|(one, other)| f64::from(*one) * f64::from(*other)).sum()
+}
+
+/// Estimates, fitted to what was trained.
+pub struct Estimates<'a> {
+    estimator: Estimator<'a>,
+    curvature: Curvature,
+    factor: f64,
+}
+
+impl Estimates<'_> {
     /// The adapter without the contributor.
     ///
     /// # Errors
-    /// When tokens can't run, or a number is not finite.
-    pub fn without(&self, contributor: u32, learned: &Learned) -> Result<Adapter, AttributeError> {
-        let sum = self.sum(contributor, learned)?;
-        let moved =
-            self.values.iter().zip(&sum).map(|(value, sum)| narrow(f64::from(*value) + self.factor * f64::from(*sum)));
-        Ok(Adapter::from_values(self.base.config(), self.adapter.config(), &moved.collect::<Vec<_>>())?)
-    }
-
-    /// The sum of the gradients of the contributor's records' summed losses at the adapter.
-    fn sum(&self, contributor: u32, learned: &Learned) -> Result<Vec<f32>, AttributeError> {
-        let is_own = |one: &&(u32, Target)| one.0 == contributor;
-        let own: Vec<&Target> = learned.records.iter().filter(is_own).map(|(_, record)| record).collect();
-        let count = learned.counts.get(&contributor).map_or(own.len() as f64, |count| f64::from(*count));
-        let each = count / own.len().max(1) as f64;
-        let (adapter, variables) = self.adapter.trainable()?;
-        let mut sum = vec![0.0_f32; self.values.len()];
-        for some in own.chunks(AT_ONCE) {
-            let gradient = |record: &&Target| mean_gradient(self.base.model(), &adapter, &variables, record);
-            let gradients = some.par_iter().map(gradient).collect::<Result<Vec<_>, _>>()?;
-            for (gradient, record) in gradients.iter().zip(some) {
-                let factor = narrow(mean_over(record) * each);
-                sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value * factor);
-            }
-        }
-        Ok(sum)
+    /// When tokens can't run, a number is not finite, or nobody wants it any more.
+    pub fn without(&self, contributor: u32) -> Result<Adapter, AttributeError> {
+        let mut said = self.estimator.sum(&[contributor])?;
+        self.curvature.weigh(&mut said);
+        self.estimator.at(said.iter().map(|said| self.factor * f64::from(*said)))
     }
 }

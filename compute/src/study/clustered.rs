@@ -82,7 +82,7 @@ impl<'a> Clustered<'a> {
         for members in self.clusters {
             let run = self.runs(std::slice::from_ref(members))?.remove(0);
             let (base, without) = (&self.case.laboratory.base, self.adapter(&run.values)?);
-            let parts = Estimator::divide(base, &self.case.deployed, (members, &without), &learned)?;
+            let parts = Estimator::new(base, &self.case.deployed, &learned, &|| false)?.divide(members, &without)?;
             members.iter().zip(parts).for_each(|(member, own)| leave_out[*member as usize].1 = own);
         }
         Ok(Ruled { rule, trainings: self.wholes().len(), scores: self.scored(&leave_out, self.clusters, credits)? })

@@ -3,8 +3,8 @@
 use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
 use tributary_compute::attribute::clusters::{ALIKE, Likeness, directions};
 use tributary_compute::attribute::{
-    AttributeError, Credit, EXACT_CONTRIBUTORS, Estimator, FEW_CONTRIBUTORS, Index, Learned, QUALITY_ANSWERS, Rule,
-    coalition_losses, credits, credits_by, quality,
+    AttributeError, Credit, EXACT_CONTRIBUTORS, Estimates, Estimator, FEW_CONTRIBUTORS, Index, Learned,
+    QUALITY_ANSWERS, Rule, coalition_losses, credits, credits_by, quality,
 };
 use tributary_compute::lora::Adapter;
 use tributary_compute::loss::completion_loss;
@@ -377,14 +377,27 @@ fn learned(base: &Base, whose: [u32; 6]) -> Learned {
     Learned { records, ..Learned::default() }
 }
 
+fn estimates_of<'a>(
+    base: &'a Base,
+    deployed: &'a Adapter,
+    records: &'a Learned,
+    known: &[(Vec<u32>, Adapter)],
+) -> Result<Estimates<'a>, AttributeError> {
+    Estimator::new(base, deployed, records, &|| false)?.fit(known)
+}
+
+fn divided(base: &Base, deployed: &Adapter, records: &Learned, without: &Adapter) -> Vec<Adapter> {
+    Estimator::new(base, deployed, records, &|| false).unwrap().divide(&[0, 1], without).unwrap()
+}
+
 #[test]
 fn who_was_not_left_out_by_a_training_is_credited_by_an_estimate() {
     let base = base(1);
     let deployed = trained(&base, None);
     let records = learned(&base, [0, 0, 0, 1, 1, 1]);
     let known = vec![(vec![0], trained(&base, Some(0)))];
-    let estimator = Estimator::fit(&base, &deployed, &known, &records).unwrap();
-    let leave_out = [(0, known[0].1.clone()), (1, estimator.without(1, &records).unwrap())];
+    let estimates = estimates_of(&base, &deployed, &records, &known).unwrap();
+    let leave_out = [(0, known[0].1.clone()), (1, estimates.without(1).unwrap())];
     let index = Index::build(&deployed, &leave_out).unwrap();
     for (owner, prompt, answer) in FACTS {
         let (prompt_tokens, output) = tokens(&base, prompt, answer);
@@ -392,9 +405,9 @@ fn who_was_not_left_out_by_a_training_is_credited_by_an_estimate() {
         assert!(owner == 0 || credits[1].micro_nats > 0, "{prompt}: {credits:?}");
         assert!(owner == 1 || credits[1].micro_nats < credits[0].micro_nats, "{prompt}: {credits:?}");
     }
-    assert!(matches!(Estimator::fit(&base, &deployed, &[], &records), Err(AttributeError::Unfitted)));
+    assert!(matches!(estimates_of(&base, &deployed, &records, &[]), Err(AttributeError::Unfitted)));
     let others = Learned { records: records.records[3..].to_vec(), ..Learned::default() };
-    assert!(matches!(Estimator::fit(&base, &deployed, &known, &others), Err(AttributeError::Unfitted)));
+    assert!(matches!(estimates_of(&base, &deployed, &others, &known), Err(AttributeError::Unfitted)));
 }
 
 #[test]
@@ -403,7 +416,7 @@ fn those_left_out_together_have_parts_of_what_that_changed_by_what_they_taught()
     let deployed = trained(&base, None);
     let records = learned(&base, [0, 0, 0, 1, 1, 1]);
     let nobody = deployed.untrained().unwrap();
-    let parts = Estimator::divide(&base, &deployed, (&[0, 1], &nobody), &records).unwrap();
+    let parts = divided(&base, &deployed, &records, &nobody);
     let [with, first, second, without] =
         [&deployed, &parts[0], &parts[1], &nobody].map(|adapter| adapter.values().unwrap());
     let together = |at: usize| first[at] + second[at] - 2.0 * with[at];
@@ -418,7 +431,7 @@ fn those_left_out_together_have_parts_of_what_that_changed_by_what_they_taught()
     // Of records that teach the same each has half.
     let same =
         Learned { records: [0, 1].map(|who| (who, records.records[0].1.clone())).to_vec(), ..Learned::default() };
-    let halves = Estimator::divide(&base, &deployed, (&[0, 1], &nobody), &same).unwrap();
+    let halves = divided(&base, &deployed, &same, &nobody);
     assert_eq!(halves[0].values().unwrap(), halves[1].values().unwrap());
 }
 
@@ -429,8 +442,8 @@ fn estimates_of_the_parts_are_together_that_of_the_whole() {
     let known = vec![(vec![0], trained(&base, Some(0)))];
     let moved = |whose: [u32; 6], of: u32| -> Vec<f32> {
         let records = learned(&base, whose);
-        let estimator = Estimator::fit(&base, &deployed, &known, &records).unwrap();
-        let without = estimator.without(of, &records).unwrap().values().unwrap();
+        let estimates = estimates_of(&base, &deployed, &records, &known).unwrap();
+        let without = estimates.without(of).unwrap().values().unwrap();
         without.iter().zip(deployed.values().unwrap()).map(|(without, with)| without - with).collect()
     };
     let whole = moved([0, 0, 0, 1, 1, 1], 1);
@@ -448,15 +461,25 @@ fn some_records_stand_for_all_of_a_contributor() {
     let deployed = trained(&base, None);
     let known = vec![(vec![0], trained(&base, Some(0)))];
     let moved = |learned: &Learned| -> Vec<f32> {
-        let estimator = Estimator::fit(&base, &deployed, &known, learned).unwrap();
-        let without = estimator.without(1, learned).unwrap().values().unwrap();
+        let without = estimates_of(&base, &deployed, learned, &known).unwrap().without(1).unwrap().values().unwrap();
         without.iter().zip(deployed.values().unwrap()).map(|(without, with)| without - with).collect()
     };
-    let mut some = learned(&base, [0, 0, 0, 1, 1, 1]);
-    some.records.truncate(5);
-    let of_two = moved(&some);
-    some.counts.insert(1, 6);
-    for (two, six) in of_two.iter().zip(moved(&some)) {
-        assert!((3.0 * two - six).abs() <= 1e-5, "{two} {six}");
-    }
+    let some = learned(&base, [0, 0, 0, 1, 1, 1]);
+    let twice = some.records.iter().cloned().chain(some.records[3..].iter().cloned()).collect();
+    let counts = [(1, 6)].into();
+    let (six, three) = (moved(&Learned { records: twice, ..Learned::default() }), moved(&some));
+    let three_for_six = moved(&Learned { records: some.records.clone(), counts });
+    let longest = six.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    let apart = |other: &[f32]| six.iter().zip(other).map(|(six, other)| (six - other).abs()).fold(0.0, f32::max);
+    assert!(apart(&three_for_six) <= 1e-4 * longest && apart(&three) > 1e-2 * longest);
+}
+
+#[test]
+fn estimates_end_when_nobody_wants_them() {
+    let base = base(1);
+    let deployed = trained(&base, None);
+    let records = learned(&base, [0, 0, 0, 1, 1, 1]);
+    let known = vec![(vec![0], trained(&base, Some(0)))];
+    let stopped = Estimator::new(&base, &deployed, &records, &|| true).unwrap().fit(&known);
+    assert!(matches!(stopped, Err(AttributeError::Stopped)));
 }

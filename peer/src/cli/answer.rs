@@ -13,7 +13,7 @@ use tributary_protocol::receipt::{SignedReceipt, Work};
 
 use super::failure::{FAILED, Failure, UNREACHABLE, VERIFICATION};
 use super::output::{Context, Output};
-use super::pick::ANSWER;
+use super::pick::{ANSWER, Kind};
 use super::table::Table;
 use super::{amount, ask, receipt, text};
 
@@ -59,13 +59,18 @@ pub(super) async fn run(context: &Context, command: AnswerCommand) -> Result<Out
 
 /// The key of the question that `given` names.
 async fn find(context: &Context, given: &str) -> Result<Hash, Failure> {
-    if let Ok(key) = given.parse() {
-        return Ok(key);
-    }
     let known = context.client.get("/api/asks").await?;
-    let found = match known.as_array().is_some_and(Vec::is_empty) {
-        false => ANSWER.find(&known, given)?,
-        true => {
+    // Whoever has a receipt before his eyes gives its id.
+    let by_receipt = || Kind { id: "receipt", ..ANSWER }.find(&known, given);
+    let found = match (known.as_array().is_some_and(Vec::is_empty), given.parse()) {
+        (false, whole) => {
+            match (ANSWER.find(&known, given).or_else(|unknown| by_receipt().map_err(|_| unknown)), whole) {
+                (Err(_), Ok(key)) => return Ok(key),
+                (found, _) => found?,
+            }
+        }
+        (true, Ok(key)) => return Ok(key),
+        (true, Err(_)) => {
             let hint = "who asked can explain an answer; what you earned by others' is in tributary receipt ls, and each one's \
                         reasons in tributary receipt why ID";
             return Err(Failure::usage("nothing was asked here", hint));
@@ -78,7 +83,7 @@ fn list(known: &Value) -> Output {
     let mut rows: Vec<&Value> = text::rows(known).iter().collect();
     // What is under way comes last, as the newest.
     rows.sort_by_key(|row| row["finished_ms"].as_u64().unwrap_or(u64::MAX));
-    let mut table = Table::new(&["ANSWER", "TEXT", "OPEN", "CHECK", "FINISHED"]);
+    let mut table = Table::new(&["ANSWER", "QUESTION", "TEXT", "OPEN", "CHECK", "FINISHED"]);
     for row in &rows {
         let told = match (row["failure"].as_str(), row["text"].as_str()) {
             (Some(reason), _) => format!("! {}", text::line(reason)),
@@ -87,6 +92,7 @@ fn list(known: &Value) -> Output {
         };
         table.row([
             text::short(&row["key"]),
+            row["question"].as_str().map_or_else(|| "-".into(), |question| text::line(question.trim())),
             told,
             if row["price"].is_null() { "-".into() } else { amount::brief(text::amount(&row["price"])) },
             row["verdict"]["outcome"].as_str().map_or_else(|| "-".into(), text::line),

@@ -30,7 +30,7 @@ pub(super) fn brief(measured: Option<Quality>) -> String {
     measured.map_or_else(
         || "not measured".into(),
         |Quality { answers, misallocated, .. }| {
-            format!("{} of fees misallocated, on {}", part(misallocated), text::counted(answers.into(), "record"))
+            format!("shares {} off, on {}", part(misallocated), text::counted(answers.into(), "record"))
         },
     )
 }
@@ -56,7 +56,7 @@ mod tests {
         let shown = told(quality(Some(-25_000)));
         assert!(shown.contains("1 record ") && shown.contains("2.1 %") && shown.contains("−0.025"), "{shown}");
         assert!(!told(quality(None)).contains("correlation"));
-        assert_eq!(brief(quality(None)), "2.1 % of fees misallocated, on 1 record");
+        assert_eq!(brief(quality(None)), "shares 2.1 % off, on 1 record");
         assert_eq!((part(0), part(499), part(500)), ("0.0 %".into(), "less than 0.1 %".into(), "0.1 %".into()));
     }
 }

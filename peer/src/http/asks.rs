@@ -294,6 +294,18 @@ fn refused(refusal: Refusal) -> ApiError {
     }
 }
 
+/// What was asked, for people: the text, or what a conversation's last message says.
+fn question(node: &Node, key: &Hash, view: &AskView) -> Option<String> {
+    let kept = || node.audit_of(key).map(|audit| &audit.request.body.prompt);
+    match view.prompt.as_ref().or_else(kept)? {
+        Prompt::Text(text) => Some(text.clone()),
+        Prompt::Chat { conversation, .. } => {
+            let conversation: Value = serde_json::from_str(conversation).ok()?;
+            conversation["messages"].as_array()?.last()?["content"].as_str().map(str::to_owned)
+        }
+    }
+}
+
 fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {
     let receipt = view.receipt.and_then(|id| node.receipt_of(&id)).map(|signed| &signed.receipt);
     let verdict = view.verdict.as_ref();
@@ -303,6 +315,7 @@ fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {
     });
     json!({
         "key": key,
+        "question": question(node, &key, view),
         "text": view.text,
         "receipt": view.receipt,
         "worker": receipt.map(|receipt| receipt.worker_node).or(view.worker),

@@ -45,6 +45,8 @@ pub struct AskCommand {
 /// A question as the user sees it.
 #[derive(Debug, Clone)]
 pub struct AskView {
+    /// What was asked; for one of before a restart it is with what its recomputing needs ([`Node::audit_of`]).
+    pub prompt: Option<Prompt>,
     /// The worker that is asked or answered.
     pub worker: Option<NodeId>,
     /// The answer.
@@ -131,10 +133,11 @@ impl Asker {
         let Some(ask) = self.asks.get(key) else {
             receipt?;
             let text = self.texts.get(key).cloned();
-            return Some(AskView { worker: None, text, receipt, verdict, failure: None });
+            return Some(AskView { prompt: None, worker: None, text, receipt, verdict, failure: None });
         };
         let text = self.texts.get(key).cloned();
-        Some(AskView { worker: ask.worker, text, receipt, verdict, failure: ask.failure.clone() })
+        let prompt = Some(ask.command.prompt.clone());
+        Some(AskView { prompt, worker: ask.worker, text, receipt, verdict, failure: ask.failure.clone() })
     }
 
     /// The keys of all questions that are open or were answered.

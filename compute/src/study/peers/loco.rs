@@ -55,9 +55,9 @@ impl Attributor for PartlyTrained {
         let mut leave_out: Vec<(u32, Adapter)> =
             case.leave_out.iter().filter(|(contributor, _)| trained.contains(contributor)).cloned().collect();
         let alone: Vec<_> = leave_out.iter().map(|(one, without)| (vec![*one], without.clone())).collect();
-        let estimator = Estimator::fit(base, deployed, &alone, &learned)?;
+        let estimates = Estimator::new(base, deployed, &learned, &|| false)?.fit(&alone)?;
         for contributor in others {
-            leave_out.push((*contributor, estimator.without(*contributor, &learned)?));
+            leave_out.push((*contributor, estimates.without(*contributor)?));
         }
         scored(
             case,

@@ -33,6 +33,7 @@ pub(super) fn explain(answer: &Value, receipt: &Receipt, evidence: &Value) -> Ou
     let note = &receipt.attribution;
     let document = json!({
         "key": answer["key"],
+        "question": answer["question"],
         "text": answer["text"],
         "receipt": answer["receipt"],
         "shares": shares.iter().map(|share| json!({
@@ -46,9 +47,10 @@ pub(super) fn explain(answer: &Value, receipt: &Receipt, evidence: &Value) -> Ou
         "evidence": evidence,
     });
     let sources = ask::sources(&answer["sources"]).map(|shown| section("What it came from", &shown));
+    let asked = answer["question"].as_str().map(|question| format!("{}\n\n", text::printable(question.trim())));
     let shown = [
-        text::printable(answer["text"].as_str().unwrap_or_default().trim()) + "\n",
-        section("Who taught it", &table(receipt, &shares)),
+        asked.unwrap_or_default() + &text::printable(answer["text"].as_str().unwrap_or_default().trim()) + "\n",
+        section("Who taught it", &table(receipt, &shares, &evidence["contributors"])),
         sources.unwrap_or_default(),
         section("How this is known", &method(receipt, answer)),
         section("Word for word", &quotations(evidence)),
@@ -82,24 +84,37 @@ fn contributors_part(receipt: &Receipt) -> (String, Amount) {
     (text::percent(left * u64::from(WHOLE) / u64::from(BASIS_POINTS)), given)
 }
 
-fn table(receipt: &Receipt, shares: &[&Share]) -> String {
-    let mut table = Table::new(&["CONTRIBUTOR", "SHARE", "OPEN"]);
+/// How one knows what somebody taught, in a word or two.
+fn left_out(contributors: &Value, account: &str) -> String {
+    let found = text::rows(contributors).iter().find(|one| one["account"].as_str() == Some(account));
+    let Some(found) = found else { return "-".into() };
+    let others: Vec<String> = text::rows(&found["together_with"]).iter().map(text::short).collect();
+    match (others.is_empty(), found["estimated"] == true) {
+        (false, _) => format!("trained without it and {}", others.join(" and ")),
+        (true, true) => "estimated".into(),
+        (true, false) => "trained without it".into(),
+    }
+}
+
+fn table(receipt: &Receipt, shares: &[&Share], contributors: &Value) -> String {
+    let mut table = Table::new(&["CONTRIBUTOR", "SHARE", "OPEN", "KNOWN BY"]);
     let weights = shares.iter().map(|share| share.weight).chain([receipt.commons]).map(u64::from);
     let weights: Vec<u64> = weights.collect();
     let mut parts = percents(&weights).into_iter();
     let mut part = || parts.next().unwrap_or_default();
     for share in shares {
         let earned = paid(receipt, share).map_or_else(|| "-".into(), amount::exact);
-        table.row([share.account.short(), part(), earned]);
+        let known = left_out(contributors, &share.account.to_string());
+        table.row([share.account.short(), part(), earned, known]);
     }
-    table.row(["the commons".into(), part(), "-".into()]);
-    table.row(["together".into(), text::percent(weights.iter().sum()), "-".into()]);
+    table.row(["the commons".into(), part(), "-".into(), "what is left".into()]);
+    table.row(["together".into(), text::percent(weights.iter().sum()), "-".into(), String::new()]);
     let (of_fee, given) = contributors_part(receipt);
     let whole = format!(
-        "Of the fee, {of_fee} is the contributors' part; {} OPEN of it went to those above.\n",
+        "Of the fee, {of_fee} is the contributors' part; {} OPEN of it went to those above.",
         amount::exact(given)
     );
-    table.render() + &whole
+    table.render() + &text::wrapped(&whole, WIDTH - INDENT).join("\n") + "\n"
 }
 
 fn method(receipt: &Receipt, answer: &Value) -> String {
@@ -162,6 +177,16 @@ fn quotations(evidence: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_a_share_is_known_names_those_who_were_left_out_with_it() {
+        let [one, two, three] = ["a", "b", "c"].map(|digit| digit.repeat(64));
+        let of = |account: &str, estimated: bool, others: &[&String]| json!({"account": account, "estimated": estimated, "together_with": others});
+        let contributors = json!([of(&one, true, &[&two]), of(&two, false, &[]), of(&three, true, &[])]);
+        let known = [&one, &two, &three].map(|account| left_out(&contributors, account));
+        assert_eq!(known, ["trained without it and bbbbbbbbbb", "trained without it", "estimated"]);
+        assert_eq!(left_out(&Value::Null, &one), "-");
+    }
 
     #[test]
     fn quotations_show_the_words_in_their_record_and_their_absence_is_said() {

@@ -165,7 +165,7 @@ fn verifier_reason(receipt: &Receipt) -> String {
         Work::Training { segments_checked, .. } => {
             format!("executed {} of it again: {part} of the fee", text::counted((*segments_checked).into(), "segment"))
         }
-        Work::Inference { .. } => format!("checks the computation: {part} of the fee"),
+        Work::Inference { .. } => format!("named to check the computation, if it is checked: {part} of the fee"),
     }
 }
 

@@ -20,10 +20,6 @@ pub(super) fn estimate(context: &JobContext, ask: &EstimateAsk) -> Result<Done, 
     let learned = Learned { records, counts: ask.counts.iter().copied().collect() };
     let mut worst_millionths = 0;
     let mut tell = |contributor: u32, own: &Adapter| -> Result<(), String> {
-        context.reply(Reply::Working { job: context.job });
-        if context.is_stopped() {
-            return Err("stopped".into());
-        }
         match ask.wanted.iter().find(|(wanted, _)| *wanted == contributor) {
             None => {}
             Some((_, None)) => {
@@ -34,15 +30,21 @@ pub(super) fn estimate(context: &JobContext, ask: &EstimateAsk) -> Result<Done, 
         }
         Ok(())
     };
+    // A large base takes minutes for some records: whoever waits hears that it goes on.
+    let is_stopped = || {
+        context.reply(Reply::Working { job: context.job });
+        context.is_stopped()
+    };
+    let estimator = Estimator::new(&base, &adapter, &learned, &is_stopped).map_err(text)?;
     for (members, without) in trained.iter().filter(|(members, _)| members.len() > 1) {
-        let parts = Estimator::divide(&base, &adapter, (members, without), &learned).map_err(text)?;
+        let parts = estimator.divide(members, without).map_err(text)?;
         members.iter().zip(&parts).try_for_each(|(member, own)| tell(*member, own))?;
     }
     let is_trained = |contributor: &u32| trained.iter().any(|(members, _)| members.contains(contributor));
     let untrained: Vec<u32> = ask.wanted.iter().map(|(one, _)| *one).filter(|one| !is_trained(one)).collect();
     if !untrained.is_empty() {
-        let estimator = Estimator::fit(&base, &adapter, &trained, &learned).map_err(text)?;
-        untrained.iter().try_for_each(|one| tell(*one, &estimator.without(*one, &learned).map_err(text)?))?;
+        let estimates = estimator.fit(&trained).map_err(text)?;
+        untrained.iter().try_for_each(|one| tell(*one, &estimates.without(*one).map_err(text)?))?;
     }
     Ok(Done::Estimated { worst_millionths })
 }
