@@ -82,6 +82,21 @@ pub struct ClusterAsk {
     pub records: Vec<ExampleFrame>,
 }
 
+/// The records of which it is to be said what they did for an answer. The adapter's blob lies in the folder's hand-over.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct InfluenceAsk {
+    /// The base.
+    pub base: Hash,
+    /// The adapter's blob.
+    pub adapter: Hash,
+    /// The records, each with its place as its contributor.
+    pub records: Vec<ExampleFrame>,
+    /// Tokens of the question, all of what stood before the answer.
+    pub prompt: Vec<u32>,
+    /// Tokens of the answer.
+    pub output: Vec<u32>,
+}
+
 /// Leave-out adapters that are to be estimated. All blobs lie in the folder's hand-over.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct EstimateAsk {
@@ -183,6 +198,13 @@ pub enum Ask {
         job: Hash,
         /// Of whom.
         cluster: ClusterAsk,
+    },
+    /// Say what single records did for an answer.
+    Influence {
+        /// The job.
+        job: Hash,
+        /// Which records, which answer.
+        influence: InfluenceAsk,
     },
     /// Build an attribution index and keep it with its adapter. All blobs lie in the folder's hand-over.
     Index {
@@ -297,6 +319,7 @@ impl Ask {
             | Self::Triage { job, .. }
             | Self::Estimate { job, .. }
             | Self::Cluster { job, .. }
+            | Self::Influence { job, .. }
             | Self::Index { job, .. }
             | Self::Quality { job, .. }
             | Self::Credit { job, .. }
@@ -443,6 +466,8 @@ pub enum Done {
     },
     /// Who teaches the same: numbers of contributors, ascending.
     Clustered(Vec<Vec<u32>>),
+    /// What records did for an answer, by their places: in billionths of the largest, below zero where they harmed.
+    Influenced(Vec<(u32, i64)>),
     /// A base was loaded.
     Inspected(Facts),
     /// A model was written, read again and compared.

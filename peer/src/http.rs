@@ -189,6 +189,7 @@ fn routes(state: Arc<ApiState>) -> Router {
         .route("/api/asks", get(asks::list))
         .route("/api/asks/{key}", get(asks::show))
         .route("/api/asks/{key}/evidence", get(evidence::show))
+        .route("/api/asks/{key}/records", post(evidence::records))
         .route("/api/asks/{key}/verify", post(proofs::verify))
         .route("/api/proofs", get(proofs::list))
         .route("/api/proofs/judge", post(proofs::judge))

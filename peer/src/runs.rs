@@ -71,7 +71,7 @@ pub struct Runs {
     looks: Mutex<Looks>,
 }
 
-/// Looks at who teaches the same.
+/// What takes minutes of a run: looks at who teaches the same, releases with their estimates.
 #[derive(Default)]
 struct Looks {
     under_way: BTreeSet<Hash>,
@@ -206,7 +206,10 @@ impl Runs {
                 self.begin_look(run);
                 Ok(())
             }
-            RunState::Releasing => self.release(&run).await,
+            RunState::Releasing => {
+                self.begin_release(run);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -218,6 +221,21 @@ impl Runs {
             tokio::spawn(async move {
                 if let Err(reason) = this.cluster(&run).await {
                     tracing::info!(%reason, "it is not known yet who teaches the same");
+                }
+                locked(&this.looks).under_way.remove(&key);
+            });
+        }
+    }
+
+    /// Has it released, unless that is under way: estimates may take minutes, and other runs go on meanwhile. What fails is tried
+    /// again after a pause.
+    fn begin_release(self: &Arc<Self>, run: OpenRun) {
+        let (this, key) = (Arc::clone(self), run.spec.key);
+        if locked(&self.looks).begin(key, Instant::now()) {
+            tokio::spawn(async move {
+                if let Err(reason) = this.release(&run).await {
+                    locked(&this.looks).fail(key, Instant::now());
+                    tracing::warn!(%reason, "a model can't be released yet");
                 }
                 locked(&this.looks).under_way.remove(&key);
             });

@@ -9,6 +9,7 @@ mod check;
 mod data;
 pub mod doubts;
 pub mod estimate;
+pub mod influence;
 pub(crate) mod judge;
 mod places;
 mod retrieve;

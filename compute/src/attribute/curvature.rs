@@ -127,7 +127,10 @@ impl Factors {
         turned = transposed(&turned, self.columns);
         self.left.turn(&mut turned);
         turned = transposed(&turned, self.rows);
-        own.iter_mut().zip(turned).for_each(|(value, turned)| *value = narrow(turned * self.scale));
+        // Where nothing pulls at the tensor, nothing was inverted.
+        own.iter_mut().zip(turned).for_each(|(value, turned)| {
+            *value = if self.scale > 0.0 { narrow(turned * self.scale) } else { 0.0 };
+        });
     }
 }
 

@@ -21,14 +21,15 @@ use super::clusters::length;
 use super::curvature::{Curvature, Moments};
 use super::{AttributeError, mean_over};
 use crate::lora::Adapter;
-use crate::loss::{Target, mean_gradient};
+use crate::loss::{Target, mean_gradient, target_gradient};
 use crate::model::Base;
 use crate::ops::narrow;
 
 /// Records whose gradients are held at once.
-const AT_ONCE: usize = 32;
-/// Leave-out adapters that the factor is fitted to, and records on which it is, at most: evenly spread ones.
-const FITTED_TO: usize = 16;
+const AT_ONCE: usize = 16;
+/// Leave-out adapters that the factor is fitted to, and records on which it is, at most: evenly spread ones, so that nobody
+/// chooses them by choosing his account.
+const FITTED_TO: usize = 8;
 const FITTED_ON: usize = 512;
 
 /// What a factor of `sum` nearest to `moved`, by least squares, is the quotient of.
@@ -51,8 +52,8 @@ fn to_one_length(sums: &mut [Vec<f32>]) {
 pub struct Learned {
     /// Of each record whose it is.
     pub records: Vec<(u32, Target)>,
-    /// How many a contributor has in all, where they are more than those above.
-    pub counts: BTreeMap<u32, u32>,
+    /// For how many of a contributor's each of those above stands, where it is more than one.
+    pub stand_for: BTreeMap<u32, f64>,
 }
 
 impl Learned {
@@ -62,8 +63,7 @@ impl Learned {
 
     /// For how many records of the contributor one of those that are here stands.
     fn stands_for(&self, contributor: u32) -> f64 {
-        let own = self.own(contributor).len() as f64;
-        self.counts.get(&contributor).map_or(1.0, |count| f64::from(*count) / own.max(1.0))
+        self.stand_for.get(&contributor).copied().unwrap_or(1.0)
     }
 }
 
@@ -73,7 +73,7 @@ pub struct Estimator<'a> {
     adapter: &'a Adapter,
     learned: &'a Learned,
     /// Asked again and again: whether nobody wants them any more.
-    is_stopped: &'a dyn Fn() -> bool,
+    is_stopped: &'a (dyn Fn() -> bool + Sync),
     values: Vec<f32>,
 }
 
@@ -93,7 +93,7 @@ impl<'a> Estimator<'a> {
         base: &'a Base,
         adapter: &'a Adapter,
         learned: &'a Learned,
-        is_stopped: &'a dyn Fn() -> bool,
+        is_stopped: &'a (dyn Fn() -> bool + Sync),
     ) -> Result<Self, AttributeError> {
         Ok(Self { base, adapter, learned, is_stopped, values: adapter.values()? })
     }
@@ -110,7 +110,8 @@ impl<'a> Estimator<'a> {
             curvature.weigh(&mut said);
             Ok(Told { left_out: left_out.clone(), moved, said })
         };
-        let told = trained.iter().take(FITTED_TO).map(told).collect::<Result<Vec<_>, AttributeError>>()?;
+        let every = trained.len().div_ceil(FITTED_TO).max(1);
+        let told = trained.iter().step_by(every).map(told).collect::<Result<Vec<_>, AttributeError>>()?;
         if told.iter().all(|told| told.said.iter().all(|value| *value == 0.0)) {
             return Err(AttributeError::Unfitted);
         }
@@ -123,10 +124,45 @@ impl<'a> Estimator<'a> {
             Moments::new(self.adapter.tensors().map(|tensor| tensor.dims2()).collect::<Result<Vec<_>, _>>()?);
         let all: Vec<&(u32, Target)> = self.learned.records.iter().collect();
         self.gradients(&all, |some| {
-            let weighed = |(whose, gradient)| (gradient, self.learned.stands_for(whose));
+            let weighed = |(whose, gradient): (u32, Vec<f32>)| {
+                let weight = self.weight(whose, &gradient);
+                (gradient, weight)
+            };
             moments.add(&some.into_iter().map(weighed).collect::<Vec<_>>());
         })?;
         Ok(moments.curvature())
+    }
+
+    /// What each record did for each of these answers, in the order of the records: the product of their gradients through the
+    /// inverse of the curvature. To first order, leaving a record out raises the answers' losses in proportion to these numbers;
+    /// they have no unit and compare with each other alone.
+    ///
+    /// # Errors
+    /// When tokens can't run, or nobody wants it any more.
+    pub fn by_record(&self, answers: &[Target]) -> Result<Vec<Vec<f64>>, AttributeError> {
+        let curvature = self.curvature()?;
+        let direction = |answer: &Target| {
+            let (mut gradient, _) = target_gradient(self.base.model(), self.adapter, answer)?;
+            curvature.weigh(&mut gradient);
+            Ok(gradient)
+        };
+        let directions = answers.iter().map(direction).collect::<Result<Vec<_>, AttributeError>>()?;
+        let all: Vec<&(u32, Target)> = self.learned.records.iter().collect();
+        let mut scores = Vec::with_capacity(all.len());
+        self.gradients(&all, |some| {
+            let of = |(_, gradient): &(u32, Vec<f32>)| {
+                directions.iter().map(|direction| product(direction, gradient)).collect::<Vec<_>>()
+            };
+            scores.extend(some.par_iter().map(of).collect::<Vec<_>>());
+        })?;
+        Ok(scores)
+    }
+
+    /// How much a record counts where gradients are squared: as much as its gradient is long, not the square of that, or whoever
+    /// writes what the model finds most unlikely would decide what the records of others are worth.
+    fn weight(&self, whose: u32, gradient: &[f32]) -> f64 {
+        let length = length(gradient);
+        if length > 0.0 { self.learned.stands_for(whose) / length } else { 0.0 }
     }
 
     /// By how much what gradients say is to be multiplied, so that it tells best what happened to the losses of others' records; to
@@ -137,7 +173,7 @@ impl<'a> Estimator<'a> {
         let (mut over, mut under) = (0.0, 0.0);
         self.gradients(&some, |some| {
             for (whose, gradient) in some {
-                let weight = self.learned.stands_for(whose);
+                let weight = self.weight(whose, &gradient);
                 for told in told.iter().filter(|told| !told.left_out.contains(&whose)) {
                     let [moved, said] = [&told.moved, &told.said].map(|values| product(values, &gradient));
                     over += weight * moved * said;
@@ -147,8 +183,11 @@ impl<'a> Estimator<'a> {
         })?;
         // Below zero, gradients say the contrary of what the trainings say: then nothing is said of the others. Nor where they
         // have no records.
-        let factor = if under > 0.0 { (over / under).max(0.0) } else { 0.0 };
-        if factor.is_finite() { Ok(factor) } else { Err(AttributeError::NotFinite) }
+        match over.is_finite() && under.is_finite() {
+            true if under > 0.0 => Ok((over / under).max(0.0)),
+            true => Ok(0.0),
+            false => Err(AttributeError::NotFinite),
+        }
     }
 
     /// What leaving contributors out changed.
@@ -208,10 +247,10 @@ impl<'a> Estimator<'a> {
     ) -> Result<(), AttributeError> {
         let (adapter, variables) = self.adapter.trainable()?;
         for some in records.chunks(AT_ONCE) {
-            if (self.is_stopped)() {
-                return Err(AttributeError::Stopped);
-            }
             let gradient = |(whose, record): &&(u32, Target)| {
+                if (self.is_stopped)() {
+                    return Err(AttributeError::Stopped);
+                }
                 let mut gradient = mean_gradient(self.base.model(), &adapter, &variables, record)?;
                 let tokens = narrow(mean_over(record));
                 gradient.iter_mut().for_each(|value| *value *= tokens);

@@ -91,6 +91,7 @@ pub fn all() -> Vec<Box<dyn Attributor>> {
         Box::new(peers::Less),
         Box::new(peers::DataInf),
         Box::new(peers::EkFac),
+        Box::new(peers::ByRecord),
         Box::new(peers::PartlyTrained(peers::Part::Quarter)),
         Box::new(peers::PartlyTrained(peers::Part::Half)),
         Box::new(peers::LocoDelta::Linear),

@@ -11,7 +11,7 @@ mod unrolled;
 
 pub(super) use curvature::{DataInf, EkFac};
 pub(super) use gradient::{GradCos, GradDot, Less, TracInCp};
-pub(super) use loco::{LocoDelta, Part, PartlyTrained, scored};
+pub(super) use loco::{ByRecord, LocoDelta, Part, PartlyTrained, scored};
 pub(super) use simple::{EqualSplit, RecordCount, RepSim, TrainingLoss, Triage};
 pub(super) use text::{Bm25, TfIdf};
 pub use unrolled::unrolled;

@@ -466,12 +466,26 @@ fn some_records_stand_for_all_of_a_contributor() {
     };
     let some = learned(&base, [0, 0, 0, 1, 1, 1]);
     let twice = some.records.iter().cloned().chain(some.records[3..].iter().cloned()).collect();
-    let counts = [(1, 6)].into();
+    let stand_for = [(1, 2.0)].into();
     let (six, three) = (moved(&Learned { records: twice, ..Learned::default() }), moved(&some));
-    let three_for_six = moved(&Learned { records: some.records.clone(), counts });
+    let three_for_six = moved(&Learned { records: some.records.clone(), stand_for });
     let longest = six.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     let apart = |other: &[f32]| six.iter().zip(other).map(|(six, other)| (six - other).abs()).fold(0.0, f32::max);
     assert!(apart(&three_for_six) <= 1e-4 * longest && apart(&three) > 1e-2 * longest);
+}
+
+#[test]
+fn the_record_that_an_answer_was_learned_from_is_told() {
+    let base = base(1);
+    let deployed = trained(&base, None);
+    let records = learned(&base, [0, 1, 2, 3, 4, 5]);
+    let answers: Vec<_> = records.records.iter().map(|(_, record)| record.clone()).collect();
+    let scores = Estimator::new(&base, &deployed, &records, &|| false).unwrap().by_record(&answers).unwrap();
+    assert_eq!(scores.len(), records.records.len());
+    for answer in 0..answers.len() {
+        let most = (0..scores.len()).max_by(|a, b| scores[*a][answer].total_cmp(&scores[*b][answer]));
+        assert_eq!(most, Some(answer), "{scores:?}");
+    }
 }
 
 #[test]

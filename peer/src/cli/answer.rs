@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tributary_protocol::id::{Hash, ReceiptId};
 use tributary_protocol::receipt::{SignedReceipt, Work};
 
 use super::failure::{FAILED, Failure, UNREACHABLE, VERIFICATION};
 use super::output::{Context, Output};
 use super::pick::{ANSWER, Kind};
+use super::receipt::proof::JUDGE_PATIENCE;
 use super::table::Table;
 use super::{amount, ask, receipt, text};
 
@@ -28,8 +29,11 @@ pub(crate) enum AnswerCommand {
     },
     /// Tell who taught an answer, what they earn, how that is known, and what it repeats word for word.
     Explain {
-        /// The key of the question, or the beginning of it.
+        /// The key of the question or its receipt's id, or the beginning of it.
         key: String,
+        /// Also tell which of their records helped most; this takes the node as long as reading them all three times.
+        #[arg(long)]
+        records: bool,
     },
     /// Compute the answer and everybody's weight again on this node, and say of each whether it is what the worker
     /// signed; check that the receipt holds, is for exactly this text, and what another peer found.
@@ -49,7 +53,7 @@ pub(super) async fn run(context: &Context, command: AnswerCommand) -> Result<Out
     match command {
         AnswerCommand::Ls => Ok(list(&context.client.get("/api/asks").await?)),
         AnswerCommand::Show { key } => Ok(show(context.client.get(&route(&find(context, &key).await?)).await?)),
-        AnswerCommand::Explain { key } => explained(context, &find(context, &key).await?).await,
+        AnswerCommand::Explain { key, records } => explained(context, &find(context, &key).await?, records).await,
         AnswerCommand::Verify { key, wait_s, proof } => {
             let key = find(context, &key).await?;
             verify::verify(context, &key, Duration::from_secs(wait_s), proof.as_deref()).await
@@ -57,23 +61,26 @@ pub(super) async fn run(context: &Context, command: AnswerCommand) -> Result<Out
     }
 }
 
-/// The key of the question that `given` names.
+/// The key of the question that `given` names: the question's, or its receipt's id, which is before the eyes of whoever has one.
 async fn find(context: &Context, given: &str) -> Result<Hash, Failure> {
     let known = context.client.get("/api/asks").await?;
-    // Whoever has a receipt before his eyes gives its id.
-    let by_receipt = || Kind { id: "receipt", ..ANSWER }.find(&known, given);
-    let found = match (known.as_array().is_some_and(Vec::is_empty), given.parse()) {
-        (false, whole) => {
-            match (ANSWER.find(&known, given).or_else(|unknown| by_receipt().map_err(|_| unknown)), whole) {
-                (Err(_), Ok(key)) => return Ok(key),
-                (found, _) => found?,
-            }
-        }
-        (true, Ok(key)) => return Ok(key),
-        (true, Err(_)) => {
+    let found = match given.parse::<Hash>() {
+        Ok(whole) => match text::rows(&known).iter().find(|row| row["receipt"].as_str() == Some(given)) {
+            Some(row) => row,
+            None => return Ok(whole),
+        },
+        Err(_) if text::rows(&known).is_empty() => {
             let hint = "who asked can explain an answer; what you earned by others' is in tributary receipt ls, and each one's \
                         reasons in tributary receipt why ID";
             return Err(Failure::usage("nothing was asked here", hint));
+        }
+        Err(_) => {
+            let begins = |row: &Value| text::field(&row["key"]).starts_with(&given.to_ascii_lowercase());
+            let by_receipt = || Kind { id: "receipt", ..ANSWER }.find(&known, given).ok();
+            match text::rows(&known).iter().any(begins) {
+                true => ANSWER.find(&known, given)?,
+                false => by_receipt().map_or_else(|| ANSWER.find(&known, given), Ok)?,
+            }
         }
     };
     text::field(&found["key"]).parse().map_err(|error| Failure::new(FAILED, error, ""))
@@ -99,7 +106,7 @@ fn list(known: &Value) -> Output {
             row["finished_ms"].as_u64().map_or_else(|| "-".into(), text::ago),
         ]);
     }
-    let next = rows.last().map(|row| format!("tributary answer show {}", text::short(&row["key"])));
+    let next = rows.last().map(|row| format!("tributary answer explain {}", text::short(&row["key"])));
     let document: Value = rows.iter().map(|row| (*row).clone()).collect();
     let ids = text::ids(&document, "key");
     let output = Output::new(document, ids, table.render());
@@ -129,7 +136,7 @@ fn show(answer: Value) -> Output {
         (None, false) => output.note("the answer is not there yet"),
         (None, true) => output
             .note(format!("✓ {} OPEN; {}", amount::exact(text::amount(&answer["price"])), finding(&answer["verdict"])))
-            .next(format!("tributary answer verify {}", text::field(&answer["key"]))),
+            .next(format!("tributary answer explain {}", text::short(&answer["key"]))),
     }
 }
 
@@ -154,13 +161,20 @@ async fn signed(context: &Context, answer: &Value) -> Result<(ReceiptId, SignedR
     receipt::checked(context.client.get_text(&format!("/api/receipts/{id}")).await?.as_bytes())
 }
 
-async fn explained(context: &Context, key: &Hash) -> Result<Output, Failure> {
+async fn explained(context: &Context, key: &Hash, with_records: bool) -> Result<Output, Failure> {
     let answer = context.client.get(&route(key)).await?;
     let (_, signed) = signed(context, &answer).await?;
     check(&answer, &signed)?;
     unrefuted(&answer)?;
     let evidence = context.client.get(&format!("{}/evidence", route(key))).await?;
-    Ok(explain::explain(&answer, &signed.receipt, &evidence))
+    let records = match with_records {
+        true => {
+            context.say("looking at the model's records; this can take minutes");
+            context.client.post_within(&format!("{}/records", route(key)), &json!({}), JUDGE_PATIENCE).await?
+        }
+        false => Value::Null,
+    };
+    Ok(explain::explain(&answer, &signed.receipt, &evidence, &records))
 }
 
 /// What to do with what does not hold.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde_json::{Value, json};
-use tributary_protocol::id::ReceiptId;
+use tributary_protocol::id::{Amount, ReceiptId};
 use tributary_protocol::receipt::SignedReceipt;
 
 use super::failure::{FAILED, Failure, VERIFICATION};
@@ -77,7 +77,7 @@ pub(super) async fn run(context: &Context, command: ReceiptCommand) -> Result<Ou
 fn list(known: Value) -> Output {
     let mut rows: Vec<&Value> = text::rows(&known).iter().collect();
     rows.sort_by_key(|row| text::number(&row["finished_ms"]));
-    let mut table = Table::new(&["RECEIPT", "FOR", "PAYER", "WORKER", "OPEN", "DATA BY", "FINISHED"]);
+    let mut table = Table::new(&["RECEIPT", "FOR", "PAYER", "WORKER", "OPEN", "YOURS", "DATA BY", "FINISHED"]);
     for row in &rows {
         table.row([
             text::short(&row["id"]),
@@ -85,6 +85,11 @@ fn list(known: Value) -> Output {
             text::short(&row["payer"]),
             text::short(&row["worker"]),
             amount::brief(text::amount(&row["price"])),
+            if text::amount(&row["own"]) > Amount::ZERO {
+                amount::brief(text::amount(&row["own"]))
+            } else {
+                "-".into()
+            },
             text::rows(&row["shares"]).len().to_string(),
             text::ago(text::number(&row["finished_ms"])),
         ]);

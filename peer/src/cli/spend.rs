@@ -27,7 +27,7 @@ pub(super) fn preview(
     if context.yes || !Context::is_attended() {
         return Ok(None);
     }
-    if asked(question)? { Ok(None) } else { Err(Failure::new(FAILED, "stopped; nothing was spent", "")) }
+    if asked(question)? { Ok(None) } else { Err(Failure::new(FAILED, "nothing was done, as you wished", "")) }
 }
 
 fn asked(question: &str) -> Result<bool, Failure> {

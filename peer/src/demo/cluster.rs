@@ -17,8 +17,10 @@ use tokio::sync::watch;
 use super::DemoError;
 use crate::client::{Client, ClientError};
 
-/// Starts of one node beyond which it is taken for broken.
-const STARTS_MAX: u32 = 20;
+/// Short lives of one node in a row after which it is taken for broken.
+const SHORT_LIVES_MAX: u32 = 20;
+/// What is a short life.
+const SHORT_LIFE: Duration = Duration::from_secs(10);
 /// Pause before a dead node is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(300);
 /// How long one step of the demo may go on failing because a node is down.
@@ -230,7 +232,10 @@ async fn keep_running(
     mut stop: watch::Receiver<bool>,
     kept: &AtomicBool,
 ) -> Option<String> {
-    while member.starts.fetch_add(1, Ordering::Relaxed) < STARTS_MAX {
+    let mut short_lives = 0;
+    while short_lives < SHORT_LIVES_MAX {
+        member.starts.fetch_add(1, Ordering::Relaxed);
+        let began = tokio::time::Instant::now();
         // A killed node leaves its notice behind, which would lead to nobody or to somebody else.
         let _ = std::fs::remove_file(member.folder.join("api.json"));
         let mut child = match spawn(member, arguments) {
@@ -249,8 +254,9 @@ async fn keep_running(
         if *stop.borrow() {
             return None;
         }
+        short_lives = if began.elapsed() < SHORT_LIFE { short_lives + 1 } else { 0 };
     }
-    Some(format!("ended {STARTS_MAX} times"))
+    Some(format!("ended {SHORT_LIVES_MAX} times in a row, soon after it had begun"))
 }
 
 /// Returns when the demo ends.

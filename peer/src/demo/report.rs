@@ -311,6 +311,10 @@ impl Report {
             writeln!(out, "  {name:<16}{:>14}  {why}", earned(wallet).to_open())?;
         }
         let of = |field: &str| amount(&totals[field]);
+        let named = self.settled.wallets.iter().map(|(_, _, wallet)| earned(wallet));
+        let named = named.fold(Amount::ZERO, |sum, one| sum.checked_add(one).unwrap_or(sum));
+        let treasury = of("claims").checked_sub(named).unwrap_or_default().to_open();
+        writeln!(out, "  {:<16}{treasury:>14}  its part of all fees, and what nobody explains", "the treasury")?;
         writeln!(
             out,
             "  deposited {}, paid out {}, remaining {}",

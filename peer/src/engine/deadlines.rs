@@ -56,6 +56,7 @@ impl Limits {
             | Ask::Triage { .. }
             | Ask::Estimate { .. }
             | Ask::Cluster { .. }
+            | Ask::Influence { .. }
             | Ask::Index { .. }
             | Ask::Quality { .. }
             | Ask::Credit { .. }
@@ -87,7 +88,8 @@ impl Deadlines {
     /// The process gets this job.
     pub(super) fn begin(&mut self, job: Hash, ask: &Ask, now: Instant) {
         if let Some(allowed) = self.limits.of(ask) {
-            let renews = matches!(ask, Ask::Train { .. } | Ask::Estimate { .. } | Ask::Cluster { .. });
+            let renews =
+                matches!(ask, Ask::Train { .. } | Ask::Estimate { .. } | Ask::Cluster { .. } | Ask::Influence { .. });
             self.all.insert(job, Deadline { at: now + allowed, allowed, renews });
         }
     }

@@ -2,6 +2,7 @@
 
 mod clustering;
 mod estimating;
+mod influence;
 mod training;
 mod triage;
 
@@ -13,7 +14,7 @@ use tributary_compute::model::Base;
 use tributary_compute::proof::{self, Fingerprint, ProofVerdict, fingerprint_root};
 use tributary_compute::sample::top_logprobs;
 use tributary_compute::serve;
-use tributary_compute::train::targets;
+use tributary_compute::train::{Recipe, targets};
 use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
 use tributary_protocol::limits::PASSAGES_MAX;
@@ -30,6 +31,12 @@ use crate::bundle::{self, Transcript};
 /// Tokens of a record that quality is measured on, at the most: of longer ones the end, as in training.
 const MEASURED_TOKENS: usize = 512;
 
+/// Tokens of a record by whose gradients something is said of its contributor: as many as the default recipe trains on. A release
+/// does not name its recipe, and what lies behind the cut was never trained on: whoever wrote it there is owed nothing for it.
+fn learned_tokens(base: &Base) -> usize {
+    base.config().max_positions.min(Recipe::default().max_len as usize)
+}
+
 /// What to do about a chat template that can't be used.
 const TEMPLATE_HINT: &str = "correct it, or take it out of the model's files to use the base without one";
 
@@ -44,6 +51,7 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
         Ask::Triage { triage, .. } => triage::triage(context, &triage),
         Ask::Estimate { estimate, .. } => estimating::estimate(context, &estimate),
         Ask::Cluster { cluster, .. } => clustering::cluster(context, &cluster),
+        Ask::Influence { influence, .. } => influence::influence(context, &influence),
         Ask::Index { base, id, leave_out, clusters, keep, .. } => {
             index(context, (base, id), &leave_out, &clusters, keep)
         }

@@ -184,7 +184,8 @@ async fn check_funds(api: &ApiState, key: Hash, adapter: Hash, price_max: Amount
     let now = now_ms();
     let look = move |node: &Node| (node.chain_address(), node.answer_price_from(now, &adapter), node.ask_view(&key));
     let (address, price, known) = api.handle.view(look).await?;
-    let Some(price) = price.filter(|price| known.is_none() && *price <= price_max) else { return Ok(()) };
+    let is_new = known.is_none_or(|view| view.failure.is_some());
+    let Some(price) = price.filter(|price| is_new && *price <= price_max) else { return Ok(()) };
     let Ok(have) = api.settlement.balance(address).await else { return Ok(()) };
     if have >= price {
         return Ok(());
@@ -241,14 +242,15 @@ async fn stream_answer(
         }
         let Ok(seen) = handle
             .view(move |node| {
-                node.ask_view(&key).map(|view| (has_ended(&view), show_ask(node, key, &view), view.failure))
+                let view = node.ask_view(&key)?;
+                Some(has_ended(&view).then(|| (show_ask(node, key, &view), view.failure)))
             })
             .await
         else {
             return;
         };
-        let Some((ended, mut shown, failure)) = seen else { return };
-        if ended {
+        let Some(ended) = seen else { return };
+        if let Some((mut shown, failure)) = ended {
             // Who computed them told of them before the answer counted.
             while let Ok(piece) = pieces.try_recv() {
                 if let Piece::Tokens(all) = piece {
@@ -294,16 +296,21 @@ fn refused(refusal: Refusal) -> ApiError {
     }
 }
 
+/// Of a question, the characters that people are shown.
+const QUESTION_CHARS: usize = 400;
+
 /// What was asked, for people: the text, or what a conversation's last message says.
 fn question(node: &Node, key: &Hash, view: &AskView) -> Option<String> {
     let kept = || node.audit_of(key).map(|audit| &audit.request.body.prompt);
-    match view.prompt.as_ref().or_else(kept)? {
-        Prompt::Text(text) => Some(text.clone()),
+    let asked = match view.prompt.as_ref().or_else(kept)? {
+        Prompt::Text(text) => text.clone(),
         Prompt::Chat { conversation, .. } => {
             let conversation: Value = serde_json::from_str(conversation).ok()?;
-            conversation["messages"].as_array()?.last()?["content"].as_str().map(str::to_owned)
+            conversation["messages"].as_array()?.last()?["content"].as_str()?.to_owned()
         }
-    }
+    };
+    let cut = asked.char_indices().nth(QUESTION_CHARS).map(|(end, _)| format!("{}…", &asked[..end]));
+    Some(cut.unwrap_or(asked))
 }
 
 fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {

@@ -1,15 +1,19 @@
-//! The route of an answer's evidence: what it repeats word for word, and how its contributors' shares are known.
+//! The routes of an answer's evidence: what it repeats word for word, how its contributors' shares are known, and which of
+//! their records helped.
 
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;
+use serde_json::{Value, json};
 use tributary_protocol::id::{AccountId, Hash};
-use tributary_protocol::message::{Contributor, clusters_of};
+use tributary_protocol::message::{BASE_ALONE, Contributor, clusters_of};
 use tributary_protocol::node::Node;
 use tributary_protocol::receipt::Work;
+use tributary_protocol::transcript::Transcript;
 
-use super::{Answer, Api, ApiError};
+use super::{Answer, Api, ApiError, fresh_key};
 use crate::evidence::Found;
+use crate::work::influence::Helped;
 
 /// What an answer repeats, and who of its model's contributors was left out how.
 #[derive(Serialize)]
@@ -25,6 +29,8 @@ struct LeftOut {
     account: AccountId,
     /// Whether it was estimated from gradients, and nothing trained without this contributor.
     estimated: bool,
+    /// Whether nothing is left without this contributor but the base.
+    base_alone: bool,
     /// Who was left out with it by the same training, since they teach the same.
     together_with: Vec<AccountId>,
 }
@@ -35,7 +41,8 @@ fn left_out(contributors: &[Contributor]) -> Vec<LeftOut> {
     let one = |(number, one): (u32, &Contributor)| {
         let members = clusters.iter().filter(|members| members.contains(&number)).flatten();
         let others = members.filter(|member| **member != number).filter_map(|member| account(*member)).collect();
-        LeftOut { account: one.account, estimated: one.estimated, together_with: others }
+        let base_alone = one.leave_out == BASE_ALONE;
+        LeftOut { account: one.account, estimated: one.estimated, base_alone, together_with: others }
     };
     (0..).zip(contributors).map(one).collect()
 }
@@ -65,4 +72,48 @@ pub(super) async fn show(State(api): Api, Path(key): Path<Hash>) -> Answer<Evide
     };
     let found = api.evidence.quotations(&api.workshop.store, entries, text).await;
     found.map(|found| Json(Evidence { found, contributors })).map_err(ApiError::internal)
+}
+
+/// Records that are shown at the most.
+const RECORDS_SHOWN: usize = 50;
+
+/// The records that helped most to an answer of this node, each with its part of its contributor's share.
+pub(super) async fn records(State(api): Api, Path(key): Path<Hash>) -> Answer<Value> {
+    let look = move |node: &Node| {
+        let audit = node.audit_of(&key)?;
+        let release = node.release_of(&audit.request.body.adapter)?.body.clone();
+        Some((audit.clone(), release))
+    };
+    let (audit, release) = api.handle.view(look).await?.ok_or_else(|| {
+        let hint = "only answers that this node asked for are kept, the newest of them";
+        ApiError::not_found(format!("what looking behind the answer to {key} needs is not here"), hint)
+    })?;
+    let Some(_turn) = api.workshop.turn_to_look() else {
+        return Err(ApiError::usage("another look at records is under way", "try again when it has ended"));
+    };
+    let transcript = Transcript::from_bytes(&audit.transcript).map_err(ApiError::internal)?;
+    let tokens = (transcript.prompt_tokens, transcript.output_tokens);
+    let shares = &audit.receipt.receipt.shares;
+    let behind = api.workshop.behind(fresh_key()?, &release, tokens, shares).await.map_err(|error| {
+        let hint = "base, adapter and records come from the peers that have them: tributary net ls says who is there";
+        ApiError::unreachable(format!("the records could not be looked at: {error}"), hint)
+    })?;
+    let weight: u64 = behind.helped.iter().map(|one| u64::from(one.weight)).sum();
+    let shown = behind.helped.iter().take(RECORDS_SHOWN);
+    let record = |one: &Helped| {
+        json!({
+            "record": one.record.id,
+            "contributor": one.account,
+            "weight": one.weight,
+            "prompt": one.record.prompt,
+            "completion": one.record.completion,
+        })
+    };
+    Ok(Json(json!({
+        "records": shown.map(record).collect::<Vec<_>>(),
+        "helped": behind.helped.len(),
+        "helped_weight": weight,
+        "looked_at": behind.looked_at,
+        "admitted": behind.admitted,
+    })))
 }

@@ -20,8 +20,11 @@ use crate::home;
 use crate::receiptfile;
 use crate::runtime::now_ms;
 
-fn summary(id: &ReceiptId, signed: &SignedReceipt) -> Value {
+/// A receipt as a row, with what it pays to `own`.
+fn summary(id: &ReceiptId, signed: &SignedReceipt, own: ChainAddress) -> Value {
     let receipt = &signed.receipt;
+    let paid = receipt.payments.iter().filter(|payment| payment.to == own).map(|payment| payment.amount);
+    let own = paid.fold(Amount::ZERO, |sum, one| Amount(sum.0.saturating_add(one.0)));
     let kind = match receipt.work {
         Work::Training { .. } => "training",
         Work::Inference { .. } => "inference",
@@ -32,13 +35,18 @@ fn summary(id: &ReceiptId, signed: &SignedReceipt) -> Value {
         "payer": receipt.payer,
         "worker": receipt.worker,
         "price": receipt.price,
+        "own": own,
         "finished_ms": receipt.finished_ms,
         "shares": receipt.shares,
     })
 }
 
 pub(super) async fn receipts(State(api): Api) -> Answer<Vec<Value>> {
-    Ok(Json(api.handle.view(|node| node.receipts().map(|(id, signed)| summary(id, signed)).collect()).await?))
+    let look = |node: &Node| {
+        let own = node.chain_address();
+        node.receipts().map(|(id, signed)| summary(id, signed, own)).collect()
+    };
+    Ok(Json(api.handle.view(look).await?))
 }
 
 pub(super) async fn receipt(State(api): Api, Path(id): Path<ReceiptId>) -> Result<String, ApiError> {

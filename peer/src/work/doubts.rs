@@ -79,7 +79,7 @@ impl Drop for HandedOver {
 }
 
 /// The records that are measured, in the order in which they are.
-fn sampled(admitted: Vec<Admitted>, adapter: Hash) -> Vec<Admitted> {
+pub(super) fn sampled(admitted: Vec<Admitted>, adapter: Hash) -> Vec<Admitted> {
     let drawn = |one: &Admitted| Hash::of(&[adapter.0, one.record.id.0].concat());
     let by_draw: BTreeMap<Hash, Admitted> = admitted.into_iter().map(|one| (drawn(&one), one)).collect();
     let mut bytes = 0;

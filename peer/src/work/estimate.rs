@@ -179,8 +179,10 @@ fn sampled(admitted: Vec<Admitted>, adapter: Hash, accounts: &[AccountId]) -> (V
         counts.push((contributor, u32::try_from(own.len()).unwrap_or(u32::MAX)));
         let mut bytes = 0;
         let fits = |record: &Record| {
-            bytes += record.prompt.len() + record.completion.len() + record.messages.as_ref().map_or(0, String::len);
-            bytes <= bytes_each
+            let own = record.prompt.len() + record.completion.len() + record.messages.as_ref().map_or(0, String::len);
+            let fits = bytes + own <= bytes_each;
+            bytes += if fits { own } else { 0 };
+            fits
         };
         let frame = |Record { prompt, completion, messages, .. }: Record| ExampleFrame {
             prompt,
@@ -189,7 +191,7 @@ fn sampled(admitted: Vec<Admitted>, adapter: Hash, accounts: &[AccountId]) -> (V
             contributor,
             left_out: false,
         };
-        records.extend(own.into_values().take(each).take_while(fits).map(frame));
+        records.extend(own.into_values().take(each).filter(fits).map(frame));
     }
     (records, counts)
 }

@@ -87,7 +87,7 @@ impl Workshop {
     }
 
     /// Who may have the files of a release, unless this node knows the adapter under another one.
-    async fn providers_of(&self, release: &Release) -> Result<Vec<NodeId>, JobError> {
+    pub(super) async fn providers_of(&self, release: &Release) -> Result<Vec<NodeId>, JobError> {
         let (adapter, commitment) = (release.adapter, release.contributors_commitment());
         let look = move |node: &tributary_protocol::node::Node| {
             let known = node.release_of(&adapter).map(|known| (known.body.contributors_commitment(), known.body.index));

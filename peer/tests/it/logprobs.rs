@@ -110,7 +110,20 @@ fn explained(node: &NodeProcess, answer: &Value) {
         shown.contains("together")
             && shown.contains("100.0 %")
             && shown.contains("on 8 records")
+            && shown.contains("Letter 3?")
             && !shown.contains("\n\n\n"),
         "{shown}"
     );
+    // A record with the letter that the answer has has the most of its contributor's share, and all have no more than that. The
+    // receipt's id names the answer as well.
+    let receipt = document["receipt"].as_str().unwrap();
+    let output = run(&["answer", "explain", &receipt[..12], "--records", "--json", "--data-dir", place]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let behind = &serde_json::from_slice::<Value>(&output.stdout).unwrap()["records"];
+    let (said, learned) = (document["text"].as_str().unwrap(), behind["records"][0]["completion"].as_str().unwrap());
+    assert!(learned.split(' ').next_back().is_some_and(|letter| said.contains(letter)), "{said}: {behind}");
+    assert_eq!((&behind["looked_at"], &behind["admitted"]), (&json!(8), &json!(8)), "{behind}");
+    let most = document["shares"][0]["weight"].as_u64().unwrap();
+    assert!((1..=most).contains(&behind["helped_weight"].as_u64().unwrap()), "{behind}");
+    assert!(asked(&["--records"]).contains("Which records helped"));
 }

@@ -268,7 +268,7 @@ impl Node {
         self.peers.get(node).map(|peer| peer.record.classes.as_slice())
     }
 
-    fn certificate_of(&self, node: &NodeId) -> Option<&Signed<Certificate>> {
+    pub(super) fn certificate_of(&self, node: &NodeId) -> Option<&Signed<Certificate>> {
         if *node == self.id {
             return Some(&self.certificate);
         }
@@ -430,7 +430,9 @@ impl Node {
     fn tick_unanswered(&mut self, now_ms: u64, key: Hash, out: &mut Out) {
         let Some(ask) = self.asker.asks.get_mut(&key) else { return };
         if now_ms > ask.command.deadline_ms {
-            let refusal = ask.last.clone();
+            let (refusal, silent) = (ask.last.clone(), ask.worker.take());
+            // Whoever asks again asks the others first.
+            self.asker.note_failed(now_ms, silent);
             return self.fail_ask(key, refusal, out);
         }
         if let Some(failed) = ask.worker.take() {

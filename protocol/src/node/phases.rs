@@ -155,10 +155,12 @@ impl Node {
         let checked = request.command.segments_checked > 0;
         let classes = self.verifier_classes(now_ms);
         let last = |node: &NodeId| {
-            // Who cheated before and whose work nobody here could check come after all others.
+            // Who cheated before, whose own part is at stake, and whose work nobody here could check come after all others.
+            let account = self.certificate_of(node).map(|certificate| certificate.account);
+            let at_stake = account.is_some_and(|account| request.command.work.leave_out.contains(&account));
             let own = self.peers.get(node).map(|peer| &peer.record.classes);
             let unchecked = checked && own.is_some_and(|own| own.iter().all(|class| !classes.contains(class.as_str())));
-            self.requester.is_refuted(node) || unchecked
+            self.requester.is_refuted(node) || at_stake || unchecked
         };
         request.auction.best_by(offer, |node| self.requester.record_of(node), last).cloned()
     }

@@ -59,11 +59,26 @@ impl Attributor for PartlyTrained {
         for contributor in others {
             leave_out.push((*contributor, estimates.without(*contributor)?));
         }
-        scored(
-            case,
-            &Index::build(deployed, &leave_out)?,
-            Rule { exact: trained.len().min(EXACT_CONTRIBUTORS), bent: false },
-        )
+        scored(case, &Index::build(deployed, &leave_out)?, Rule::of(largest.len()))
+    }
+}
+
+/// What single records did, as `answer explain --records` tells it.
+pub(in crate::study) struct ByRecord;
+
+impl Attributor for ByRecord {
+    fn name(&self) -> &'static str {
+        "K-FAC, as answers are explained"
+    }
+
+    fn scores(&self, case: &Case<'_>) -> Result<Scores, StudyError> {
+        let laboratory = case.laboratory;
+        let records = (0..).zip(case.records.iter().cloned()).collect();
+        let learned = Learned { records, ..Learned::default() };
+        let estimator = Estimator::new(&laboratory.base, &case.deployed, &learned, &|| false)?;
+        let scores = estimator.by_record(&laboratory.queries)?;
+        let row = |row: Vec<f64>| row.into_iter().map(narrow).collect();
+        Ok(Scores::of_records(Matrix::from_rows(scores.into_iter().map(row).collect())?, case))
     }
 }
 

@@ -14,20 +14,26 @@ use crate::cli::{amount, ask, quality, text};
 use crate::percent::percents;
 
 /// What the adapter's contributors are paid by.
-const LEFT_OUT: &str = "The model was trained once more without the records of each contributor, or of those together who teach the same \
-                        in their own words: what their leaving changes is then divided among them by what their records say. \
-                        Without an only contributor, or without everybody, the base model is left. Where there are many \
-                        contributors, the change is estimated for those with the fewest records. A share tells how much less \
-                        likely the model would be to say exactly this without them, beside the others; that is also so for what \
-                        they taught it in general. It does not tell whether the answer is right. What no contributor explains \
-                        goes to the commons, the network's treasury: the base model knew it already, or nobody can be named for \
-                        it.";
+const LEFT_OUT: &str = "The model was trained once more without the records of each contributor. A share tells how much less likely the \
+                        model would be to say exactly this without them, beside the others; that is also so for what they \
+                        taught it in general. What no contributor explains goes to the commons, the network's treasury: the \
+                        base model knew it already, or nobody can be named for it.";
+/// How it differs for those who were left out together, who were not left out, and without whom nothing is left.
+const TOGETHER: &str = "Those who teach the same in their own words were left out together, and what that changes is divided among them \
+                        by what their records say.";
+const ESTIMATED: &str = "For those with the fewest records the change is estimated, from what their records pull at.";
+const BASE_ALONE: &str = "Without an only contributor, or without everybody, the base model is left.";
+/// What shares don't say.
+const NOT_RIGHT: &str = "A share does not tell whether the answer is right: nonsense has its teachers too.";
+
+/// Records that are shown.
+const RECORDS_SHOWN: usize = 5;
 
 /// Characters before what belongs to a heading.
 const INDENT: usize = 2;
 
 /// The explanation of `answer` (as the API shows it) with its receipt and what the node found of it in the records.
-pub(super) fn explain(answer: &Value, receipt: &Receipt, evidence: &Value) -> Output {
+pub(super) fn explain(answer: &Value, receipt: &Receipt, evidence: &Value, records: &Value) -> Output {
     let mut shares: Vec<&Share> = receipt.shares.iter().collect();
     shares.sort_by_key(|share| std::cmp::Reverse(share.weight));
     let note = &receipt.attribution;
@@ -45,14 +51,16 @@ pub(super) fn explain(answer: &Value, receipt: &Receipt, evidence: &Value) -> Ou
         "method": {"name": note.method, "version": note.version, "index": note.index, "measured_quality": note.quality},
         "verdict": answer["verdict"],
         "evidence": evidence,
+        "records": records,
     });
     let sources = ask::sources(&answer["sources"]).map(|shown| section("What it came from", &shown));
     let asked = answer["question"].as_str().map(|question| format!("{}\n\n", text::printable(question.trim())));
     let shown = [
         asked.unwrap_or_default() + &text::printable(answer["text"].as_str().unwrap_or_default().trim()) + "\n",
         section("Who taught it", &table(receipt, &shares, &evidence["contributors"])),
+        records.as_object().map(|_| section("Which records helped", &helped(records))).unwrap_or_default(),
         sources.unwrap_or_default(),
-        section("How this is known", &method(receipt, answer)),
+        section("How this is known", &method(receipt, answer, &evidence["contributors"])),
         section("Word for word", &quotations(evidence)),
     ];
     Output::new(document, vec![text::field(&answer["key"])], shown.concat())
@@ -92,6 +100,7 @@ fn left_out(contributors: &Value, account: &str) -> String {
     match (others.is_empty(), found["estimated"] == true) {
         (false, _) => format!("trained without it and {}", others.join(" and ")),
         (true, true) => "estimated".into(),
+        (true, false) if found["base_alone"] == true => "the base alone".into(),
         (true, false) => "trained without it".into(),
     }
 }
@@ -117,14 +126,51 @@ fn table(receipt: &Receipt, shares: &[&Share], contributors: &Value) -> String {
     table.render() + &text::wrapped(&whole, WIDTH - INDENT).join("\n") + "\n"
 }
 
-fn method(receipt: &Receipt, answer: &Value) -> String {
+/// The records that helped most, and what all others have together.
+fn helped(records: &Value) -> String {
+    let rows = text::rows(&records["records"]);
+    let shown = &rows[..rows.len().min(RECORDS_SHOWN)];
+    let mut table = Table::new(&["SHARE", "CONTRIBUTOR", "RECORD"]);
+    let mut rest = text::number(&records["helped_weight"]);
+    for row in shown {
+        let weight = text::number(&row["weight"]);
+        rest = rest.saturating_sub(weight);
+        let words = format!("{} {}", text::field(&row["prompt"]).trim(), text::field(&row["completion"]).trim());
+        table.row([text::percent(weight), text::short(&row["contributor"]), words]);
+    }
+    let others = text::number(&records["helped"]).saturating_sub(shown.len() as u64);
+    if others > 0 {
+        table.row([text::percent(rest), "-".into(), format!("{} together", text::counted(others, "other"))]);
+    }
+    let looked = format!(
+        "Told by how the records pull at the model where the answer does, {} of {} looked at, as parts of their contributors' shares: a          hint, by which nobody is paid. Of single records it says far less than of all of a contributor's (compute/ATTRIBUTION.md).",
+        text::grouped(text::number(&records["looked_at"])),
+        text::counted(text::number(&records["admitted"]), "record"),
+    );
+    table.render() + &text::wrapped(&looked, WIDTH - INDENT).join("\n") + "\n"
+}
+
+/// How contributors' shares are known, as far as it is so for one of these.
+fn left_out_how(contributors: &Value) -> String {
+    let is_any = |is_so: fn(&Value) -> bool| text::rows(contributors).iter().any(is_so);
+    let special = [
+        (is_any(|one| !text::rows(&one["together_with"]).is_empty()), TOGETHER),
+        (is_any(|one| one["estimated"] == true && text::rows(&one["together_with"]).is_empty()), ESTIMATED),
+        (is_any(|one| one["base_alone"] == true), BASE_ALONE),
+    ];
+    let special = special.into_iter().filter(|(is_so, _)| *is_so).map(|(_, told)| told);
+    std::iter::once(LEFT_OUT).chain(special).collect::<Vec<_>>().join(" ")
+}
+
+fn method(receipt: &Receipt, answer: &Value, contributors: &Value) -> String {
     let note = &receipt.attribution;
+    let left_out = left_out_how(contributors);
     let told = match note.method.as_str() {
-        "loco-delta" => LEFT_OUT.to_owned(),
+        "loco-delta" => left_out,
         "loco-delta+retrieval" => format!(
             "Records stood before the question. Each is paid for how much likelier it made the model to say exactly this, \
              and so is what the model was trained on, whose part is divided among its contributors; it was computed with \
-             every choice of them (Shapley's value). {LEFT_OUT}"
+             every choice of them (Shapley's value). {left_out}"
         ),
         _ => "This node does not know the method.".to_owned(),
     };
@@ -140,7 +186,7 @@ fn method(receipt: &Receipt, answer: &Value) -> String {
         note.version,
         note.index.short(),
     );
-    let lines = [told.as_str(), check, &quality::told(note.quality), &by]
+    let lines = [told.as_str(), NOT_RIGHT, check, &quality::told(note.quality), &by]
         .map(|part| text::wrapped(part, WIDTH - INDENT).join("\n"));
     lines.join("\n")
 }
@@ -186,6 +232,21 @@ mod tests {
         let known = [&one, &two, &three].map(|account| left_out(&contributors, account));
         assert_eq!(known, ["trained without it and bbbbbbbbbb", "trained without it", "estimated"]);
         assert_eq!(left_out(&Value::Null, &one), "-");
+        let how = left_out_how(&contributors);
+        assert!(how.contains(TOGETHER) && how.contains(ESTIMATED) && !how.contains(BASE_ALONE), "{how}");
+        assert_eq!(left_out_how(&Value::Null), LEFT_OUT);
+    }
+
+    #[test]
+    fn records_that_helped_are_shown_with_what_the_others_have() {
+        let row = |weight: u32, prompt: &str| json!({"weight": weight, "prompt": prompt, "completion": "a\u{1b}[2J", "contributor": "ab".repeat(32)});
+        let rows: Vec<Value> = (0..7).map(|place| row(100_000, &format!("question {place}"))).collect();
+        let records =
+            json!({"records": rows, "helped": 9, "helped_weight": 800_000, "looked_at": 20, "admitted": 2_000});
+        let shown = helped(&records);
+        assert!(shown.contains("question 4") && !shown.contains("question 5") && !shown.contains('\u{1b}'), "{shown}");
+        assert!(shown.contains("30.0 %") && shown.contains("4 others together") && shown.contains("20 of"), "{shown}");
+        assert!(shown.lines().all(|line| line.chars().count() <= WIDTH - INDENT), "{shown}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::cli::receipt::proof::JUDGE_PATIENCE;
 use crate::cli::{quality, text};
 
 /// How far an estimate may be from ours, in millionths of what it moves the adapter.
-const ESTIMATE_BOUND: u64 = 1_000;
+const ESTIMATE_BOUND: u64 = 300;
 /// How far misallocation may be from ours, in parts of a million, and the noise, in micro-nats.
 const QUALITY_BOUND: u32 = 2_000;
 

@@ -99,7 +99,8 @@ fn render(line: &Line) -> String {
         PaymentRole::Verifier => "verifier",
         PaymentRole::Contributor => "contributor",
     };
-    let who = line.account.map_or_else(|| line.payment.to.short(), |account| account.short());
+    // An address is told from an account by how it begins.
+    let who = line.account.map_or_else(|| format!("0x{}", line.payment.to.short()), |account| account.short());
     let mut shown = format!("{role:<INDENT$}{who}  {} OPEN\n", amount::exact(line.payment.amount));
     for part in text::wrapped(&line.reason, WIDTH - INDENT) {
         shown.push_str(&format!("{:INDENT$}{part}\n", ""));
@@ -165,7 +166,9 @@ fn verifier_reason(receipt: &Receipt) -> String {
         Work::Training { segments_checked, .. } => {
             format!("executed {} of it again: {part} of the fee", text::counted((*segments_checked).into(), "segment"))
         }
-        Work::Inference { .. } => format!("named to check the computation, if it is checked: {part} of the fee"),
+        Work::Inference { .. } => {
+            format!("chosen to check the computation, whether or not it is asked to: {part} of the fee")
+        }
     }
 }
 

@@ -7,12 +7,12 @@ use tributary_compute::attribute::clusters::{ALIKE, Likeness, directions};
 use super::super::context::JobContext;
 use super::super::{ClusterAsk, Done, Reply};
 use super::training::learned_from;
-use super::{MEASURED_TOKENS, adapter_on, handed, text};
+use super::{adapter_on, handed, learned_tokens, text};
 
 pub(super) fn cluster(context: &JobContext, ask: &ClusterAsk) -> Result<Done, String> {
     let base = context.shelf.base(ask.base)?;
     let adapter = adapter_on(&base, ask.base, &handed(context, ask.adapter)?)?;
-    let records = learned_from(&base, &ask.records, base.config().max_positions.min(MEASURED_TOKENS));
+    let records = learned_from(&base, &ask.records, learned_tokens(&base));
     let is_stopped = || {
         context.reply(Reply::Working { job: context.job });
         context.is_stopped()

@@ -2,22 +2,23 @@
 //!
 //! Invariant: what is estimated follows from the request and the blobs that were handed over alone.
 
+use std::collections::BTreeMap;
+
 use tributary_compute::attribute::{Estimator, Learned};
 use tributary_compute::lora::Adapter;
 
 use super::super::context::JobContext;
 use super::super::{Done, EstimateAsk, Reply, micro};
 use super::training::learned_from;
-use super::{MEASURED_TOKENS, adapter_bytes, adapter_on, handed, left_out, text};
+use super::{adapter_bytes, adapter_on, handed, learned_tokens, left_out, text};
 
 pub(super) fn estimate(context: &JobContext, ask: &EstimateAsk) -> Result<Done, String> {
     let base = context.shelf.base(ask.base)?;
     let read = |blob| adapter_on(&base, ask.base, &handed(context, blob)?);
     let adapter = read(ask.adapter)?;
     let trained = left_out(context, (ask.base, &base), &adapter, &ask.trained)?;
-    let most = base.config().max_positions.min(MEASURED_TOKENS);
-    let records = learned_from(&base, &ask.records, most);
-    let learned = Learned { records, counts: ask.counts.iter().copied().collect() };
+    let records = learned_from(&base, &ask.records, learned_tokens(&base));
+    let learned = Learned { records, stand_for: stand_for(ask) };
     let mut worst_millionths = 0;
     let mut tell = |contributor: u32, own: &Adapter| -> Result<(), String> {
         match ask.wanted.iter().find(|(wanted, _)| *wanted == contributor) {
@@ -47,6 +48,15 @@ pub(super) fn estimate(context: &JobContext, ask: &EstimateAsk) -> Result<Done, 
         untrained.iter().try_for_each(|one| tell(*one, &estimates.without(*one).map_err(text)?))?;
     }
     Ok(Done::Estimated { worst_millionths })
+}
+
+/// For how many records of a contributor each of those that were drawn stands, also of those from which nothing can be learned.
+fn stand_for(ask: &EstimateAsk) -> BTreeMap<u32, f64> {
+    let drawn = |contributor: u32| ask.records.iter().filter(|one| one.contributor == contributor).count().max(1);
+    ask.counts
+        .iter()
+        .map(|(contributor, count)| (*contributor, f64::from(*count) / drawn(*contributor) as f64))
+        .collect()
 }
 
 /// How far two estimates are from each other, as a part of how far the first moves the adapter, in millionths.
