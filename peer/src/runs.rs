@@ -41,6 +41,8 @@ const RUNS_MAX: usize = 4096;
 const CLUSTERS_TRIES: u32 = 6;
 /// See [`CLUSTERS_TRIES`].
 const CLUSTERS_PAUSE: Duration = Duration::from_secs(30);
+/// After a release that failed, mostly since somebody is just being started again.
+const RELEASE_PAUSE: Duration = Duration::from_secs(3);
 /// How often a run is looked at.
 const STEP_INTERVAL: Duration = Duration::from_millis(400);
 
@@ -86,11 +88,11 @@ impl Looks {
         may_begin && self.under_way.insert(run)
     }
 
-    /// Whether one that failed is the last.
-    fn fail(&mut self, run: Hash, now: Instant) -> bool {
+    /// One failed, and the next one may begin after `pause`; how often one has.
+    fn fail(&mut self, run: Hash, now: Instant, pause: Duration) -> u32 {
         let (count, next) = self.failed.entry(run).or_insert((0, now));
-        (*count, *next) = (*count + 1, now + CLUSTERS_PAUSE);
-        *count >= CLUSTERS_TRIES
+        (*count, *next) = (*count + 1, now + pause);
+        *count
     }
 }
 
@@ -234,12 +236,17 @@ impl Runs {
         if locked(&self.looks).begin(key, Instant::now()) {
             tokio::spawn(async move {
                 if let Err(reason) = this.release(&run).await {
-                    locked(&this.looks).fail(key, Instant::now());
+                    locked(&this.looks).fail(key, Instant::now(), RELEASE_PAUSE);
                     tracing::warn!(%reason, "a model can't be released yet");
                 }
                 locked(&this.looks).under_way.remove(&key);
             });
         }
+    }
+
+    /// Whether a look at who teaches the same that failed is the last.
+    fn clusters_are_given_up(&self, run: Hash) -> bool {
+        locked(&self.looks).fail(run, Instant::now(), CLUSTERS_PAUSE) >= CLUSTERS_TRIES
     }
 
     /// Finds and keeps who teaches the same, before anybody is left out.
@@ -256,7 +263,7 @@ impl Runs {
         let accounts: Vec<AccountId> = spec.contributors().collect();
         let found = match self.workshop.clusters((spec.base, adapter), &accounts, &entries, &[]).await {
             Ok(found) => found,
-            Err(error) if locked(&self.looks).fail(spec.key, Instant::now()) || matches!(error, JobError::Late(_)) => {
+            Err(error) if self.clusters_are_given_up(spec.key) || matches!(error, JobError::Late(_)) => {
                 tracing::warn!(adapter = %adapter.short(), %error, "who teaches the same could not be found: everybody is left out alone");
                 Vec::new()
             }

@@ -154,11 +154,10 @@ async fn stream(context: &Context, body: &Value) -> Result<Value, Failure> {
 fn answered(done: Value, args: &AskArgs) -> Output {
     let receipt = text::field(&done["receipt"]);
     let explanation = if args.explain { explain(&done) } else { String::new() };
-    let next = if args.explain || args.check {
-        let wait = if args.check { " --wait-s 30" } else { "" };
-        format!("tributary answer verify {}{wait}", text::field(&done["key"]))
-    } else {
-        format!("tributary receipt why {}", text::short(&done["receipt"]))
+    let key = text::short(&done["key"]);
+    let next = match args.check {
+        true => format!("tributary answer verify {key} --wait-s 30"),
+        false => format!("tributary answer explain {key}"),
     };
     let note = format!(
         "✓ {} OPEN, answered by node {}, receipt {}",

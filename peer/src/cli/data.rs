@@ -130,7 +130,11 @@ async fn add(context: &Context, file: &Path, to: Option<&str>, licence: Option<S
     let body = json!({"path": path, "licence": licence});
     let route = format!("/api/datanets/{}/records", text::field(&datanet["id"]));
     match context.client.post(&route, &body).await {
-        Ok(summary) => Ok(added(summary, text::short(&datanet["id"]))),
+        Ok(summary) => {
+            let (name, licence) = (text::field(&datanet["name"]), text::field(&datanet["licence"]));
+            Ok(added(summary, text::short(&datanet["id"]))
+                .note(format!("they are in {name} ({licence}), for everybody")))
+        }
         Err(error) => {
             explain_refusals(context, path).await;
             Err(error.into())
