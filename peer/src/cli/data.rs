@@ -127,13 +127,14 @@ async fn add(context: &Context, file: &Path, to: Option<&str>, licence: Option<S
     if context.dry_run {
         return read_only(&path).await;
     }
+    let under = licence.clone().unwrap_or_else(|| text::field(&datanet["licence"]));
     let body = json!({"path": path, "licence": licence});
     let route = format!("/api/datanets/{}/records", text::field(&datanet["id"]));
     match context.client.post(&route, &body).await {
         Ok(summary) => {
-            let (name, licence) = (text::field(&datanet["name"]), text::field(&datanet["licence"]));
-            Ok(added(summary, text::short(&datanet["id"]))
-                .note(format!("they are in {name} ({licence}), for everybody")))
+            let told =
+                format!("they are in {} under {}, for everybody", text::field(&datanet["name"]), text::line(&under));
+            Ok(added(summary, text::short(&datanet["id"])).note(told))
         }
         Err(error) => {
             explain_refusals(context, path).await;
