@@ -1,9 +1,9 @@
 //! Leave-out adapters of contributors for whom none was trained, estimated from gradients.
 //!
 //! To first order, training without some records ends further along the sum of the gradients of their losses, less far where the loss
-//! is curved ([`super::curvature`]). How far along is told by the leave-out adapters that were trained: it is the factor by which
-//! these sums tell best, by least squares, what leaving their contributors out changed in the losses of the others' records. In the
-//! weights themselves one can't see it: most of what a training moves there changes no loss.
+//! is curved ([`super::curvature`]). How far along is told by the leave-out adapters that were trained: by the factor with which
+//! these sums tell best, by least squares, what leaving one of their contributors out changed in the losses of the others' records,
+//! the median of all of them. In the weights themselves one can't see it: most of what a training moves there changes no loss.
 //!
 //! Of contributors who were left out together, each one's part of what that changed is told by the bare sums of their gradients, as
 //! far as these explain it, evenly for the rest.
@@ -24,6 +24,7 @@ use crate::lora::Adapter;
 use crate::loss::{Target, mean_gradient, target_gradient};
 use crate::model::Base;
 use crate::ops::narrow;
+use crate::statistics::median;
 
 /// Records whose gradients are held at once.
 const AT_ONCE: usize = 16;
@@ -124,10 +125,7 @@ impl<'a> Estimator<'a> {
             Moments::new(self.adapter.tensors().map(|tensor| tensor.dims2()).collect::<Result<Vec<_>, _>>()?);
         let all: Vec<&(u32, Target)> = self.learned.records.iter().collect();
         self.gradients(&all, |some| {
-            let weighed = |(whose, gradient): (u32, Vec<f32>)| {
-                let weight = self.weight(whose, &gradient);
-                (gradient, weight)
-            };
+            let weighed = |(whose, gradient)| (gradient, self.learned.stands_for(whose));
             moments.add(&some.into_iter().map(weighed).collect::<Vec<_>>());
         })?;
         Ok(moments.curvature())
@@ -158,36 +156,32 @@ impl<'a> Estimator<'a> {
         Ok(scores)
     }
 
-    /// How much a record counts where gradients are squared: as much as its gradient is long, not the square of that, or whoever
-    /// writes what the model finds most unlikely would decide what the records of others are worth.
-    fn weight(&self, whose: u32, gradient: &[f32]) -> f64 {
-        let length = length(gradient);
-        if length > 0.0 { self.learned.stands_for(whose) / length } else { 0.0 }
-    }
-
     /// By how much what gradients say is to be multiplied, so that it tells best what happened to the losses of others' records; to
-    /// first order both.
+    /// first order both. For each training alone, and of these the median: one contributor who teaches the contrary of what gradients
+    /// say, or nothing that is learned, does not decide what the records of others are worth.
     fn factor(&self, told: &[Told]) -> Result<f64, AttributeError> {
         let every = self.learned.records.len().div_ceil(FITTED_ON).max(1);
         let some: Vec<&(u32, Target)> = self.learned.records.iter().step_by(every).collect();
-        let (mut over, mut under) = (0.0, 0.0);
+        let mut sums = vec![(0.0, 0.0); told.len()];
         self.gradients(&some, |some| {
             for (whose, gradient) in some {
-                let weight = self.weight(whose, &gradient);
-                for told in told.iter().filter(|told| !told.left_out.contains(&whose)) {
+                let weight = self.learned.stands_for(whose);
+                for (told, (over, under)) in
+                    told.iter().zip(&mut sums).filter(|(told, _)| !told.left_out.contains(&whose))
+                {
                     let [moved, said] = [&told.moved, &told.said].map(|values| product(values, &gradient));
-                    over += weight * moved * said;
-                    under += weight * said * said;
+                    *over += weight * moved * said;
+                    *under += weight * said * said;
                 }
             }
         })?;
+        if sums.iter().any(|(over, under): &(f64, f64)| !over.is_finite() || !under.is_finite()) {
+            return Err(AttributeError::NotFinite);
+        }
+        let each: Vec<f64> = sums.iter().filter(|(_, under)| *under > 0.0).map(|(over, under)| over / under).collect();
         // Below zero, gradients say the contrary of what the trainings say: then nothing is said of the others. Nor where they
         // have no records.
-        match over.is_finite() && under.is_finite() {
-            true if under > 0.0 => Ok((over / under).max(0.0)),
-            true => Ok(0.0),
-            false => Err(AttributeError::NotFinite),
-        }
+        Ok(median(&each).unwrap_or_default().max(0.0))
     }
 
     /// What leaving contributors out changed.

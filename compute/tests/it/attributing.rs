@@ -489,6 +489,22 @@ fn the_record_that_an_answer_was_learned_from_is_told() {
 }
 
 #[test]
+fn one_training_that_gradients_say_nothing_of_does_not_decide_what_the_others_are_worth() {
+    let base = base(1);
+    let deployed = trained(&base, None);
+    let records = learned(&base, [0, 0, 0, 1, 1, 1]);
+    let true_one = (vec![0], trained(&base, Some(0)));
+    // As far away as the whole training went.
+    let wild = (vec![0], deployed.untrained().unwrap());
+    let moved = |known: &[(Vec<u32>, Adapter)]| {
+        estimates_of(&base, &deployed, &records, known).unwrap().without(1).unwrap().values().unwrap()
+    };
+    let alone = moved(std::slice::from_ref(&true_one));
+    assert_eq!(moved(&[true_one.clone(), wild.clone(), true_one.clone()]), alone);
+    assert_ne!(moved(&[wild.clone(), true_one, wild]), alone);
+}
+
+#[test]
 fn estimates_end_when_nobody_wants_them() {
     let base = base(1);
     let deployed = trained(&base, None);
