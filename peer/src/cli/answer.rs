@@ -31,7 +31,7 @@ pub(crate) enum AnswerCommand {
     Explain {
         /// The key of the question or its receipt's id, or the beginning of it.
         key: String,
-        /// Also tell which of their records helped most; this takes the node as long as reading them all three times.
+        /// Also tell which of their records helped most; the node goes through them twice, which can take minutes.
         #[arg(long)]
         records: bool,
     },

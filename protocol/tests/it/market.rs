@@ -361,8 +361,12 @@ impl Net {
     }
 
     fn train(&mut self, number: u8, datanet: DatanetId, budget: Amount) -> Hash {
+        self.train_without(number, datanet, budget, Vec::new())
+    }
+
+    fn train_without(&mut self, number: u8, datanet: DatanetId, budget: Amount, leave_out: Vec<AccountId>) -> Hash {
         let head = self.hosts[0].node.datanet(&datanet).expect("its owner knows it").head();
-        let work = FineTune { base: Hash([22; 32]), head, recipe: "{}".into(), steps: 100, leave_out: Vec::new() };
+        let work = FineTune { base: Hash([22; 32]), head, recipe: "{}".into(), steps: 100, leave_out };
         let key = Hash([number; 32]);
         let deadline_ms = self.now_ms + 600_000;
         self.command(0, Command::FineTune(FineTuneCommand { key, work, budget, deadline_ms, segments_checked: 0 }));
@@ -551,6 +555,27 @@ fn workers_say_why_they_do_not_bid() {
     assert_eq!(net.hosts.iter().map(|host| host.jobs.len()).sum::<usize>(), 1);
     let third = net.train(3, datanet, Amount(2 * Amount::OPEN.0));
     assert_eq!(net.declines(&third), [DeclineReason::Busy], "one of the two has work");
+}
+
+#[test]
+fn whose_own_records_are_left_out_trains_only_when_nobody_else_bids() {
+    for at_stake in 1..3 {
+        let mut net = Net::new(3, false);
+        let datanet = net.datanet();
+        net.pass(6);
+        let left_out = vec![net.hosts[at_stake].node.account()];
+        let key = net.train_without(1, datanet, Amount(2 * Amount::OPEN.0), left_out);
+        net.pass(8);
+        let award = net.hosts[0].node.request(&key).unwrap().award.expect("two bid");
+        assert_eq!(award.node, net.hosts[3 - at_stake].node.id());
+    }
+    let mut net = Net::new(2, false);
+    let datanet = net.datanet();
+    net.pass(6);
+    let alone = vec![net.hosts[1].node.account()];
+    let key = net.train_without(1, datanet, Amount(2 * Amount::OPEN.0), alone);
+    net.pass(8);
+    assert!(net.hosts[0].node.request(&key).unwrap().award.is_some(), "its segments are checked all the same");
 }
 
 #[test]
