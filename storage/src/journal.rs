@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 
 use crate::disk::{self, DiskFull};
 
@@ -26,7 +26,8 @@ pub const MAX_BATCH_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of an index's name and of one key in it.
 pub const MAX_KEY_BYTES: usize = 1024;
 
-/// Bytes before each entry: the first half of its BLAKE3 hash, since a disk may return what was never written.
+/// Bytes before each entry: the first half of the BLAKE3 hash of its number and bytes, since a disk may return what was
+/// never written.
 const CHECK_BYTES: usize = 16;
 
 /// Bytes of redb's page cache; its default of 1 GiB is more than a small node has.
@@ -34,6 +35,10 @@ const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 const INDEX: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition::new("index");
+
+/// Where the number of entries is kept a second time, under an index's name that nobody else uses: damage to a table's
+/// name or root would otherwise look like a table without entries.
+const COUNT: (&str, &[u8]) = ("", b"entries");
 
 /// Why the journal could not be opened, written or read. Nothing that was acknowledged is lost by any of them, except
 /// where the file itself is damaged.
@@ -142,8 +147,7 @@ impl Journal {
         let journal = Self {
             shared: Arc::new(Shared { database: Guarded::new(database), path: path.to_owned(), reserve_bytes }),
         };
-        // Makes both tables, so that reading never meets a journal without them.
-        journal.write(0, |_| Ok(()))?;
+        journal.write(0, make_or_check)?;
         Ok(journal)
     }
 
@@ -182,8 +186,6 @@ impl Journal {
     ) -> Result<T, JournalError> {
         let written = fault::guard(|| {
             let transaction = self.shared.database.begin_write()?;
-            transaction.open_table(ENTRIES)?;
-            transaction.open_table(INDEX)?;
             let value = work(&transaction)?;
             // redb's default durability: returns after the file is flushed.
             transaction.commit()?;
@@ -203,9 +205,13 @@ impl Journal {
 
     fn open_entry(&self, sequence: u64, stored: &[u8]) -> Result<Vec<u8>, JournalError> {
         match stored.split_first_chunk::<CHECK_BYTES>() {
-            Some((check, bytes)) if *check == check_of(bytes) => Ok(bytes.to_vec()),
-            _ => Err(JournalError::CorruptEntry { path: self.shared.path.clone(), sequence }),
+            Some((check, bytes)) if *check == check_of(sequence, bytes) => Ok(bytes.to_vec()),
+            _ => Err(self.damaged(sequence)),
         }
+    }
+
+    fn damaged(&self, sequence: u64) -> JournalError {
+        JournalError::CorruptEntry { path: self.shared.path.clone(), sequence }
     }
 
     /// The number of entries, which is the next one's sequence number.
@@ -229,10 +235,15 @@ impl Journal {
     /// # Errors
     /// When the file cannot be read or the entry is damaged.
     pub fn get(&self, sequence: u64) -> Result<Option<Vec<u8>>, JournalError> {
-        let stored = self.read(|transaction| {
-            Ok(transaction.open_table(ENTRIES)?.get(sequence)?.map(|stored| stored.value().to_vec()))
+        let (stored, len) = self.read(|transaction| {
+            let table = transaction.open_table(ENTRIES)?;
+            Ok((table.get(sequence)?.map(|stored| stored.value().to_vec()), table.len()?))
         })?;
-        stored.map(|stored| self.open_entry(sequence, &stored)).transpose()
+        match stored {
+            Some(stored) => self.open_entry(sequence, &stored).map(Some),
+            None if sequence < len => Err(self.damaged(sequence)),
+            None => Ok(None),
+        }
     }
 
     /// The entries from `first` on, as they are now; later appends do not show.
@@ -240,8 +251,11 @@ impl Journal {
     /// # Errors
     /// When the file cannot be read.
     pub fn replay(&self, first: u64) -> Result<Replay, JournalError> {
-        let range = self.read(|transaction| Ok(transaction.open_table(ENTRIES)?.range(first..)?))?;
-        Ok(Replay { journal: self.clone(), range, failed: false })
+        let (range, len) = self.read(|transaction| {
+            let table = transaction.open_table(ENTRIES)?;
+            Ok((table.range(first..)?, table.len()?))
+        })?;
+        Ok(Replay { journal: self.clone(), range, next: first, end: len.max(first) })
     }
 
     /// The value of a key in an index.
@@ -283,37 +297,58 @@ impl Journal {
     }
 }
 
-/// The entries of a journal in order, each with its sequence number; ends after the first error.
+/// The entries of a journal in order and without gaps, each with its sequence number; ends after the first error.
 pub struct Replay {
     journal: Journal,
     range: redb::Range<'static, u64, &'static [u8]>,
-    failed: bool,
+    /// The number that comes next.
+    next: u64,
+    /// The number after the last one; `next` is set to it by an error.
+    end: u64,
 }
 
 impl Iterator for Replay {
     type Item = Result<(u64, Vec<u8>), JournalError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
+        if self.next >= self.end {
             return None;
         }
+        let expected = self.next;
         // The bytes are taken inside the guard: over a damaged page already that may fail an assertion.
         let taken = fault::guard(|| {
             let item = self.range.next().transpose()?;
             Ok::<_, redb::StorageError>(item.map(|(sequence, stored)| (sequence.value(), stored.value().to_vec())))
         });
         let entry = match taken {
-            Ok(None) => return None,
-            Ok(Some((sequence, stored))) => self.journal.open_entry(sequence, &stored).map(|bytes| (sequence, bytes)),
+            Ok(Some((sequence, stored))) if sequence == expected => self.journal.open_entry(sequence, &stored),
+            Ok(_) => Err(self.journal.damaged(expected)),
             Err(cause) => Err(self.journal.fail(cause)),
         };
-        self.failed = entry.is_err();
-        Some(entry)
+        self.next = if entry.is_ok() { expected + 1 } else { self.end };
+        Some(entry.map(|bytes| (expected, bytes)))
     }
 }
 
-fn check_of(bytes: &[u8]) -> [u8; CHECK_BYTES] {
-    *blake3::hash(bytes).as_bytes().first_chunk().expect("invariant: a hash has more than 16 bytes")
+/// Makes both tables in a new file, so that reading never meets a journal without them; in another one holds what is
+/// there against the number of entries.
+fn make_or_check(transaction: &WriteTransaction) -> Result<(), Cause> {
+    let is_new = transaction.list_tables()?.next().is_none();
+    let entries = transaction.open_table(ENTRIES)?;
+    let mut index = transaction.open_table(INDEX)?;
+    if is_new {
+        index.insert(COUNT, 0_u64.to_le_bytes().as_slice())?;
+        return Ok(());
+    }
+    let len = entries.len()?;
+    let is_gapless = entries.last()?.map_or(0, |(sequence, _)| sequence.value().saturating_add(1)) == len;
+    let is_counted = index.get(COUNT)?.is_some_and(|count| count.value() == len.to_le_bytes().as_slice());
+    if is_gapless && is_counted { Ok(()) } else { Err(Cause::Corrupt("entries are missing".to_owned())) }
+}
+
+fn check_of(sequence: u64, bytes: &[u8]) -> [u8; CHECK_BYTES] {
+    let hash = *blake3::Hasher::new().update(&sequence.to_le_bytes()).update(bytes).finalize().as_bytes();
+    *hash.first_chunk().expect("invariant: a hash has more than 16 bytes")
 }
 
 #[cfg(test)]

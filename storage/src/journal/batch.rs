@@ -5,7 +5,7 @@
 use redb::{ReadableTable, WriteTransaction};
 
 use super::fault::Cause;
-use super::{ENTRIES, INDEX, JournalError, MAX_BATCH_BYTES, MAX_ENTRY_BYTES, MAX_KEY_BYTES, check_of};
+use super::{COUNT, ENTRIES, INDEX, JournalError, MAX_BATCH_BYTES, MAX_ENTRY_BYTES, MAX_KEY_BYTES, check_of};
 
 /// Entries and index changes that reach the disk together.
 #[derive(Debug, Clone, Default)]
@@ -82,6 +82,7 @@ impl Batch {
                 IndexChange::Remove { index, key } => (index, key.len(), 0),
                 IndexChange::Clear { index } => (index, 0, 0),
             };
+            debug_assert!(!index.is_empty(), "an index needs a name");
             within("an index's name", index.len(), MAX_KEY_BYTES)?;
             within("a key", key, MAX_KEY_BYTES)?;
             within("a value", value, MAX_ENTRY_BYTES)?;
@@ -98,9 +99,11 @@ fn append(transaction: &WriteTransaction, entries: &[Vec<u8>]) -> Result<u64, Ca
     let mut table = transaction.open_table(ENTRIES)?;
     let first = table.last()?.map_or(0, |(sequence, _)| sequence.value() + 1);
     for (sequence, bytes) in (first..).zip(entries) {
-        let stored = [check_of(bytes).as_slice(), bytes].concat();
+        let stored = [check_of(sequence, bytes).as_slice(), bytes].concat();
         table.insert(sequence, stored.as_slice())?;
     }
+    let count = first + entries.len() as u64;
+    transaction.open_table(INDEX)?.insert(COUNT, count.to_le_bytes().as_slice())?;
     Ok(first)
 }
 

@@ -217,3 +217,20 @@ proptest! {
         expect_error_or_everything(&path, 300);
     }
 }
+
+/// The page of redb that names its tables and holds their roots: damaged there, a table may look new and empty.
+#[test]
+fn a_flipped_bit_beside_a_tables_name_hides_no_entry() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("j");
+    Journal::open(&path).unwrap().append_durable(&numbered(0..300)).unwrap();
+    let whole = fs::read(&path).unwrap();
+    let names: Vec<usize> = (0..whole.len() - 7).filter(|&at| &whole[at..at + 7] == b"entries").collect();
+    assert!(!names.is_empty());
+    for place in names.into_iter().flat_map(|at| at - 32..at + 40) {
+        let mut bytes = whole.clone();
+        bytes[place] ^= 1 << (place % 8);
+        fs::write(&path, &bytes).unwrap();
+        expect_error_or_everything(&path, 300);
+    }
+}
