@@ -140,8 +140,8 @@ pub const PROOF_MAX_BYTES: usize = 1024 * 1024;
 pub const PROOFS_MAX: usize = 1024;
 /// Of these, proofs against one account: one convicts, and nobody shall crowd out those against others.
 pub const PROOFS_PER_ACCUSED_MAX: usize = 8;
-/// Contributors with a weight in one receipt: design section 8 gives the largest 200 their own δ.
-pub const RECEIPT_SHARES_MAX: usize = 208;
+/// Accounts with a weight in one receipt: all contributors of a datanet, and those of the records before the question.
+pub const RECEIPT_SHARES_MAX: usize = CONTRIBUTORS_MAX + PASSAGES_MAX;
 /// Determinism classes one node computes in: kernels of some number formats on a processor and a GPU.
 pub const CLASSES_MAX: usize = 8;
 /// Adapters a node says it serves in one record.

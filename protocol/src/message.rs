@@ -16,8 +16,8 @@ use crate::decoding::{self, Decoding, Prompt};
 use crate::envelope::{Signed, Statement};
 use crate::id::{AccountId, Amount, ChainAddress, DatanetId, Hash, NodeId, ReceiptId, TaskId};
 use crate::limits::{
-    ADDRESS_MAX_BYTES, ADDRESSES_MAX, CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, CLASSES_MAX, CURVE_POINTS_MAX,
-    LEFT_OUT_MAX, NAME_MAX_BYTES, NOTE_LOGS_MAX, PASSAGES_MAX, RECEIPT_SHARES_MAX, SERVING_MAX,
+    ADDRESS_MAX_BYTES, ADDRESSES_MAX, CARD_BATCH_MAX, CARD_CHANGE_MAX_BYTES, CLASSES_MAX, CONTRIBUTORS_MAX,
+    CURVE_POINTS_MAX, LEFT_OUT_MAX, NAME_MAX_BYTES, NOTE_LOGS_MAX, PASSAGES_MAX, SERVING_MAX,
 };
 use crate::note::Note;
 use crate::receipt::{ReceiptOffer, SignedReceipt, Voucher};
@@ -215,7 +215,7 @@ impl Release {
 
     pub(crate) fn is_well_formed(&self) -> bool {
         self.name.len() <= NAME_MAX_BYTES
-            && self.contributors.len() <= RECEIPT_SHARES_MAX
+            && self.contributors.len() <= CONTRIBUTORS_MAX
             && self.contributors.windows(2).all(|pair| pair[0].account < pair[1].account)
             && self.notes.len() <= NOTE_LOGS_MAX
             && self.notes.windows(2).all(|pair| pair[0].0 < pair[1].0)

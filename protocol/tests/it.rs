@@ -1,6 +1,8 @@
 //! The wire as others see it: golden bytes, properties, replays, receipts and a bounded fuzz of every message; and the
 //! market between a few nodes.
 
+#[path = "it/bounds.rs"]
+mod bounds;
 #[path = "it/datanet.rs"]
 mod datanet;
 #[path = "../fuzz/src/lib.rs"]

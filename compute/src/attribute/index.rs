@@ -14,7 +14,7 @@ use super::{AttributeError, codec};
 use crate::lora::Adapter;
 use crate::model::Config;
 
-/// Contributors with a row of their own; design: the largest 200, the rest pooled in clusters.
+/// Contributors of an index, each with a row of their own: trained without them, estimated, or their part of a cluster's.
 pub const MAX_CONTRIBUTORS: usize = 256;
 
 const ROW: &str = "tributary 2026 attribution index row v3";

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tributary_compute::train::Recipe;
 use tributary_protocol::datanet::{Datanet, Dated, Head};
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash};
-use tributary_protocol::limits::{CHECKPOINTS_MAX, CLOCK_WINDOW_MS, DEADLINE_MAX_MS, RECEIPT_SHARES_MAX, SEGMENTS_MAX};
+use tributary_protocol::limits::{CHECKPOINTS_MAX, CLOCK_WINDOW_MS, DEADLINE_MAX_MS, SEGMENTS_MAX};
 use tributary_protocol::node::{Node, RequestView};
 
 use super::{Answer, Api, ApiError, ApiState, bases, datanets, fresh_key, tasks};
@@ -66,17 +66,9 @@ fn recipe_of(start: &Start) -> Result<Recipe, ApiError> {
     Ok(recipe)
 }
 
-/// Trainings of a run: the model, and with attribution some without a contributor, unless there is only one. More
-/// contributors than a receipt names are refused before anything is paid.
-fn trainings(contributors: usize, attribution: bool, wanted: Option<u16>) -> Result<usize, ApiError> {
-    match (attribution, contributors) {
-        (true, _) if contributors > RECEIPT_SHARES_MAX => Err(ApiError::usage(
-            format!("the datanet has {contributors} contributors, a model can credit {RECEIPT_SHARES_MAX}"),
-            "train on a datanet with fewer, or with --no-attribution, which releases no model",
-        )),
-        (true, _) => Ok(1 + leave_outs(contributors, wanted)),
-        _ => Ok(1),
-    }
+/// Trainings of a run: the model, and with attribution some without a contributor, unless there is only one.
+fn trainings(contributors: usize, attribution: bool, wanted: Option<u16>) -> usize {
+    if attribution { 1 + leave_outs(contributors, wanted) } else { 1 }
 }
 
 pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<Value> {
@@ -91,7 +83,7 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
     if head.logs.is_empty() {
         return Err(ApiError::usage("the datanet has no records yet", "add some with tributary data add FILE --to ID"));
     }
-    let trainings = trainings(head.logs.len(), start.attribution, start.leave_outs)?;
+    let trainings = trainings(head.logs.len(), start.attribution, start.leave_outs);
     if start.budget.0 / u128::try_from(trainings).unwrap_or(1) == 0 {
         let reason = format!("nobody works for a budget of {} OPEN for {trainings} trainings", start.budget.to_open());
         return Err(ApiError::usage(
@@ -334,16 +326,17 @@ pub(super) async fn releases(State(api): Api) -> Answer<Vec<Value>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{RECEIPT_SHARES_MAX, trainings};
+    use tributary_protocol::limits::CONTRIBUTORS_MAX;
+
+    use super::trainings;
 
     #[test]
-    fn more_contributors_than_a_receipt_names_are_refused_before_anything_is_paid() {
-        assert!(trainings(RECEIPT_SHARES_MAX + 1, true, Some(1)).is_err());
-        let counted = |contributors, attribution| trainings(contributors, attribution, None).ok();
-        assert_eq!(counted(RECEIPT_SHARES_MAX, true), Some(RECEIPT_SHARES_MAX / 2 + 1));
-        let wanted = |count| trainings(RECEIPT_SHARES_MAX, true, Some(count)).ok();
-        assert_eq!((wanted(1), wanted(u16::MAX)), (Some(2), Some(RECEIPT_SHARES_MAX + 1)));
-        assert_eq!((counted(8, true), counted(9, true), counted(40, true)), (Some(9), Some(9), Some(21)));
-        assert_eq!((counted(1, true), counted(2, true), counted(256, false)), (Some(1), Some(3), Some(1)));
+    fn half_of_the_trainings_are_made_unless_others_are_wanted() {
+        let counted = |contributors, attribution| trainings(contributors, attribution, None);
+        assert_eq!(counted(CONTRIBUTORS_MAX, true), CONTRIBUTORS_MAX / 2 + 1);
+        let wanted = |count| trainings(CONTRIBUTORS_MAX, true, Some(count));
+        assert_eq!((wanted(1), wanted(u16::MAX)), (2, CONTRIBUTORS_MAX + 1));
+        assert_eq!((counted(8, true), counted(9, true), counted(40, true)), (9, 9, 21));
+        assert_eq!((counted(1, true), counted(2, true), counted(256, false)), (1, 3, 1));
     }
 }
