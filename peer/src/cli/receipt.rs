@@ -67,7 +67,8 @@ pub(super) async fn run(context: &Context, command: ReceiptCommand) -> Result<Ou
         ReceiptCommand::Proof { id, out } => proof::save(context, &id, &out).await,
         ReceiptCommand::Why { receipt } => {
             let path = Path::new(&receipt);
-            let bytes = if path.is_file() { read(path)? } else { fetch(context, &receipt).await?.into_bytes() };
+            let is_path = path.is_file() || receipt.contains(['.', '/', '\\']);
+            let bytes = if is_path { read(path)? } else { fetch(context, &receipt).await?.into_bytes() };
             let (id, signed) = checked(&bytes)?;
             Ok(why::explain(id, &signed.receipt))
         }

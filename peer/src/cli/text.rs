@@ -7,6 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tributary_protocol::id::Amount;
 
+use super::table::WIDTH;
+
+/// Blanks between a name and its value.
+const GAP: usize = 2;
+
 /// Digits of an id that people see.
 const SHORT: usize = 10;
 
@@ -123,10 +128,15 @@ pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Names and values under each other.
+/// Names and values under each other; a value that is too long for a terminal goes on below itself.
 pub(super) fn fields(pairs: &[(&str, String)]) -> String {
     let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    pairs.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+    let room = WIDTH.saturating_sub(width + GAP);
+    let value = |value: &str| match value.chars().count() > room {
+        true => wrapped(value, room).join(&format!("\n{:1$}", "", width + GAP)),
+        false => value.to_owned(),
+    };
+    pairs.iter().map(|(name, text)| format!("{name:width$}{:GAP$}{}\n", "", value(text))).collect()
 }
 
 #[cfg(test)]
@@ -140,6 +150,16 @@ mod tests {
         assert_eq!(printable("a\u{1b}[2Jb\u{202e}c"), "a\u{fffd}[2Jb\u{fffd}c");
         assert_eq!(line("a\nb"), "a b");
         assert_eq!(short(&json!("\u{1b}]0;title\u{7}")), "\u{fffd}]0;title\u{fffd}");
+    }
+
+    #[test]
+    fn a_long_value_goes_on_below_itself_and_an_id_is_never_cut() {
+        let id = "0".repeat(80);
+        let shown = fields(&[("here", "word ".repeat(40)), ("served by", "a  b".into()), ("id", id.clone())]);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(lines.iter().filter(|line| !line.contains(&id)).all(|line| line.chars().count() <= WIDTH), "{shown}");
+        assert!(lines[0].starts_with("here       word word") && lines[1].starts_with("           word"), "{shown}");
+        assert_eq!(lines[lines.len() - 2..], ["served by  a  b".to_owned(), format!("id         {id}")]);
     }
 
     #[test]

@@ -58,6 +58,11 @@ fn redeemable(wallet: &Value) -> Amount {
     sum(text::rows(&wallet["vouchers"]).iter().map(|voucher| Amount(open(voucher))))
 }
 
+/// What vouchers have paid.
+fn redeemed(wallet: &Value) -> Amount {
+    sum(text::rows(&wallet["vouchers"]).iter().map(|voucher| text::amount(&voucher["redeemed"])))
+}
+
 /// What this node still owes for work and fees.
 fn owed(wallet: &Value) -> Amount {
     let debts = text::rows(&wallet["owed_to_others"]).iter();
@@ -71,7 +76,8 @@ fn show(wallet: Value) -> Output {
     let is_up = wallet["chain_state"] == "up";
     if is_up {
         pairs.push(("balance", open(text::amount(&wallet["balance"]))));
-        pairs.push(("earned", open(text::amount(&wallet["earned"]))));
+        pairs.push(("earned", format!("{} in epochs so far", open(text::amount(&wallet["earned"])))));
+        pairs.push(("for work", format!("{} redeemed so far", open(redeemed(&wallet)))));
         pairs.push(("to claim", format!("{} now", open(text::amount(&wallet["claimable"])))));
         let waiting = text::amount(&wallet["waiting"]);
         if waiting > Amount::ZERO {
@@ -142,6 +148,10 @@ async fn send(context: &Context, wallet: &Value, to: ChainAddress, amount: Amoun
 
 async fn redeem(context: &Context, wallet: &Value) -> Result<Output, Failure> {
     let promised = redeemable(wallet);
+    if promised == Amount::ZERO {
+        return Ok(Output::new(json!({"redeemed": promised, "fees": promised}), Vec::new(), String::new())
+            .note("no payer owes a voucher: there is nothing to redeem"));
+    }
     let lines = [format!("redeem {} that payers promised", open(promised))];
     if let Some(end) = spend::preview(context, json!({"redeem": promised}), &lines, "Redeem?")? {
         return Ok(end);
@@ -164,8 +174,11 @@ async fn claim(context: &Context, wallet: &Value) -> Result<Output, Failure> {
         lines.push(format!("redeem {} that payers promised before that: fees arrive with it", open(promised)));
     }
     let document = json!({"claim": claimable, "redeem": promised});
-    if let Some(end) = spend::preview(context, document, &lines, "Claim?")? {
-        return Ok(end);
+    // What the treasury earned isn't known here: with nothing of one's own it is worth a try, and no question.
+    if context.dry_run || claimable > Amount::ZERO || promised > Amount::ZERO {
+        if let Some(end) = spend::preview(context, document, &lines, "Claim?")? {
+            return Ok(end);
+        }
     }
     let done = context.client.post("/api/wallet/claim", &json!({})).await?;
     let mut pairs = vec![("claimed", open(text::amount(&done["claimed"])))];
@@ -204,6 +217,8 @@ mod tests {
         let output = show(wallet);
         assert!(output.text.contains("to redeem   2 OPEN of 1 voucher\n"), "{}", output.text);
         for line in [
+            "earned      1 OPEN in epochs so far",
+            "for work    1 OPEN redeemed so far",
             "owed        1.5 OPEN to 1 worker",
             "spent       4 OPEN",
             "not yet     0.25 OPEN",
