@@ -204,41 +204,33 @@ impl Runs {
             node.command(command).await.map_err(|error| error.to_string())?;
         }
         match state {
-            RunState::Clustering => {
-                self.begin_look(run);
-                Ok(())
-            }
-            RunState::Releasing => {
-                self.begin_release(run);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Has it looked who teaches the same, unless that is under way: it may take minutes, and other runs go on meanwhile.
-    fn begin_look(self: &Arc<Self>, run: OpenRun) {
-        let (this, key) = (Arc::clone(self), run.spec.key);
-        if locked(&self.looks).begin(key, Instant::now()) {
-            tokio::spawn(async move {
+            RunState::Clustering => self.begin(run, |this, run| async move {
                 if let Err(reason) = this.cluster(&run).await {
                     tracing::info!(%reason, "it is not known yet who teaches the same");
                 }
-                locked(&this.looks).under_way.remove(&key);
-            });
-        }
-    }
-
-    /// Has it released, unless that is under way: estimates may take minutes, and other runs go on meanwhile. What fails is tried
-    /// again after a pause.
-    fn begin_release(self: &Arc<Self>, run: OpenRun) {
-        let (this, key) = (Arc::clone(self), run.spec.key);
-        if locked(&self.looks).begin(key, Instant::now()) {
-            tokio::spawn(async move {
+            }),
+            RunState::Releasing => self.begin(run, |this, run| async move {
                 if let Err(reason) = this.release(&run).await {
-                    locked(&this.looks).fail(key, Instant::now(), RELEASE_PAUSE);
+                    locked(&this.looks).fail(run.spec.key, Instant::now(), RELEASE_PAUSE);
                     tracing::warn!(%reason, "a model can't be released yet");
                 }
+            }),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Has done what may take minutes while other runs go on, unless that is under way or has just failed.
+    fn begin<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        run: OpenRun,
+        work: impl FnOnce(Arc<Self>, OpenRun) -> F,
+    ) {
+        let (this, key) = (Arc::clone(self), run.spec.key);
+        if locked(&self.looks).begin(key, Instant::now()) {
+            let work = work(Arc::clone(self), run);
+            tokio::spawn(async move {
+                work.await;
                 locked(&this.looks).under_way.remove(&key);
             });
         }

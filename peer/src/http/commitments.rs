@@ -8,30 +8,15 @@ use serde_json::{Value, json};
 use tributary_protocol::datanet::Datanet;
 use tributary_protocol::id::{AccountId, DatanetId, Hash};
 use tributary_protocol::node::{Command, Node};
-use tributary_protocol::note::{Opening, Says};
+use tributary_protocol::note::Says;
 use tributary_storage::admission::{Admission, Contest};
 use tributary_storage::shard;
 
-use super::datanets::{AddRecords, incomplete, merged, present, read, unknown};
-use super::{Answer, Api, ApiError, ApiState};
+use super::datanets::{AddRecords, incomplete, is_opened, merged, present, read, unknown};
+use super::{Answer, Api, ApiError};
 
 /// Records that several claim, shown in one answer; the count says how many there are.
 const CONTESTS_SHOWN: usize = 1_000;
-
-/// What opens this node's commitment to records with this root, when they have not been shown yet.
-pub(super) async fn unopened(api: &ApiState, id: DatanetId, root: Hash) -> Result<Option<Opening>, ApiError> {
-    let look = move |node: &Node| {
-        let opening = node.opening(&id, &root)?;
-        let is_opened = node.datanet(&id).is_some_and(|datanet| is_opened(datanet, &node.account(), opening.note));
-        (!is_opened).then_some(opening)
-    };
-    Ok(api.handle.view(look).await?)
-}
-
-fn is_opened(datanet: &Datanet, account: &AccountId, place: u64) -> bool {
-    let mut own = datanet.all_entries().filter(|entry| entry.account == *account);
-    own.any(|entry| entry.body.opening.is_some_and(|opening| opening.note == place))
-}
 
 /// Commits to the records of a file, of which nothing leaves this node but a hash.
 pub(super) async fn commit(

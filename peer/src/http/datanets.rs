@@ -12,12 +12,13 @@ use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{AccountId, DatanetId, Hash};
 use tributary_protocol::limits::{NAME_MAX_BYTES, NOTARIES_MAX};
 use tributary_protocol::node::{Command, NewShard, Node};
+use tributary_protocol::note::Opening;
 use tributary_storage::admission::Admission;
 use tributary_storage::blobs::BlobStore;
 use tributary_storage::ingest::{self, IngestLimits, Ingested};
 use tributary_storage::shard::{self, Record};
 
-use super::{Answer, Api, ApiError, ApiState, commitments};
+use super::{Answer, Api, ApiError, ApiState};
 use crate::licence;
 use crate::runtime::now_ms;
 
@@ -168,7 +169,7 @@ pub(super) async fn add_records(
     }
     let licence = add.licence.unwrap_or(licence);
     let (summary, records) = read(add.path, account, licence).await?;
-    let opening = commitments::unopened(&api, id, shard::records_root(&records)).await?;
+    let opening = unopened(&api, id, shard::records_root(&records)).await?;
     // What was committed to is shown whole, also where somebody else has shown some of it before: this is the appeal.
     let (records, already) = if opening.is_some() { (records, 0) } else { new_records(&api, id, records).await? };
     let summary = merged(summary, json!({"already": already, "commitment": opening.map(|opening| opening.note)}));
@@ -197,6 +198,22 @@ pub(super) async fn add_records(
     };
     let own = json!({"added": count, "shard": shard, "bytes": size, "head": head, "repeated": repeated});
     Ok(Json(merged(summary, own)))
+}
+
+/// What opens this node's commitment to records with this root, when they have not been shown yet.
+async fn unopened(api: &ApiState, id: DatanetId, root: Hash) -> Result<Option<Opening>, ApiError> {
+    let look = move |node: &Node| {
+        let opening = node.opening(&id, &root)?;
+        let is_opened = node.datanet(&id).is_some_and(|datanet| is_opened(datanet, &node.account(), opening.note));
+        (!is_opened).then_some(opening)
+    };
+    Ok(api.handle.view(look).await?)
+}
+
+/// Whether the records have been shown that a commitment of the account's is to, by its place in their log of notes.
+pub(super) fn is_opened(datanet: &Datanet, account: &AccountId, place: u64) -> bool {
+    let mut own = datanet.all_entries().filter(|entry| entry.account == *account);
+    own.any(|entry| entry.body.opening.is_some_and(|opening| opening.note == place))
 }
 
 /// Who is credited for the datanet's records; nothing when not all of them are here.

@@ -13,7 +13,7 @@ use tributary_protocol::node::Node;
 use super::{Answer, Api, ApiError};
 use crate::runtime::now_ms;
 use crate::work::JobError;
-use crate::work::estimate::Verified;
+use crate::work::release::Verified;
 
 pub(super) async fn verify(State(api): Api, Path(adapter): Path<Hash>) -> Answer<Value> {
     let look = move |node: &Node| {

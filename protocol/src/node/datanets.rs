@@ -167,15 +167,28 @@ impl Node {
                 out.event(Event::HeadMoved(head));
                 true
             }
-            Ok(Appended::Known) | Err(DatanetError::Gap { .. } | DatanetError::Full) => false,
-            Err(DatanetError::Fork { contributor, .. }) => {
-                out.event(Event::ForkFound { datanet: id, contributor });
-                false
-            }
+            Ok(Appended::Known) => false,
             Err(error) => {
-                self.blame(from, error.to_string(), out);
+                self.not_appended(from, id, &error, out);
                 false
             }
+        }
+    }
+
+    /// What follows of an entry or note that a log did not take.
+    pub(super) fn not_appended(
+        &mut self,
+        from: Option<NodeId>,
+        datanet: DatanetId,
+        error: &DatanetError,
+        out: &mut Out,
+    ) {
+        match error {
+            DatanetError::Gap { .. } | DatanetError::Full => {}
+            DatanetError::Fork { contributor, .. } => {
+                out.event(Event::ForkFound { datanet, contributor: *contributor });
+            }
+            error => self.blame(from, error.to_string(), out),
         }
     }
 

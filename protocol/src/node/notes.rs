@@ -4,7 +4,7 @@
 //! from what this node knows by itself and its own clock, never on anybody's demand.
 
 use super::{Event, Fact, Node, Out};
-use crate::datanet::{Appended, DatanetError};
+use crate::datanet::Appended;
 use crate::envelope::Signed;
 use crate::id::{DatanetId, Hash, NodeId};
 use crate::limits::LOG_BATCH_MAX;
@@ -64,13 +64,9 @@ impl Node {
                 out.event(Event::HeadMoved(head));
                 true
             }
-            Ok(Appended::Known) | Err(DatanetError::Gap { .. } | DatanetError::Full) => false,
-            Err(DatanetError::Fork { contributor, .. }) => {
-                out.event(Event::ForkFound { datanet: id, contributor });
-                false
-            }
+            Ok(Appended::Known) => false,
             Err(error) => {
-                self.blame(from, error.to_string(), out);
+                self.not_appended(from, id, &error, out);
                 false
             }
         }
