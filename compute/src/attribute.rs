@@ -19,6 +19,7 @@ mod noise;
 mod quality;
 mod quantise;
 
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use tributary_protocol::id::Hash;
 
 pub use coalitions::coalition_losses;
@@ -179,13 +180,13 @@ fn credits_of(
     let rows = index.rows();
     let exact = index.largest(rule.exact);
     let leave_out = |at: usize| index.leave_out(base.config(), adapter, &exact[at]);
-    let measured = differences(base, adapter, exact.len(), leave_out, answer)?;
-    let mut nats = vec![0.0; rows.len()];
+    let (mut nats, mut with_all) = (vec![0.0; rows.len()], None);
     // Also where all are measured but some together.
     if exact.len() < rows.len() {
-        let gradient = gradient(base, adapter, answer)?;
-        nats = rows.iter().map(|row| dot(&gradient, &row.delta)).collect();
+        let (gradient, loss) = gradient(base, adapter, answer)?;
+        (nats, with_all) = (scan(index, &gradient), Some(loss));
     }
+    let measured = differences(base, adapter, with_all, exact.len(), leave_out, answer)?;
     let measured: Vec<(usize, f64)> =
         exact.iter().zip(measured).flat_map(|(own, one)| divided(own, one, &nats)).collect();
     if rule.bent {
@@ -213,24 +214,41 @@ fn divided(own: &[usize], measured: f64, nats: &[f64]) -> Vec<(usize, f64)> {
     }
 }
 
-/// The quantised gradient of the answer's summed loss in the adapter's weights, tensor by tensor.
-fn gradient(base: &Base, adapter: &Adapter, answer: &Target) -> Result<Vec<GradientTensor>, AttributeError> {
-    let (values, _) = target_gradient(base.model(), adapter, answer)?;
-    let mut rest = values.as_slice();
-    let mut tensors = Vec::new();
-    for tensor in adapter.tensors() {
-        let (own, others) = rest.split_at(tensor.elem_count());
-        rest = others;
-        tensors.push(GradientTensor::of(own).ok_or(AttributeError::NotFinite)?);
-    }
-    Ok(tensors)
+/// The quantised gradient of the answer's summed loss in the adapter's weights, tensor by tensor, and that loss.
+pub(crate) fn gradient(
+    base: &Base,
+    adapter: &Adapter,
+    answer: &Target,
+) -> Result<(Vec<GradientTensor>, f64), AttributeError> {
+    let (values, losses) = target_gradient(base.model(), adapter, answer)?;
+    let quantised = by_tensor(adapter, &values).map(|own| GradientTensor::of(own).ok_or(AttributeError::NotFinite));
+    Ok((quantised.collect::<Result<_, _>>()?, summed(&losses)))
 }
 
-/// Summed loss with each of the `count` adapters that `leave_out` gives less that with `adapter`, all in multi-adapter
-/// batches.
+fn summed(losses: &[f32]) -> f64 {
+    losses.iter().map(|loss| f64::from(*loss)).sum()
+}
+
+/// The numbers of each of the adapter's tensors, one after another.
+fn by_tensor<'a>(adapter: &'a Adapter, values: &'a [f32]) -> impl Iterator<Item = &'a [f32]> {
+    adapter.tensors().scan(values, |rest, tensor| {
+        let (own, others) = rest.split_at(tensor.elem_count());
+        *rest = others;
+        Some(own)
+    })
+}
+
+/// The first-order estimate of each row, in nats of the whole answer.
+pub(crate) fn scan(index: &Index, gradient: &[GradientTensor]) -> Vec<f64> {
+    index.rows().par_iter().map(|row| dot(gradient, &row.delta)).collect()
+}
+
+/// Summed loss with each of the `count` adapters that `leave_out` gives less that with `adapter`, which is `with_all` where it is
+/// known already, all in multi-adapter batches.
 fn differences(
     base: &Base,
     adapter: &Adapter,
+    with_all: Option<f64>,
     count: usize,
     leave_out: impl Fn(usize) -> Result<Adapter, AttributeError>,
     target: &Target,
@@ -239,22 +257,22 @@ fn differences(
         return Ok(Vec::new());
     }
     let fed = target.fed().max(1);
-    let measured: Vec<Option<usize>> = std::iter::once(None).chain((0..count).map(Some)).collect();
+    let unknown = with_all.is_none().then_some(None);
+    let measured: Vec<Option<usize>> = unknown.into_iter().chain((0..count).map(Some)).collect();
     let frozen = |place: &Option<usize>| -> Result<FrozenAdapter, AttributeError> {
         Ok(match place {
             None => FrozenAdapter::new(adapter)?,
             Some(place) => FrozenAdapter::new(&leave_out(*place)?)?,
         })
     };
-    let mut losses = Vec::with_capacity(measured.len());
+    let mut losses: Vec<f64> = with_all.into_iter().collect();
     for places in measured.chunks((BATCH_TOKENS / fed).max(1)) {
         let frozen: Vec<FrozenAdapter> = places.iter().map(frozen).collect::<Result<_, _>>()?;
         let segments: Vec<_> =
             frozen.iter().enumerate().map(|(at, adapter)| (at * fed..(at + 1) * fed, Some(adapter))).collect();
         let targets = vec![target.clone(); places.len()];
         let all = token_losses(base.model(), Mode::Infer, Hook::Segments(&segments), &targets)?.to_vec1::<f32>()?;
-        let sums = all.chunks_exact(target.predicted()).map(|own| own.iter().map(|loss| f64::from(*loss)).sum::<f64>());
-        losses.extend(sums);
+        losses.extend(all.chunks_exact(target.predicted()).map(summed));
     }
     let (with_all, without) = losses.split_first().ok_or(AttributeError::NotFinite)?;
     Ok(without.iter().map(|without| without - with_all).collect())

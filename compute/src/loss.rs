@@ -189,16 +189,21 @@ pub fn completion_gradient(
     prompt: &[u32],
     completion: &[u32],
 ) -> Result<(Vec<f32>, f32), ModelError> {
-    target_gradient(model, adapter, &Target::new(prompt, completion))
+    let (gradient, losses) = gradient_of(model, adapter, &Target::new(prompt, completion))?;
+    Ok((gradient, losses.sum_all()?.to_scalar()?))
 }
 
-/// The same of the summed loss of whatever is scored.
+/// The same of the summed loss of whatever is scored, with the loss of each scored token: the same bits as any other pass gives.
 ///
 /// # Errors
 /// When the model can't run the tokens.
-pub fn target_gradient(model: &Model, adapter: &Adapter, target: &Target) -> Result<(Vec<f32>, f32), ModelError> {
+pub fn target_gradient(model: &Model, adapter: &Adapter, target: &Target) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
+    let (gradient, losses) = gradient_of(model, adapter, target)?;
+    Ok((gradient, losses.to_vec1()?))
+}
+
+fn gradient_of(model: &Model, adapter: &Adapter, target: &Target) -> Result<(Vec<f32>, Tensor), ModelError> {
     let (adapter, variables) = adapter.trainable().map_err(|error| ModelError::Input(error.to_string()))?;
-    let hook = Hook::One(&adapter, None);
-    let loss = token_losses(model, Mode::Train, hook, std::slice::from_ref(target))?.sum_all()?;
-    Ok((gradient(&loss, &variables)?, loss.to_scalar::<f32>()?))
+    let losses = token_losses(model, Mode::Train, Hook::One(&adapter, None), std::slice::from_ref(target))?;
+    Ok((gradient(&losses.sum_all()?, &variables)?, losses.detach()))
 }

@@ -31,6 +31,7 @@ mod aligned;
 mod attention;
 mod entropy;
 mod exponential;
+mod integers;
 mod lora;
 mod many;
 mod norm;
@@ -48,6 +49,7 @@ use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, ba
 pub use attention::{HeadShape, Run, Seen, attend, attend_cached};
 pub use entropy::{head_likelihood, negative_log_likelihood};
 pub use exponential::exponential;
+pub(crate) use integers::integer_product;
 pub use lora::lora_product;
 pub use norm::rms_norm;
 pub use product::product;

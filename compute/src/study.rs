@@ -9,6 +9,7 @@ pub mod attributor;
 mod audit;
 mod bootstrap;
 mod clustered;
+mod cost;
 pub mod dataset;
 pub mod deal;
 pub mod economy;
@@ -27,6 +28,7 @@ mod truth;
 
 pub use attributor::{Attributor, Case, Scores, all};
 pub use bootstrap::{DRAWS, Figure};
+pub use cost::{CostPlan, cost};
 pub use journal::{Journal, Outcome};
 pub use judge::{Judgement, MEASURES, judge};
 pub use laboratory::{Laboratory, OnTraining, Training, recipe, recipes};

@@ -10,7 +10,7 @@ use tributary_protocol::id::Hash;
 use tributary_protocol::merkle;
 
 use super::quantise::DeltaTensor;
-use super::{AttributeError, codec};
+use super::{AttributeError, by_tensor, codec};
 use crate::lora::Adapter;
 use crate::model::Config;
 
@@ -78,6 +78,20 @@ impl Index {
             rows.push(Row { contributor: *contributor, cluster, delta });
         }
         rows.sort_by_key(|row| row.contributor);
+        Self::of(adapter.hash()?, rows)
+    }
+
+    /// An index of what leaving each contributor out changes in the adapter's numbers, ascending: for measuring, where leave-out
+    /// adapters would take four times the memory.
+    pub(crate) fn of_deltas(
+        adapter: &Adapter,
+        deltas: impl IntoIterator<Item = (u32, Vec<f32>)>,
+    ) -> Result<Self, AttributeError> {
+        let row = |(contributor, delta): (u32, Vec<f32>)| {
+            let tensors = by_tensor(adapter, &delta).map(|own| DeltaTensor::of(own).ok_or(AttributeError::NotFinite));
+            Ok(Row { contributor, cluster: contributor, delta: tensors.collect::<Result<_, AttributeError>>()? })
+        };
+        let rows = deltas.into_iter().map(row).collect::<Result<Vec<_>, AttributeError>>()?;
         Self::of(adapter.hash()?, rows)
     }
 

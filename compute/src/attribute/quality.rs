@@ -45,7 +45,7 @@ pub fn quality(
         let all = credits_of(rule, base, adapter, index, answer)?;
         spread.iter_mut().zip(&all).for_each(|(own, credit)| own.push(credit.micro_nats));
         let given: Vec<Credit> = all.into_iter().filter(|credit| known.contains(&credit.contributor)).collect();
-        let due = differences(base, adapter, without.len(), |at| Ok(without[at].1.clone()), answer)?;
+        let due = differences(base, adapter, None, without.len(), |at| Ok(without[at].1.clone()), answer)?;
         let tokens = mean_over(answer);
         let due = due.iter().zip(&given).map(|(nats, credit)| {
             Ok(Credit { contributor: credit.contributor, micro_nats: to_micro(nats / tokens)?, exact: true })

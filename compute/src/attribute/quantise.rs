@@ -3,6 +3,8 @@
 //! Invariant: [`dot`] of two quantised vectors is the same on every machine: an i64 sum for each tensor, then IEEE
 //! double products and additions in tensor order.
 
+use crate::ops::integer_product;
+
 /// One tensor of a leave-out delta: eight bits a value, worth `scale` each.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct DeltaTensor {
@@ -12,7 +14,7 @@ pub(super) struct DeltaTensor {
 
 /// One tensor of an answer's gradient: sixteen bits a value, worth `scale` each.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct GradientTensor {
+pub(crate) struct GradientTensor {
     pub(super) scale: f32,
     pub(super) values: Vec<i16>,
 }
@@ -53,10 +55,7 @@ pub(super) fn dot(gradient: &[GradientTensor], delta: &[DeltaTensor]) -> f64 {
     gradient
         .iter()
         .zip(delta)
-        .map(|(g, d)| {
-            let sum: i64 = g.values.iter().zip(&d.values).map(|(&g, &d)| i64::from(g) * i64::from(d)).sum();
-            to_f64(sum) * f64::from(g.scale) * f64::from(d.scale)
-        })
+        .map(|(g, d)| to_f64(integer_product(&g.values, &d.values)) * f64::from(g.scale) * f64::from(d.scale))
         .sum()
 }
 

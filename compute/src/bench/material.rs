@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use super::{BenchError, CROWD, OVERSUBSCRIPTION};
 use crate::gguf::{write_adapter, write_model};
 use crate::lora::{Adapter, LoraConfig, parameter_count};
-use crate::model::{Base, Config, Module, WeightType, Weights};
+use crate::model::{Base, Config, ModelError, Module, WeightType, Weights};
 use crate::ops::narrow;
 use crate::random::{Stream, uniform};
 use crate::serve::registry::{CONFIG_FILE, WEIGHTS_FILE};
@@ -72,6 +72,14 @@ impl Format {
     }
 }
 
+/// What a model is made of.
+struct Parts {
+    config_json: String,
+    config: Config,
+    weights: Weights,
+    tokenizer: Vec<u8>,
+}
+
 /// The shape of a model to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
@@ -111,6 +119,21 @@ impl Shape {
             "eos_token_id": self.vocab - 1,
             "torch_dtype": "float32",
         })
+    }
+
+    fn parts(&self) -> Result<Parts, ModelError> {
+        let config_json = format!("{:#}\n", self.config_json());
+        let config = Config::from_json(config_json.as_bytes())?;
+        let weights = Weights::random(&config, SEED)?;
+        let tokenizer = train_byte_level(&["the river flows past the old mill".to_owned()], TOKENIZER_VOCAB)?;
+        Ok(Parts { config_json, config, weights, tokenizer })
+    }
+
+    /// The model in memory, in f32.
+    pub(crate) fn base(&self) -> Result<Base, ModelError> {
+        let Parts { config_json, config, weights, tokenizer } = self.parts()?;
+        let weights = weights.to_safetensors(&config, WeightType::F32)?;
+        Base::from_bytes(config_json.as_bytes(), &tokenizer, &weights)
     }
 
     fn name(&self) -> String {
@@ -203,10 +226,7 @@ fn make(folder: &Path, shape: &Shape) -> Result<(), BenchError> {
     let (hf, gguf) = (folder.join("hf"), folder.join("gguf"));
     std::fs::create_dir_all(&hf)?;
     std::fs::create_dir_all(&gguf)?;
-    let config_json = format!("{:#}\n", shape.config_json());
-    let config = Config::from_json(config_json.as_bytes())?;
-    let weights = Weights::random(&config, SEED)?;
-    let tokenizer = train_byte_level(&["the river flows past the old mill".to_owned()], TOKENIZER_VOCAB)?;
+    let Parts { config_json, config, weights, tokenizer } = shape.parts()?;
     std::fs::write(hf.join("config.json"), config_json)?;
     std::fs::write(hf.join("model.safetensors"), weights.to_safetensors(&config, WeightType::F32)?)?;
     for place in [&hf, &gguf] {

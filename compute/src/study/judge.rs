@@ -14,7 +14,7 @@ use super::truth::{Subsets, Truth};
 use crate::statistics::{auc, mean, misallocated, parts, pearson, spearman};
 
 /// Every measure with what it means, in the order of tables.
-pub const MEASURES: [(&str, &str); 47] = [
+pub const MEASURES: [(&str, &str); 51] = [
     ("clds-tenth", "cLDS, a tenth of the contributors left out"),
     ("clds-half", "cLDS, half of the contributors left out"),
     ("loco-r", "leave one contributor out, r for each answer"),
@@ -62,6 +62,10 @@ pub const MEASURES: [(&str, &str); 47] = [
     ("seeds-spreads", "the same: how many of them are best taken off"),
     ("seeds-explained", "the same: what credits shrunk so explain of the other run's squared rises"),
     ("loss", "mean loss of the answers, nats a token"),
+    ("cost-paid", "forward passes of an answer that its attribution takes, k = 8"),
+    ("cost-linear", "the same, k = 0"),
+    ("cost-scan-ms", "scan of the index, ms"),
+    ("cost-bytes", "bytes of the index for each number and contributor"),
 ];
 
 /// One method's figures, by measure.

@@ -88,6 +88,8 @@ const fn attack(name: &'static str, measure: &'static str, beside: &'static str,
 const ALIKE: &str = "alike";
 const DIFFERING: &str = "differing";
 const TWINS: &str = "twins";
+/// What one answer's attribution costs, on a model of its own.
+pub const COST: &str = "one answer";
 /// Those who teach the same, found by their records, left out together: what the product does.
 pub const CLUSTERS: &str = "clusters left out, rows by gradient";
 const PLAIN: Against = Against::Rule("plain recipe");
@@ -97,7 +99,7 @@ const EQUAL: Against = Against::Rule("equal split");
 const COUNT: Against = Against::Rule("record count");
 
 /// Every row, in the order of the table.
-const ROWS: [Spec; 44] = [
+const ROWS: [Spec; 48] = [
     more("alike: cLDS, a tenth left out", ALIKE, "clds-tenth", Against::Best, ">= 0.8"),
     more("alike: cLDS, half left out", ALIKE, "clds-half", Against::Best, ">= 0.8"),
     more("alike: per answer, r", ALIKE, "loco-r", Against::Best, ">= 0.95"),
@@ -142,6 +144,10 @@ const ROWS: [Spec; 44] = [
     attack("four names for one: gain", "sybil-admitted", "sybil", "<= 0"),
     attack("outliers: gain", "outlier-admitted", "outlier", "<= 0.1"),
     attack("paying oneself: gain", "self-dealing", "self-dealing", "<= 0"),
+    less("200 contributors: passes, k = 8", COST, "cost-paid", Against::Best, "<= 12"),
+    less("200 contributors: passes, k = 0", COST, "cost-linear", Against::Best, "<= 4"),
+    less("200 contributors: scan, ms", COST, "cost-scan-ms", Against::Best, "<= 50"),
+    less("index, bytes a number", COST, "cost-bytes", Against::Best, "<= 1"),
 ];
 
 /// The table of one dataset's findings.

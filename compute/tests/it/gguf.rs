@@ -12,7 +12,7 @@ use tributary_compute::gguf::{GgufFile, GgufTensor, Value, Values, write};
 use tributary_compute::kv::Cache;
 use tributary_compute::linear::Hook;
 use tributary_compute::lora::{Adapter, FrozenAdapter};
-use tributary_compute::loss::{Target, token_losses};
+use tributary_compute::loss::{Target, target_gradient, token_losses};
 use tributary_compute::model::{Base, Feed, LogitRows, Mode, Model};
 use tributary_compute::ops::Precision;
 use tributary_compute::proof::{ProofVerdict, check_in_class};
@@ -259,6 +259,25 @@ fn gradients_of_every_family_follow_the_loss() {
     for case in ["llama-yarn", "mistral-window", "qwen2-window", "qwen3-tied-window"] {
         let model = Golden::read(case).model();
         assert_gradient(case, &model, &adapter_of(model.config(), 5, 1.0));
+    }
+}
+
+/// Where an answer's gradient is needed anyway, attribution takes the answer's losses from that pass and those without a
+/// contributor from others: they must be comparable to the bit.
+#[test]
+fn the_pass_of_a_gradient_has_the_losses_of_any_other_bitwise() {
+    let dense = ["llama-yarn", "qwen3-tied-window"].map(|case| (case, Golden::read(case).model()));
+    let quantised = ["gguf-llama-q4k", "gguf-qwen2-q6k", "gguf-qwen3-q8"];
+    let quantised = quantised.map(|case| (case, golden_base(case).1.model().clone()));
+    let tokens: Vec<u32> = (0..20).map(|at| (at * 7 + 1) % 64).collect();
+    let target = Target::new(&tokens[..5], &tokens[5..]);
+    for (case, model) in dense.into_iter().chain(quantised) {
+        let adapter = adapter_of(model.config(), 5, 1.0);
+        let (_, losses) = target_gradient(&model, &adapter, &target).unwrap();
+        let frozen = FrozenAdapter::new(&adapter).unwrap();
+        let segments = [(0..target.fed(), Some(&frozen))];
+        let pass = token_losses(&model, Mode::Infer, Hook::Segments(&segments), std::slice::from_ref(&target));
+        assert_eq!(losses, pass.unwrap().to_vec1::<f32>().unwrap(), "{case}");
     }
 }
 

@@ -9,9 +9,10 @@ use tributary_compute::study::deal::{Dealt, Setting, deal};
 use tributary_compute::study::economy::{COMPARED, prior};
 use tributary_compute::study::redundancy::{clusters_left_out, redundancy};
 use tributary_compute::study::shrinkage::shrinkage;
-use tributary_compute::study::table::{CLUSTERS, Finding, OURS, TRUE_RUN, UNROLLED};
+use tributary_compute::study::table::{CLUSTERS, COST, Finding, OURS, TRUE_RUN, UNROLLED};
 use tributary_compute::study::{
-    Case, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, judge, recipe, recipes, unrolled,
+    Case, CostPlan, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, cost, judge, recipe, recipes,
+    unrolled,
 };
 use tributary_compute::train::{Example, Recipe};
 use tributary_protocol::id::AccountId;
@@ -167,6 +168,15 @@ impl<'a> Study<'a> {
             let whose = Finding { trainings, seconds: start.elapsed().as_secs_f64(), ..self.of(&name) };
             self.add(setting, seed, &whose, judge(&truth, &scores)?);
         }
+        Ok(())
+    }
+
+    /// What attributing one answer costs.
+    pub(super) fn cost(&mut self, seed: u64) -> Result<(), Failure> {
+        self.context.say(&format!("one answer, credited to {} contributors{}", CostPlan::USUAL.contributors, load()));
+        let whose = Finding { setting: COST.into(), seed, ..self.of(OURS) };
+        let finding = |(measure, figure): (&str, Figure)| Finding { measure: measure.into(), figure, ..whose.clone() };
+        self.findings.extend(cost(&CostPlan::USUAL)?.into_iter().map(finding));
         Ok(())
     }
 
