@@ -67,9 +67,12 @@ pub(crate) struct AttributionArgs {
     /// Deployed runs, each with a deal of its own; 3, or 1 where it is quick.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=20))]
     seeds: Option<u64>,
-    /// Few subsets and one unseen seed: minutes in place of hours, with wide intervals.
+    /// Few subsets and one unseen seed: hours in place of days, with wide intervals.
     #[arg(long)]
     quick: bool,
+    /// Leave out one contributor at a time and nothing else: a third of the trainings, and no figures of subsets and of records.
+    #[arg(long)]
+    singly: bool,
     /// Trainings at once, each on a thread of its own.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: Option<u16>,
@@ -107,6 +110,7 @@ pub(super) fn run(context: &Context, args: &AttributionArgs) -> Result<Output, F
         journal: Journal::open(&folder)?,
         contributors: args.contributors.into(),
         quick: args.quick,
+        singly: args.singly,
         workers: args.workers(),
         findings: Vec::new(),
         others: Others::read(&args.scores)?,

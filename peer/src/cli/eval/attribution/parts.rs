@@ -57,6 +57,7 @@ pub(in crate::cli::eval) struct Study<'a> {
     pub(super) journal: Journal,
     pub(super) contributors: usize,
     pub(super) quick: bool,
+    pub(super) singly: bool,
     pub(super) workers: usize,
     pub(super) findings: Vec<Finding>,
     pub(super) others: Others,
@@ -66,8 +67,8 @@ impl<'a> Study<'a> {
     /// One deployed run: its truth, then every method.
     pub(super) fn methods(&mut self, setting: Setting, seed: u64) -> Result<(), Failure> {
         let laboratory = self.laboratory(setting, seed, &recipe().stable())?;
-        let quick = self.quick;
-        let plan = if quick { Plan::quick(seed) } else { Plan::full(seed) };
+        let (quick, singly) = (self.quick, self.singly);
+        let plan = self.plan(seed);
         let contributors = laboratory.dealt().contributors;
         self.begin(&laboratory, seed, &format!("{} trainings", plan.trainings(contributors)));
         let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
@@ -88,7 +89,9 @@ impl<'a> Study<'a> {
         }
         judged(CLUSTERS, trainings, &truth, &|| Ok(clustered.clone()))?;
         let answers = if quick { AUDITED_QUICKLY } else { AUDITED };
-        judged(UNROLLED, 0, &truth.of_first(answers), &|| unrolled(&case, answers))?;
+        if !singly {
+            judged(UNROLLED, 0, &truth.of_first(answers), &|| unrolled(&case, answers))?;
+        }
         judged(TRUE_RUN, contributors, &truth, &|| Ok(Scores::of_contributors(truth.without.clone())))?;
         self.costs(&case)?;
         let whose = Finding { setting: setting.name().into(), seed, ..self.of("") };
@@ -153,7 +156,7 @@ impl<'a> Study<'a> {
     /// What ways with fewer trainings lose.
     pub(super) fn economy(&mut self, setting: Setting, seed: u64) -> Result<(), Failure> {
         let laboratory = self.laboratory(setting, seed, &recipe().stable())?;
-        let plan = if self.quick { Plan::quick(seed) } else { Plan::full(seed) };
+        let plan = self.plan(seed);
         self.begin(&laboratory, seed, "fewer trainings");
         let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
         let case = Case::prepare(&laboratory, seed, &|_, _| {})?;
@@ -239,6 +242,11 @@ impl<'a> Study<'a> {
     }
 
     /// What all findings of a method share.
+    fn plan(&self, seed: u64) -> Plan {
+        let plan = if self.quick { Plan::quick(seed) } else { Plan::full(seed) };
+        if self.singly { Plan { subsets: 0, record_subsets: 0, singles: 0, ..plan } } else { plan }
+    }
+
     fn of(&self, method: &str) -> Finding {
         Finding { dataset: self.dataset.name.clone(), method: method.into(), ..Finding::default() }
     }
