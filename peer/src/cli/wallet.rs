@@ -175,10 +175,9 @@ async fn claim(context: &Context, wallet: &Value) -> Result<Output, Failure> {
     }
     let document = json!({"claim": claimable, "redeem": promised});
     // What the treasury earned isn't known here: with nothing of one's own it is worth a try, and no question.
-    if context.dry_run || claimable > Amount::ZERO || promised > Amount::ZERO {
-        if let Some(end) = spend::preview(context, document, &lines, "Claim?")? {
-            return Ok(end);
-        }
+    let is_asked = context.dry_run || claimable > Amount::ZERO || promised > Amount::ZERO;
+    if is_asked && let Some(end) = spend::preview(context, document, &lines, "Claim?")? {
+        return Ok(end);
     }
     let done = context.client.post("/api/wallet/claim", &json!({})).await?;
     let mut pairs = vec![("claimed", open(text::amount(&done["claimed"])))];

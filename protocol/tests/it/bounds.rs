@@ -19,14 +19,14 @@ fn accounts(count: u32) -> Vec<AccountId> {
 }
 
 fn payout(account: &AccountId) -> ChainAddress {
-    ChainAddress(*account.0.first_chunk().unwrap())
+    ChainAddress(*account.0.first_chunk().expect("20 of 32 bytes"))
 }
 
 /// What another node reads of a message.
 fn arrived(message: &Message) -> Message {
     let sealed = envelope::seal(&samples::key(1), samples::network(), 1, 1, message.kind(), message.to_body());
-    let opened = envelope::open(&sealed, samples::network(), 1, &mut ReplayGuard::default()).unwrap();
-    Message::from_body(opened.kind, &opened.body).unwrap()
+    let opened = envelope::open(&sealed, samples::network(), 1, &mut ReplayGuard::default()).expect("it fits");
+    Message::from_body(opened.kind, &opened.body).expect("it is within bounds")
 }
 
 #[test]
