@@ -42,7 +42,7 @@ pub(crate) enum DataCommand {
     Add {
         /// The file or folder.
         file: PathBuf,
-        /// The datanet: its id, the beginning of it, or its name; not needed when there is only one.
+        /// The datanet: its id, the beginning of it, or its name; not needed when there is only one and it is yours.
         #[arg(long, value_name = "DATANET")]
         to: Option<String>,
         /// The records' licence, when it is not the datanet's.
@@ -61,7 +61,7 @@ pub(crate) enum DataCommand {
     Commit {
         /// The file or folder, as it will be added.
         file: PathBuf,
-        /// The datanet: its id, the beginning of it, or its name; not needed when there is only one.
+        /// The datanet: its id, the beginning of it, or its name; not needed when there is only one and it is yours.
         #[arg(long, value_name = "DATANET")]
         to: Option<String>,
     },
@@ -123,7 +123,7 @@ fn created(made: Value) -> Output {
 async fn add(context: &Context, file: &Path, to: Option<&str>, licence: Option<String>) -> Result<Output, Failure> {
     let path = located(file)?;
     let known = context.client.get("/api/datanets").await?;
-    let datanet = DATANET.find_or_only(&known, to, "--to")?;
+    let datanet = destination(&known, to)?;
     if context.dry_run {
         return read_only(&path).await;
     }
@@ -141,6 +141,20 @@ async fn add(context: &Context, file: &Path, to: Option<&str>, licence: Option<S
             Err(error.into())
         }
     }
+}
+
+/// Where records go: what is published stays published, so a datanet of others has to be named, also where it is the only one.
+fn destination<'list>(known: &'list Value, to: Option<&str>) -> Result<&'list Value, Failure> {
+    let datanet = DATANET.find_or_only(known, to, "--to")?;
+    if to.is_some() || datanet["own"] == true {
+        return Ok(datanet);
+    }
+    let reason = format!("the only datanet here, {}, was begun by others", text::field(&datanet["name"]));
+    let hint = format!(
+        "--to {} adds to it, for everybody; tributary data new NAME --licence SPDX begins your own",
+        text::short(&datanet["id"])
+    );
+    Err(Failure::usage(reason, &hint))
 }
 
 /// The file's whole path, which the node reads.
@@ -322,6 +336,14 @@ mod tests {
         assert!(output.notes[3].starts_with("! 2 records of these repeat others"), "{:?}", output.notes);
         assert_eq!(output.notes[4], "  tributary data repeats abcdef shows them");
         assert_eq!(output.ids, ["ab"]);
+    }
+
+    #[test]
+    fn a_datanet_of_others_is_named_by_whoever_adds_to_it() {
+        let known = |own: bool| json!([{"id": "abcdef00", "name": "river", "own": own}]);
+        assert!(destination(&known(true), None).is_ok() && destination(&known(false), Some("river")).is_ok());
+        let refused = destination(&known(false), None).unwrap_err();
+        assert!(refused.message.contains("river") && refused.hint.contains("--to abcdef00"), "{refused:?}");
     }
 
     #[test]

@@ -98,6 +98,7 @@ fn show_datanet(node: &Node, datanet: &Datanet) -> Value {
         "name": genesis.name,
         "licence": genesis.licence,
         "owners": genesis.owners,
+        "own": genesis.owners.contains(&node.account()),
         "head": head.id(),
         "contributors": contributors,
         "notaries": genesis.notaries,

@@ -10,7 +10,7 @@ use super::super::output::{Context, Output};
 use super::super::pick::DATANET;
 use super::super::table::Table;
 use super::super::text;
-use super::located;
+use super::{destination, located};
 
 /// How long a commitment is waited for to be attested: notaries that are there take a second or two.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -21,7 +21,7 @@ pub(super) async fn commit(context: &Context, file: &Path, to: Option<&str>) -> 
     context.no_preview("data commit")?;
     let path = located(file)?;
     let known = context.client.get("/api/datanets").await?;
-    let datanet = DATANET.find_or_only(&known, to, "--to")?;
+    let datanet = destination(&known, to)?;
     let route = format!("/api/datanets/{}/commitments", text::field(&datanet["id"]));
     let mut made = context.client.post(&route, &json!({"path": path})).await?;
     let deadline = Instant::now() + PATIENCE;
