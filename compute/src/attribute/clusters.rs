@@ -21,9 +21,15 @@ use crate::ops::narrow;
 /// Members of a cluster at most.
 pub const MAX_MEMBERS: usize = LEFT_OUT_MAX;
 
-/// How alike two contributors are at least who are left out together: between those who teach the same and all others, but where
-/// everybody teaches the same labels (`compute/ATTRIBUTION.md`).
+/// How alike two contributors are at least who are left out together: between those who teach the same and all others, as measured
+/// (`compute/ATTRIBUTION.md`).
 pub const ALIKE: f64 = 0.6;
+
+/// How much more alike they are than two contributors usually are: where everybody teaches the same labels, all are somewhat alike.
+const MORE_THAN_USUAL: f64 = 0.2;
+
+/// Contributors from whose likeness one can tell what is usual; of fewer, those who teach the same may be most.
+const USUAL_FROM: usize = 4;
 
 /// Numbers of a direction at most: those of thousands of records fit into memory, and the cosine of two moves by about one part
 /// in a hundred and thirty (one over the square root).
@@ -205,11 +211,17 @@ impl Likeness {
         places.into_iter().map(named).collect()
     }
 
-    /// Who is left out together: from the most alike on, as long as all members of a cluster are at least so alike to each other
-    /// and at most [`MAX_MEMBERS`].
+    /// How alike two contributors usually are: the median of all pairs.
+    fn usual(&self) -> f64 {
+        let values: Vec<f64> = self.pairs().into_iter().map(|(_, value)| value).collect();
+        crate::statistics::median(&values).filter(|_| self.contributors.len() >= USUAL_FROM).unwrap_or(0.0)
+    }
+
+    /// Who is left out together: from the most alike on, as long as all members of a cluster are at least so alike to each other,
+    /// and clearly more than contributors of these records usually are, and at most [`MAX_MEMBERS`].
     #[must_use]
     pub fn clusters(&self, least: f64) -> Vec<Vec<u32>> {
-        let pairs = self.pairs();
+        let (pairs, least) = (self.pairs(), least.max(self.usual() + MORE_THAN_USUAL));
         let mut of: Vec<Vec<u32>> = self.contributors.iter().map(|contributor| vec![*contributor]).collect();
         for (pair, value) in &pairs {
             let place = |who: &u32| of.iter().position(|members| members.contains(who));
@@ -315,6 +327,24 @@ mod tests {
         // In a chain the middle one is like both, who are not alike.
         let chain = [(0, [1.0, 0.0, 0.0, 0.0]), (1, [0.9, 0.5, 0.0, 0.0]), (2, [0.0, 1.0, 0.0, 0.0])];
         assert_eq!(likeness(&chain).clusters(0.4), [vec![0, 1]]);
+    }
+
+    #[test]
+    fn where_all_are_alike_only_those_who_stand_out_teach_the_same() {
+        let of = |close: f64| {
+            let value = |a: u32, b: u32| match (a.min(b), a.max(b)) {
+                (a, b) if a == b => 1.0,
+                (0, 1) => close,
+                (a, b) => 0.5 + 0.02 * f64::from((a + b) % 5),
+            };
+            let contributors: Vec<u32> = (0..6).collect();
+            let values = contributors.iter().map(|a| contributors.iter().map(|b| value(*a, *b)).collect()).collect();
+            Likeness { contributors, values }
+        };
+        assert!(of(0.65).clusters(0.6).is_empty(), "everybody is alike by .5 to .58");
+        assert_eq!(of(0.8).clusters(0.6), [vec![0, 1]]);
+        let two = Likeness { contributors: vec![0, 1], values: vec![vec![1.0, 0.65], vec![0.65, 1.0]] };
+        assert_eq!(two.clusters(0.6), [vec![0, 1]], "of two nobody can tell what is usual");
     }
 
     #[test]
