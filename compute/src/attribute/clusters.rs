@@ -28,6 +28,9 @@ pub const ALIKE: f64 = 0.6;
 /// How much more alike they are than two contributors usually are: where everybody teaches the same labels, all are somewhat alike.
 const MORE_THAN_USUAL: f64 = 0.2;
 
+/// From where on they teach the same whatever is usual: most may.
+const SURELY_ALIKE: f64 = 0.75;
+
 /// Contributors from whose likeness one can tell what is usual; of fewer, those who teach the same may be most.
 const USUAL_FROM: usize = 4;
 
@@ -218,10 +221,11 @@ impl Likeness {
     }
 
     /// Who is left out together: from the most alike on, as long as all members of a cluster are at least so alike to each other,
-    /// and clearly more than contributors of these records usually are, and at most [`MAX_MEMBERS`].
+    /// and clearly more than contributors of these records usually are or as good as equal, and at most [`MAX_MEMBERS`].
     #[must_use]
     pub fn clusters(&self, least: f64) -> Vec<Vec<u32>> {
-        let (pairs, least) = (self.pairs(), least.max(self.usual() + MORE_THAN_USUAL));
+        let (pairs, clearly) = (self.pairs(), self.usual() + MORE_THAN_USUAL);
+        let least = least.max(clearly.min(SURELY_ALIKE));
         let mut of: Vec<Vec<u32>> = self.contributors.iter().map(|contributor| vec![*contributor]).collect();
         for (pair, value) in &pairs {
             let place = |who: &u32| of.iter().position(|members| members.contains(who));
