@@ -56,7 +56,7 @@ impl Cost {
 /// The tables of all datasets and settings.
 #[must_use]
 pub fn markdown(findings: &[Finding], missing: &[Missing]) -> String {
-    let of_findings = findings.iter().map(|one| (one.dataset.as_str(), one.setting.as_str()));
+    let of_findings = findings.iter().filter(has_column).map(|one| (one.dataset.as_str(), one.setting.as_str()));
     let mut groups: Vec<_> =
         of_findings.chain(missing.iter().map(|one| (one.dataset.as_str(), one.setting.as_str()))).collect();
     groups.sort_unstable();
@@ -74,12 +74,17 @@ pub fn markdown(findings: &[Finding], missing: &[Missing]) -> String {
     text
 }
 
+/// Whether the table has a column for it: what cheats gain or an answer costs is not a matter of methods.
+fn has_column(finding: &&Finding) -> bool {
+    COLUMNS.iter().any(|(measure, _)| *measure == finding.measure)
+}
+
 fn group<'a>(text: &mut String, findings: &[&Finding], missing: impl Iterator<Item = &'a Missing>) {
     let headings: Vec<&str> = COLUMNS.iter().map(|(_, heading)| *heading).collect();
     let _ = writeln!(text, "| method | trainings | build s | query s | bytes kept | {} |", headings.join(" | "));
     let _ = writeln!(text, "|---|{}", "---|".repeat(4 + COLUMNS.len()));
     let mut order: Vec<&str> = Vec::new();
-    for finding in findings {
+    for finding in findings.iter().copied().filter(has_column) {
         if !order.contains(&finding.method.as_str()) {
             order.push(&finding.method);
         }
@@ -154,6 +159,9 @@ mod tests {
         let of_cost =
             |(measure, figure): (&str, Figure)| Finding { measure: measure.into(), figure, ..foreign.clone() };
         findings.extend(cost.figures().map(of_cost));
+        let elsewhere =
+            |setting: &str| Finding { setting: setting.into(), measure: "cost-paid".into(), ..finding("paid", 1, 9.0) };
+        findings.extend([elsewhere("differing"), elsewhere("one answer")]);
         let missing = Missing {
             dataset: "almanac".into(),
             setting: "differing".into(),
@@ -165,6 +173,7 @@ mod tests {
         assert!(row("ours").starts_with("| ours | 3 | – | 2.0 | – | – | 0.50 ± 0.20 | –"), "{text}");
         assert!(row("dattri 1").starts_with("| dattri 1 | 3 | 1.2 | 0.5 | 4096 | – | 0.50 ± 0.20 |"), "{text}");
         assert!(row("dattri 1 EK-FAC").contains("failed: UnboundLocalError: a / b"), "{text}");
+        assert!(!text.contains("paid") && !text.contains("one answer"), "what has no column has no row: {text}");
         let bars = |line: &str| line.matches('|').count();
         assert!(
             text.lines().filter(|line| line.starts_with('|')).all(|line| bars(line) == bars(row("ours"))),
