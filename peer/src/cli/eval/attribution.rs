@@ -47,7 +47,7 @@ enum Part {
     Economy,
     /// How much of the truth is a matter of the training's seed, by the plain recipe and the stable one.
     Recipes,
-    /// What attributing one answer costs where 200 contribute, on a random Llama of about 100 million parameters; takes 3 GB of memory.
+    /// What attributing one answer costs where 200 contribute, on a random Llama of about 100 million parameters; takes 1.5 GB of memory.
     Cost,
 }
 
