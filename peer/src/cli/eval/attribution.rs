@@ -67,7 +67,7 @@ pub(crate) struct AttributionArgs {
     /// Deployed runs, each with a deal of its own; 3, or 1 where it is quick.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=20))]
     seeds: Option<u64>,
-    /// Few subsets and one unseen seed: hours in place of days, with wide intervals.
+    /// One seed, few subsets and one unseen seed: a seventh of the trainings, with wide intervals.
     #[arg(long)]
     quick: bool,
     /// Leave out one contributor at a time and nothing else: a third of the trainings, and no figures of subsets and of records.
