@@ -70,7 +70,7 @@ pub(crate) struct AttributionArgs {
     /// One seed, few subsets and one unseen seed: a seventh of the trainings, with wide intervals.
     #[arg(long)]
     quick: bool,
-    /// Leave out one contributor at a time and nothing else: a third of the trainings, and no figures of subsets and of records.
+    /// Leave out one contributor at a time and nothing else: a third of the trainings or less, and no figures of subsets and of records.
     #[arg(long)]
     singly: bool,
     /// Trainings at once, each on a thread of its own.
