@@ -27,6 +27,7 @@ pub use examples::{Example, MAX_WEIGHT, targets};
 pub(crate) use fork::Snapshot;
 pub use pretrain::{PretrainRecipe, Pretrainer};
 pub use recipe::{MAX_BATCH, MAX_EXAMPLES, MAX_HELD_OUT, MAX_PATIENCE, MAX_STEPS, Recipe};
+pub use unroll::Trail;
 
 use adamw::{AdamW, Update};
 use checkpoint::{Expected, Patience, State};
@@ -57,6 +58,9 @@ pub enum TrainError {
         /// The step, counted from 0.
         step: u32,
     },
+    /// Nobody wants it any more.
+    #[error("stopped")]
+    Stopped,
     /// The adapter's shape or numbers were refused.
     #[error(transparent)]
     Lora(#[from] LoraError),

@@ -83,12 +83,15 @@ pub struct ClusterAsk {
 }
 
 /// The records of which it is to be said what they did for an answer. The adapter's blob lies in the folder's hand-over.
+/// Told by gradients, or by the whole training gone through backwards, where its recipe is known.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct InfluenceAsk {
     /// The base.
     pub base: Hash,
     /// The adapter's blob.
     pub adapter: Hash,
+    /// The recipe of the adapter's training as canonical JSON: the records are then all that it was given, in its order.
+    pub recipe: Option<String>,
     /// The records, each with its place as its contributor.
     pub records: Vec<ExampleFrame>,
     /// Tokens of the question, all of what stood before the answer.

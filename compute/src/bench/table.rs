@@ -69,6 +69,9 @@ pub struct Row {
     pub unit: &'static str,
     /// Our figure.
     pub ours: Option<f64>,
+    /// The lower and the upper end of the interval around it, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
     /// Who or what it is compared with, and why there is no figure of it where there is none.
     pub peer: Option<String>,
     /// Its figure.
@@ -214,7 +217,7 @@ impl Spec {
         let target = Target::parse(self.target);
         let met = target.zip(ours).and_then(|(target, ours)| target.is_met(ours, peer_value));
         let target = target.map(|target| target.to_string());
-        Row { name: self.name, unit: self.unit, ours, peer, peer_value, target, met }
+        Row { name: self.name, unit: self.unit, ours, interval: None, peer, peer_value, target, met }
     }
 
     /// The engine's name with its version, or with why it has no figure.

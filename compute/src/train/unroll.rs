@@ -16,15 +16,20 @@ use super::gradient::{Objective, measure};
 use super::{TrainError, Trainer};
 use crate::linear::Hook;
 use crate::lora::Adapter;
-use crate::loss::Target;
+use crate::loss::{Target, mean_gradient};
 use crate::ops::narrow;
 
 /// How far from the weights differences are taken, in the weights' own length: nearer, rounding is heard, and farther, the
 /// loss is no parabola any more.
 const DISTANCE: f64 = 0.01;
 
+/// Numbers of an adapter's size that are kept of a step: values, two moments, the gradient.
+const KEPT_OF_STEP: u64 = 4;
+/// Such numbers that a thread works with, generously.
+const HELD_BY_THREAD: u64 = 8;
+
 /// A finished run with every step of it.
-pub(crate) struct Trail {
+pub struct Trail {
     trainer: Trainer,
     steps: Vec<Step>,
     kept: Adapter,
@@ -68,16 +73,30 @@ fn moved_second(before: f64, after: f64) -> f64 {
 }
 
 impl Trainer {
-    /// Takes all steps and remembers them: as many times the memory of the adapter's state as there are steps.
+    /// Bytes of memory that unrolling the run takes beside the model: four numbers of the adapter's size for each step, one
+    /// for each example of a batch, and what threads work with.
+    #[must_use]
+    pub fn unrolling_bytes(&self) -> u64 {
+        let [steps, batch] = [self.recipe.steps, self.recipe.batch].map(u64::from);
+        let threads = u64::try_from(rayon::current_num_threads()).unwrap_or(u64::MAX);
+        let numbers = u64::try_from(self.state.optimiser.values.len()).unwrap_or(u64::MAX);
+        let each = KEPT_OF_STEP.saturating_mul(steps).saturating_add(batch);
+        numbers.saturating_mul(each.saturating_add(HELD_BY_THREAD.saturating_mul(threads))).saturating_mul(4)
+    }
+
+    /// Takes all steps and remembers them, each at the price of two; see [`Self::unrolling_bytes`].
     ///
     /// # Errors
-    /// When the run diverges, or its recipe has dropout or patience.
-    pub(crate) fn unroll(mut self) -> Result<Trail, TrainError> {
+    /// When the run diverges or is stopped, or its recipe has dropout or patience.
+    pub fn unroll(mut self, is_stopped: &(dyn Fn() -> bool + Sync)) -> Result<Trail, TrainError> {
         if self.recipe.dropout > 0.0 || self.recipe.patience > 0 {
             return Err(TrainError::Recipe("a run with dropout or patience is not unrolled".into()));
         }
         let mut steps = Vec::new();
         while !self.is_done() {
+            if is_stopped() {
+                return Err(TrainError::Stopped);
+            }
             let slots = self.order.batch(self.state.step, self.recipe.batch);
             let before = self.state.optimiser.clone();
             let gradient = self.measure(self.state.step)?.gradient;
@@ -91,19 +110,48 @@ impl Trainer {
 
 impl Trail {
     /// The adapter that the run is told by.
-    pub(crate) const fn kept(&self) -> &Adapter {
+    #[must_use]
+    pub const fn kept(&self) -> &Adapter {
         &self.kept
+    }
+
+    /// By how much the mean loss of `answer` rises without each example that was trained on, in nats a token; examples are
+    /// named by their places in what the run was given.
+    ///
+    /// # Errors
+    /// When the model can't run, or the work is stopped.
+    pub fn by_example(
+        &self,
+        answer: &Target,
+        is_stopped: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<(u32, f64)>, TrainError> {
+        let model = self.trainer.base.model();
+        let (adapter, variables) = self.kept.to_device(model.device())?.trainable()?;
+        let gradient = mean_gradient(model, &adapter, &variables, answer)?;
+        let place = |example: &Encoded| u32::try_from(example.index).unwrap_or(u32::MAX);
+        let places: Vec<u32> = self.trainer.examples.trained.iter().map(place).collect();
+        let alone: Vec<Vec<u32>> = places.iter().map(|place| vec![*place]).collect();
+        let rises = self.rises(&[&gradient], &alone, is_stopped)?;
+        Ok(places.into_iter().zip(rises.into_iter().flatten()).collect())
     }
 
     /// By how much each of some things rises without each set of examples, (things, sets), given the things' gradients in
     /// the numbers of the kept adapter; examples are named by their places in what the run was given.
     ///
     /// # Errors
-    /// When the model can't run.
-    pub(crate) fn rises(&self, gradients: &[&[f32]], left_out: &[Vec<u32>]) -> Result<Vec<Vec<f64>>, TrainError> {
+    /// When the model can't run, or the work is stopped.
+    pub(crate) fn rises(
+        &self,
+        gradients: &[&[f32]],
+        left_out: &[Vec<u32>],
+        is_stopped: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Vec<f64>>, TrainError> {
         let mut flows: Vec<Flow> = gradients.iter().map(|gradient| Flow::nothing(gradient.len())).collect();
         let mut rises = vec![vec![0.0; left_out.len()]; gradients.len()];
         for (number, step) in (0..self.trainer.recipe.steps).zip(&self.steps).rev() {
+            if is_stopped() {
+                return Err(TrainError::Stopped);
+            }
             self.averaged(number, gradients, &mut flows);
             let own = self.each(step)?;
             let through = |left_out: &Vec<u32>| self.without(number, step, &own, left_out, &flows);

@@ -12,7 +12,7 @@ use tributary_compute::study::deal::{Dealt, Setting, deal};
 use tributary_compute::study::{
     Case, Journal, Laboratory, Plan, Scores, StudyError, Training, Truth, all, judge, unrolled,
 };
-use tributary_compute::train::{Example, Recipe, Trainer};
+use tributary_compute::train::{Example, Recipe, TrainError, Trainer};
 
 use crate::serving_base::base;
 
@@ -166,6 +166,11 @@ fn a_warm_start_shares_the_first_steps() {
     assert!(distance(0, 2) > 0.0 && distance(0, 2) < distance(0, 1));
 }
 
+fn answer_of(base: &Base, item: &Item) -> Target {
+    let prompt = base.tokenizer().encode_prompt(&item.prompt).expect("a prompt of few words");
+    Target::new(&prompt, &base.tokenizer().encode_completion(&item.completion).expect("a completion of few words"))
+}
+
 /// Mean losses of the first `queries` answers after a training with one example at another weight.
 fn losses_with(root: &Trainer, dealt: &Dealt, place: usize, weight: f32, queries: usize) -> Vec<f64> {
     let base = base(1);
@@ -177,8 +182,7 @@ fn losses_with(root: &Trainer, dealt: &Dealt, place: usize, weight: f32, queries
     }
     let (adapter, _) = trainer.kept().unwrap();
     let loss = |item: &Item| {
-        let prompt = base.tokenizer().encode_prompt(&item.prompt).unwrap();
-        let target = Target::new(&prompt, &base.tokenizer().encode_completion(&item.completion).unwrap());
+        let target = answer_of(&base, item);
         let losses = token_losses(base.model(), Mode::Infer, Hook::One(&adapter, None), &[target]).unwrap();
         f64::from(losses.mean_all().unwrap().to_scalar::<f32>().unwrap())
     };
@@ -195,7 +199,7 @@ fn an_unrolled_run_says_what_leaving_a_record_out_does() {
     let laboratory = Laboratory::new(&base, &recipe, &dealt, None, 1).unwrap();
     let case = Case::prepare(&laboratory, 4, &|_, _| {}).unwrap();
     let found = unrolled(&case, QUERIES).unwrap().records.unwrap();
-    let root = Trainer::new(&base, &Recipe { seed: 4, ..recipe }, &dealt.examples).unwrap();
+    let root = Trainer::new(&base, &Recipe { seed: 4, ..recipe.clone() }, &dealt.examples).unwrap();
     let with = losses_with(&root, &dealt, 0, 1.0, QUERIES);
     let (mut given, mut due) = (Vec::new(), Vec::new());
     for place in (0..dealt.examples.len()).step_by(3) {
@@ -203,6 +207,20 @@ fn an_unrolled_run_says_what_leaving_a_record_out_does() {
         given.extend(found.row(place).iter().map(|rise| f64::from(*rise)));
         due.extend(without.iter().zip(&with).map(|(without, with)| without - with));
     }
+    // Alone, of one answer, as nodes explain it, it is the same; and it ends where nobody wants it any more.
+    let trainer = || Trainer::new(&base, &Recipe { seed: 4, ..recipe.clone() }, &dealt.examples).unwrap();
+    let trail = trainer().unroll(&|| false).unwrap();
+    let answer = answer_of(&base, &dealt.queries[0]);
+    let by_example = trail.by_example(&answer, &|| false).unwrap();
+    let places: Vec<u32> = by_example.iter().map(|(place, _)| *place).collect();
+    assert_eq!(places, (0..).take(dealt.examples.len()).collect::<Vec<u32>>());
+    assert!(by_example.iter().all(|(place, rise)| (f64::from(found.row(*place as usize)[0]) - rise).abs() < 1e-6));
+    assert!(matches!(trail.by_example(&answer, &|| true), Err(TrainError::Stopped)));
+    assert!(matches!(trainer().unroll(&|| true), Err(TrainError::Stopped)));
+    let longer = Trainer::new(&base, &Recipe { steps: 2 * recipe.steps, ..recipe.clone() }, &dealt.examples).unwrap();
+    let grows = longer.unrolling_bytes() - trainer().unrolling_bytes();
+    let values = trail.kept().values().unwrap().len() as u64;
+    assert_eq!(grows, 16 * values * u64::from(recipe.steps));
     let r = pearson(&given, &due).unwrap();
     assert!(r > 0.9, "{r}: {given:?} {due:?}");
     let size = |rises: &[f64]| rises.iter().map(|rise| rise.abs()).sum::<f64>();

@@ -149,21 +149,28 @@ fn figure(value: f64) -> String {
     }
 }
 
-/// A row in one line, and a second one where it is compared.
+/// A row in one line, and a second one where it is compared; both fit a terminal of 80 columns.
 fn row_text(row: &Row) -> String {
-    let ours = row.ours.map_or_else(|| "not measured".into(), |ours| format!("{} {}", figure(ours), row.unit));
+    let interval = |[low, high]: [f64; 2]| format!("[{low:.2}, {high:.2}]");
+    let beside = row.interval.map_or_else(|| row.unit.to_owned(), interval);
+    let ours = row.ours.map_or_else(|| columns("", "not measured"), |ours| columns(&figure(ours), &beside));
     let verdict = match row.met {
         Some(true) => "met",
         Some(false) => "missed",
         None => "",
     };
     let target = row.target.as_deref().map_or_else(String::new, |target| format!("target {target}"));
-    let first = format!("{:<34}{ours:>16}  {target:<15} {verdict}", row.name);
+    let first = format!("{:<34}{ours}{target:<16}{verdict}", row.name);
     let Some(peer) = &row.peer else { return format!("{}\n", first.trim_end()) };
-    let beside = row.peer_value.map_or_else(String::new, |value| format!("{} {}", figure(value), row.unit));
+    let theirs = row.peer_value.map_or_else(String::new, |value| columns(&figure(value), row.unit));
     let ratio = row.ratio().map_or_else(String::new, |ratio| format!("{ratio:.2}x"));
-    let second = format!("  {peer:<32}{beside:>16}  {ratio}");
+    let second = format!("  {peer:<32}{theirs}{ratio}");
     format!("{}\n{}\n", first.trim_end(), second.trim_end())
+}
+
+/// A number, and its unit or interval beside it.
+fn columns(number: &str, beside: &str) -> String {
+    format!("{number:>7} {beside:<15}")
 }
 
 #[cfg(test)]
@@ -187,6 +194,23 @@ mod tests {
         assert_eq!((row["ours"].as_f64(), row["peer_value"].as_f64()), (Some(30.0), Some(20.0)));
         assert_eq!(row["met"], true);
         assert!(output.text.contains("1.50x") && output.text.contains("not measured"), "{}", output.text);
+    }
+
+    #[test]
+    fn a_row_with_an_interval_fits_a_terminal() {
+        let row = Row {
+            name: "differing: misallocated, totals",
+            unit: "",
+            ours: Some(-0.71),
+            interval: Some([-0.94, -0.14]),
+            peer: None,
+            peer_value: None,
+            target: Some("<= 0.05".into()),
+            met: Some(false),
+        };
+        let text = row_text(&row);
+        assert!(text.contains(" -0.710 [-0.94, -0.14] target <= 0.05  missed"), "{text}");
+        assert!(text.trim_end().len() <= 80, "{text}");
     }
 
     #[test]

@@ -60,6 +60,16 @@ impl BaseShelf {
         Self { device, memory_bytes, renderer: None, slots, loading, clock }
     }
 
+    /// Bytes that bases may take.
+    const fn most_bytes(&self) -> u64 {
+        self.memory_bytes / MEMORY_PARTS.1 * MEMORY_PARTS.0
+    }
+
+    /// Bytes that are left for what is computed with them.
+    pub(super) const fn bytes_beside(&self) -> u64 {
+        self.memory_bytes.saturating_sub(self.most_bytes())
+    }
+
     /// The same with chat templates in processes of their own.
     pub(super) fn rendering_by(self, renderer: Option<Renderer>) -> Self {
         Self { renderer, ..self }
@@ -118,7 +128,7 @@ impl BaseShelf {
 
     /// Puts away the bases not used for longest until the new one fits.
     fn make_room(&self, id: Hash, wanted: u64) -> Result<Vec<Hash>, String> {
-        let most = self.memory_bytes / MEMORY_PARTS.1 * MEMORY_PARTS.0;
+        let most = self.most_bytes();
         if wanted > most {
             return Err(format!(
                 "base {} needs about {} MB of memory, {} MB may be used here",

@@ -2,8 +2,8 @@
 //! their records helped.
 
 use axum::Json;
-use axum::extract::{Path, State};
-use serde::Serialize;
+use axum::extract::{Path, Query, State};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tributary_protocol::id::{AccountId, Hash};
 use tributary_protocol::message::{BASE_ALONE, Contributor, clusters_of};
@@ -13,6 +13,7 @@ use tributary_protocol::transcript::Transcript;
 
 use super::{Answer, Api, ApiError, fresh_key};
 use crate::evidence::Found;
+use crate::runs::{OpenRun, done_adapter};
 use crate::work::influence::Helped;
 
 /// What an answer repeats, and who of its model's contributors was left out how.
@@ -77,8 +78,29 @@ pub(super) async fn show(State(api): Api, Path(key): Path<Hash>) -> Answer<Evide
 /// Records that are shown at the most.
 const RECORDS_SHOWN: usize = 50;
 
+/// How records are told.
+#[derive(Deserialize)]
+pub(super) struct Told {
+    /// Whether by going through the model's training backwards.
+    #[serde(default)]
+    exact: bool,
+}
+
+/// The recipe of a training that this node ordered and that came to this adapter.
+async fn recipe_of(api: &super::ApiState, adapter: Hash) -> Result<String, ApiError> {
+    let runs = api.runs.all()?;
+    let look = move |node: &Node| {
+        let made_it = |run: &&OpenRun| run.task(node, &[]).and_then(|task| done_adapter(&task)) == Some(adapter);
+        runs.iter().find(made_it).map(|run| run.spec.recipe.clone())
+    };
+    api.handle.view(look).await?.ok_or_else(|| {
+        let hint = "ask on the node that ordered the training; without --exact gradients tell it on any node";
+        ApiError::not_found("the model was not trained for this node, and no release names its recipe", hint)
+    })
+}
+
 /// The records that helped most to an answer of this node, each with its part of its contributor's share.
-pub(super) async fn records(State(api): Api, Path(key): Path<Hash>) -> Answer<Value> {
+pub(super) async fn records(State(api): Api, Path(key): Path<Hash>, Query(told): Query<Told>) -> Answer<Value> {
     let look = move |node: &Node| {
         let audit = node.audit_of(&key)?;
         let release = node.release_of(&audit.request.body.adapter)?.body.clone();
@@ -91,10 +113,14 @@ pub(super) async fn records(State(api): Api, Path(key): Path<Hash>) -> Answer<Va
     let Some(_turn) = api.workshop.turn_to_look() else {
         return Err(ApiError::usage("another look at records is under way", "try again when it has ended"));
     };
+    let recipe = match told.exact {
+        true => Some(recipe_of(&api, release.adapter).await?),
+        false => None,
+    };
     let transcript = Transcript::from_bytes(&audit.transcript).map_err(ApiError::internal)?;
     let tokens = (transcript.prompt_tokens, transcript.output_tokens);
     let shares = &audit.receipt.receipt.shares;
-    let behind = api.workshop.behind(fresh_key()?, &release, tokens, shares).await.map_err(|error| {
+    let behind = api.workshop.behind(fresh_key()?, (&release, recipe), tokens, shares).await.map_err(|error| {
         let hint = "base, adapter and records come from the peers that have them: tributary net ls says who is there";
         ApiError::unreachable(format!("the records could not be looked at: {error}"), hint)
     })?;
@@ -115,5 +141,6 @@ pub(super) async fn records(State(api): Api, Path(key): Path<Hash>) -> Answer<Va
         "helped_weight": weight,
         "looked_at": behind.looked_at,
         "admitted": behind.admitted,
+        "exact": told.exact,
     })))
 }

@@ -84,11 +84,15 @@ pub(super) fn sampled(admitted: Vec<Admitted>, adapter: Hash) -> Vec<Admitted> {
     let by_draw: BTreeMap<Hash, Admitted> = admitted.into_iter().map(|one| (drawn(&one), one)).collect();
     let mut bytes = 0;
     let fits = |one: &Admitted| {
-        let Record { prompt, completion, messages, .. } = &one.record;
-        bytes += prompt.len() + completion.len() + messages.as_ref().map_or(0, String::len);
+        bytes += text_bytes(&one.record);
         bytes <= TEXTS_MAX_BYTES
     };
     by_draw.into_values().take(RECORDS_MAX).take_while(fits).collect()
+}
+
+pub(super) fn text_bytes(record: &Record) -> usize {
+    let Record { prompt, completion, messages, .. } = record;
+    prompt.len() + completion.len() + messages.as_ref().map_or(0, String::len)
 }
 
 fn frame(record: &Record) -> ExampleFrame {

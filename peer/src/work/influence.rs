@@ -1,4 +1,5 @@
-//! What single records of a model did for an answer, told by gradients: how a contributor's share of it is made up.
+//! What single records of a model did for an answer, told by gradients or by the whole training: how a contributor's share of
+//! it is made up.
 //!
 //! Invariant: nobody is paid by it; a contributor's records have together no more than the contributor's share.
 
@@ -10,7 +11,7 @@ use tributary_protocol::message::Release;
 use tributary_storage::admission::Admitted;
 use tributary_storage::shard::Record;
 
-use super::doubts::{HandedOver, sampled};
+use super::doubts::{HandedOver, TEXTS_MAX_BYTES, sampled, text_bytes};
 use super::{JobError, Workshop};
 use crate::engine::{Ask, Done, ExampleFrame, InfluenceAsk};
 
@@ -37,15 +38,16 @@ pub struct Behind {
 }
 
 impl Workshop {
-    /// What the records of `release` did for an answer with these tokens of prompt and output, whose shares are known. `job` is
-    /// nobody else's.
+    /// What the records of `release` did for an answer with these tokens of prompt and output, whose shares are known: told by
+    /// gradients, or, given the recipe of the training, by going through that backwards, which takes several times as long
+    /// as it did. `job` is nobody else's.
     ///
     /// # Errors
-    /// When a blob can't be had, or the engine can't.
+    /// When a blob can't be had, the engine can't, or the recipe doesn't come to the release's adapter.
     pub async fn behind(
         &self,
         job: Hash,
-        release: &Release,
+        (release, recipe): (&Release, Option<String>),
         (prompt, output): (Vec<u32>, Vec<u32>),
         shares: &[Share],
     ) -> Result<Behind, JobError> {
@@ -54,11 +56,15 @@ impl Workshop {
         let _base = self.room.hold(base);
         self.hold_base(base, &providers).await?;
         let admitted = self.admission(&self.version_of(release).await?).await?.admitted;
-        let (all, records) = (admitted.len(), sampled(admitted, adapter));
+        let all = admitted.len();
+        let records = match &recipe {
+            Some(_) => whole_text(admitted)?,
+            None => sampled(admitted, adapter),
+        };
         let _handed = HandedOver { folder: self.engine.folder().clone(), job };
         self.hand_over(job, adapter, &providers).await?;
         let records_of = (0..).zip(&records).map(|(place, one)| frame(place, &one.record)).collect();
-        let influence = InfluenceAsk { base, adapter, records: records_of, prompt, output };
+        let influence = InfluenceAsk { base, adapter, recipe, records: records_of, prompt, output };
         let running = self.engine.wanted(job);
         let done = self.ask(job, &Ask::Influence { job, influence }).await;
         running.ended();
@@ -68,6 +74,17 @@ impl Workshop {
                 Ok(Behind { admitted: all, looked_at, helped: divided(shares, records, &scores) })
             }
             other => Err(format!("the engine answered another question: {other:?}").into()),
+        }
+    }
+}
+
+/// All records of a training, if the engine takes so many.
+fn whole_text(admitted: Vec<Admitted>) -> Result<Vec<Admitted>, JobError> {
+    let bytes: usize = admitted.iter().map(|one| text_bytes(&one.record)).sum();
+    match bytes <= TEXTS_MAX_BYTES {
+        true => Ok(admitted),
+        false => {
+            Err(format!("{bytes} bytes of records are more than {TEXTS_MAX_BYTES}, which are held at once").into())
         }
     }
 }

@@ -126,4 +126,12 @@ fn explained(node: &NodeProcess, answer: &Value) {
     let most = document["shares"][0]["weight"].as_u64().unwrap();
     assert!((1..=most).contains(&behind["helped_weight"].as_u64().unwrap()), "{behind}");
     assert!(asked(&["--records"]).contains("Which records helped"));
+    // Going through the training backwards comes to the very adapter, and finds such a record too.
+    let exactly = asked(&["--records", "--exact", "--json"]);
+    let behind = &serde_json::from_str::<Value>(&exactly).unwrap()["records"];
+    let learned = behind["records"][0]["completion"].as_str().unwrap();
+    assert!(learned.split(' ').next_back().is_some_and(|letter| said.contains(letter)), "{said}: {behind}");
+    assert_eq!((&behind["looked_at"], &behind["exact"]), (&json!(8), &json!(true)), "{behind}");
+    assert!((1..=most).contains(&behind["helped_weight"].as_u64().unwrap()), "{behind}");
+    assert!(asked(&["--records", "--exact"]).contains("training backwards"));
 }

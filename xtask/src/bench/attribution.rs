@@ -30,6 +30,9 @@ pub(super) fn bench(options: &[String]) -> Result<(), StepError> {
     // With the features of the whole workspace, as its tests are built.
     run("cargo", &["build", "--workspace", "--locked", "--bin", "tributary"], &[])?;
     let ours = target().join("debug").join("tributary");
+    if options.iter().any(|option| option == "--help" || option == "-h") {
+        return run(&ours.display().to_string(), &["eval", "attribution", "--help"], &[]);
+    }
     let folder = cache().join("attribution");
     let runs = folder.join("runs");
     let exported = super::json_of(eval(&ours, options).args(["--json", "--export"]).arg(&runs))?;

@@ -29,6 +29,12 @@ const NOT_RIGHT: &str = "A share does not tell whether the answer is right: nons
 /// Records that are shown.
 const RECORDS_SHOWN: usize = 5;
 
+/// How records are told by gradients, and how far that can be trusted.
+const BY_GRADIENTS: &str = "Told by how the records pull at the model where the answer does: a hint. Of single records it says \
+                            far less than of all of a contributor's (compute/ATTRIBUTION.md).";
+/// The same where the training is known.
+const BACKWARDS: &str = "Told by going through the model's training backwards: what leaving each record out would have done \
+                         to this answer, its own steps outright and later ones to first order (compute/ATTRIBUTION.md).";
 /// Characters before what belongs to a heading.
 const INDENT: usize = 2;
 
@@ -142,8 +148,12 @@ fn helped(records: &Value) -> String {
     if others > 0 {
         table.row([text::percent(rest), "-".into(), format!("{} together", text::counted(others, "other"))]);
     }
+    let how = match records["exact"] == true {
+        true => BACKWARDS,
+        false => BY_GRADIENTS,
+    };
     let looked = format!(
-        "Told by how the records pull at the model where the answer does, {} of {} looked at, as parts of their contributors' shares: a          hint, by which nobody is paid. Of single records it says far less than of all of a contributor's (compute/ATTRIBUTION.md).",
+        "{} of {} looked at, as parts of their contributors' shares; nobody is paid by it. {how}",
         text::grouped(text::number(&records["looked_at"])),
         text::counted(text::number(&records["admitted"]), "record"),
     );

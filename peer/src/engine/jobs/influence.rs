@@ -3,15 +3,19 @@
 //! Invariant: what is said follows from the request and the adapter that was handed over alone.
 
 use tributary_compute::attribute::{Estimator, Learned};
+use tributary_compute::lora::Adapter;
 use tributary_compute::loss::Target;
+use tributary_compute::model::Base;
+use tributary_compute::train::{Recipe, Trainer};
 
 use super::super::context::JobContext;
 use super::super::{Done, InfluenceAsk, Reply};
-use super::training::learned_from;
+use super::training::{examples_of, learned_from};
 use super::{adapter_on, handed, learned_tokens, text};
 
 /// What the largest score becomes.
 const LARGEST: f64 = 1e9;
+const MEGA: u64 = 1_000_000;
 
 pub(super) fn influence(context: &JobContext, ask: &InfluenceAsk) -> Result<Done, String> {
     let base = context.shelf.base(ask.base)?;
@@ -20,18 +24,62 @@ pub(super) fn influence(context: &JobContext, ask: &InfluenceAsk) -> Result<Done
     if answer.predicted() == 0 {
         return Err("an answer without tokens owes nothing to any record".into());
     }
-    let records = learned_from(&base, &ask.records, learned_tokens(&base));
-    let learned = Learned { records, ..Learned::default() };
     let is_stopped = || {
         context.reply(Reply::Working { job: context.job });
         context.is_stopped()
     };
-    let estimator = Estimator::new(&base, &adapter, &learned, &is_stopped).map_err(text)?;
-    let scores = estimator.by_record(std::slice::from_ref(&answer)).map_err(text)?;
+    let scores = match &ask.recipe {
+        Some(recipe) => {
+            let memory_bytes = context.shelf.bases.bytes_beside();
+            unrolled(&base, &adapter, ask, (recipe, memory_bytes), &answer, &is_stopped)?
+        }
+        None => by_gradients(&base, &adapter, ask, &answer, &is_stopped)?,
+    };
+    Ok(Done::Influenced(whole(scores)))
+}
+
+fn by_gradients(
+    base: &Base,
+    adapter: &Adapter,
+    ask: &InfluenceAsk,
+    answer: &Target,
+    is_stopped: &(dyn Fn() -> bool + Sync),
+) -> Result<Vec<(u32, f64)>, String> {
+    let learned = Learned { records: learned_from(base, &ask.records, learned_tokens(base)), ..Learned::default() };
+    let estimator = Estimator::new(base, adapter, &learned, is_stopped).map_err(text)?;
+    let scores = estimator.by_record(std::slice::from_ref(answer)).map_err(text)?;
     let of = |answers: Vec<f64>| answers.into_iter().next().unwrap_or_default();
-    Ok(Done::Influenced(whole(
-        learned.records.iter().map(|(place, _)| *place).zip(scores.into_iter().map(of)).collect(),
-    )))
+    Ok(learned.records.iter().map(|(place, _)| *place).zip(scores.into_iter().map(of)).collect())
+}
+
+/// By the training itself, which must come to the very adapter.
+fn unrolled(
+    base: &Base,
+    adapter: &Adapter,
+    ask: &InfluenceAsk,
+    (recipe, memory_bytes): (&str, u64),
+    answer: &Target,
+    is_stopped: &(dyn Fn() -> bool + Sync),
+) -> Result<Vec<(u32, f64)>, String> {
+    let recipe: Recipe = serde_json::from_str(recipe).map_err(|error| format!("the recipe is refused: {error}"))?;
+    let trainer = Trainer::new(base, &recipe, &examples_of(&ask.records)).map_err(text)?;
+    let needed = trainer.unrolling_bytes();
+    if needed > memory_bytes {
+        return Err(format!(
+            "going through this training backwards takes {} MB, {} MB may be used for it here (up --memory-limit)",
+            needed / MEGA,
+            memory_bytes / MEGA
+        ));
+    }
+    let trail = trainer.unroll(is_stopped).map_err(text)?;
+    if trail.kept().values().map_err(text)? != adapter.values().map_err(text)? {
+        return Err(
+            "the recipe and records don't come to the model's adapter on this machine, so nothing exact can be \
+                    said of it"
+                .into(),
+        );
+    }
+    trail.by_example(answer, is_stopped).map_err(text)
 }
 
 /// Scores as parts of the largest: only their ratios mean something.
