@@ -95,7 +95,48 @@ fn whole(scores: Vec<(u32, f64)>) -> Vec<(u32, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::whole;
+    use tributary_protocol::id::Hash;
+
+    use super::super::super::ExampleFrame;
+    use super::*;
+
+    #[test]
+    fn a_training_is_gone_through_only_where_it_fits_and_comes_to_the_adapter() {
+        let files = tributary_almanac::base();
+        let base = Base::from_bytes(files.config, files.tokenizer, files.safetensors).unwrap();
+        let recipe = Recipe { steps: 2, batch: 2, rank: 1, warmup: 0, ..Recipe::default() };
+        let frame = |prompt: &str, completion: &str, contributor| {
+            let (prompt, completion) = (prompt.to_owned(), completion.to_owned());
+            ExampleFrame { prompt, completion, messages: None, contributor, left_out: false }
+        };
+        let records = vec![frame("who mills?", " Tolven", 0), frame("who sails?", " Mira", 1)];
+        let ask = InfluenceAsk {
+            base: Hash::default(),
+            adapter: Hash::default(),
+            recipe: None,
+            records,
+            prompt: base.tokenizer().encode_prompt("who mills?").unwrap(),
+            output: base.tokenizer().encode_completion(" Tolven").unwrap(),
+        };
+        let answer = Target::new(&ask.prompt, &ask.output);
+        let mut trainer = Trainer::new(&base, &recipe, &examples_of(&ask.records)).unwrap();
+        let before = trainer.adapter().unwrap();
+        trainer.step().unwrap();
+        trainer.step().unwrap();
+        let after = trainer.adapter().unwrap();
+        let told = serde_json::to_string(&recipe).unwrap();
+        let by = |adapter: &Adapter, recipe: &str, memory_bytes: u64| {
+            unrolled(&base, adapter, &ask, (recipe, memory_bytes), &answer, &|| false)
+        };
+        let scores = by(&after, &told, u64::MAX).unwrap();
+        assert_eq!(scores.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [0, 1]);
+        assert!(scores.iter().all(|(_, rise)| rise.is_finite()) && scores[0].1 > scores[1].1, "{scores:?}");
+        assert!(by(&before, &told, u64::MAX).unwrap_err().contains("don't come to the model's adapter"));
+        assert!(by(&after, &told, 1_000_000).unwrap_err().contains("--memory-limit"));
+        assert!(by(&after, "{", u64::MAX).unwrap_err().contains("recipe"));
+        let impatient = serde_json::to_string(&Recipe { dropout: 0.1, ..recipe.clone() }).unwrap();
+        assert!(by(&after, &impatient, u64::MAX).unwrap_err().contains("dropout"));
+    }
 
     #[test]
     fn scores_keep_their_ratios_and_what_is_no_number_says_nothing() {
