@@ -27,7 +27,7 @@ pub use examples::{Example, MAX_WEIGHT, targets};
 pub(crate) use fork::Snapshot;
 pub use pretrain::{PretrainRecipe, Pretrainer};
 pub use recipe::{MAX_BATCH, MAX_EXAMPLES, MAX_HELD_OUT, MAX_PATIENCE, MAX_STEPS, Recipe};
-pub use unroll::Trail;
+pub use unroll::{ByExample, Trail};
 
 use adamw::{AdamW, Update};
 use checkpoint::{Expected, Patience, State};
@@ -58,6 +58,9 @@ pub enum TrainError {
         /// The step, counted from 0.
         step: u32,
     },
+    /// A conversation could not be rendered on this machine; another one may.
+    #[error("messages: {0}")]
+    Ended(String),
     /// Nobody wants it any more.
     #[error("stopped")]
     Stopped,

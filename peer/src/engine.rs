@@ -469,8 +469,13 @@ pub enum Done {
     },
     /// Who teaches the same: numbers of contributors, ascending.
     Clustered(Vec<Vec<u32>>),
-    /// What records did for an answer, by their places: in billionths of the largest, below zero where they harmed.
-    Influenced(Vec<(u32, i64)>),
+    /// What records did for an answer.
+    Influenced {
+        /// By their places, in billionths of the largest; below zero where they harmed.
+        scores: Vec<(u32, i64)>,
+        /// By how much the training magnifies small changes, where it was gone through; in thousandths.
+        magnified_permille: Option<u64>,
+    },
     /// A base was loaded.
     Inspected(Facts),
     /// A model was written, read again and compared.

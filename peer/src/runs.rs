@@ -20,7 +20,7 @@ use tributary_protocol::node::{Command, FineTuneCommand, Node, Phase};
 use tributary_protocol::wire;
 use tributary_storage::journal::{Journal, JournalError};
 
-pub use self::spec::{OpenRun, RunSpec, RunState, done_adapter, leave_outs};
+pub use self::spec::{LEAVE_OUTS_TOLD_BY, OpenRun, RunSpec, RunState, done_adapter, leave_outs};
 use crate::curves::{Curves, Trains};
 use crate::lock::locked;
 use crate::work::{JobError, Workshop};
@@ -79,6 +79,8 @@ struct Looks {
     under_way: BTreeSet<Hash>,
     /// How often one has failed, and when the next one may begin.
     failed: BTreeMap<Hash, (u32, Instant)>,
+    /// Why a release failed last, for whoever looks at the run.
+    obstacles: BTreeMap<Hash, String>,
 }
 
 impl Looks {
@@ -132,7 +134,8 @@ impl Runs {
         }
         let found = self.journal.index_get(CLUSTERS, &spec.key.0)?;
         let clusters = found.and_then(|bytes| wire::decode(&bytes, REQUEST_MAX_BYTES).ok());
-        Ok(OpenRun { spec, clusters, resumed: resumption.count, is_stopped })
+        let obstacle = locked(&self.looks).obstacles.get(&spec.key).cloned();
+        Ok(OpenRun { spec, clusters, resumed: resumption.count, is_stopped, obstacle })
     }
 
     fn resumption(&self, key: &Hash) -> Result<Resumption, JournalError> {
@@ -211,8 +214,10 @@ impl Runs {
             }),
             RunState::Releasing => self.begin(run, |this, run| async move {
                 if let Err(reason) = this.release(&run).await {
-                    locked(&this.looks).fail(run.spec.key, Instant::now(), RELEASE_PAUSE);
                     tracing::warn!(%reason, "a model can't be released yet");
+                    let mut looks = locked(&this.looks);
+                    looks.fail(run.spec.key, Instant::now(), RELEASE_PAUSE);
+                    looks.obstacles.insert(run.spec.key, format!("it can't be released yet: {reason}"));
                 }
             }),
             _ => {}

@@ -14,7 +14,7 @@ use tributary_protocol::limits::TICK_MS;
 use tributary_protocol::node::{Event, Fact, FeeStream, Input, Node, Output, Work};
 use tributary_protocol::wire;
 use tributary_storage::blobs::BlobStore;
-use tributary_storage::journal::Journal;
+use tributary_storage::journal::{Journal, MAX_BATCH_BYTES};
 
 use crate::answers::Answers;
 use crate::cards::Cards;
@@ -26,6 +26,8 @@ use crate::work::Workshop;
 
 /// Events that a slow listener may lag behind.
 pub const EVENT_QUEUE: usize = 1024;
+/// Bytes that the journal may keep beside each fact.
+const ENTRY_OVERHEAD_BYTES: usize = 256;
 /// Misbehaviours after which a peer is banned: one may be an accident of versions, four are none.
 const STRIKES_MAX: u32 = 4;
 /// Gossip messages whose verdict is open.
@@ -194,11 +196,10 @@ impl Runtime {
     async fn persist(&self, facts: Vec<Fact>) -> Result<(), String> {
         let journal = Arc::clone(&self.parts.journal);
         let entries: Vec<Vec<u8>> = facts.iter().map(wire::encode).collect();
-        tokio::task::spawn_blocking(move || journal.append_durable(&entries))
-            .await
-            .map_err(|error| error.to_string())?
-            .map(|_| ())
-            .map_err(|error| error.to_string())
+        let written =
+            move || batches(&entries).into_iter().try_for_each(|batch| journal.append_durable(batch).map(drop));
+        let written = tokio::task::spawn_blocking(written).await.map_err(|error| error.to_string())?;
+        written.map_err(|error| error.to_string())
     }
 
     async fn perform(&mut self, output: Output) -> Result<(), String> {
@@ -411,4 +412,40 @@ pub fn data_addresses(data: &DataPlane) -> Vec<String> {
 fn parse_data_addresses(texts: &[String]) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
     let of = |kind: &str| texts.iter().filter_map(|text| text.strip_prefix(kind)?.parse().ok()).collect();
     (of("iroh:"), of("lane:"))
+}
+
+/// The facts of one step in parts that the journal takes. All are one part, but where a witness's batch of large receipts was
+/// read; that it was read is the last fact, so that a crash between two parts has it read again.
+fn batches(mut entries: &[Vec<u8>]) -> Vec<&[Vec<u8>]> {
+    let mut batches = Vec::new();
+    while !entries.is_empty() {
+        let mut bytes = 0;
+        let fits = |entry: &&Vec<u8>| {
+            bytes += entry.len() + ENTRY_OVERHEAD_BYTES;
+            bytes <= MAX_BATCH_BYTES
+        };
+        let (batch, later) = entries.split_at(entries.iter().take_while(fits).count().max(1));
+        batches.push(batch);
+        entries = later;
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_beyond_a_batch_of_the_journal_are_kept_in_several_in_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&folder.path().join("journal")).unwrap();
+        let entries: Vec<Vec<u8>> = (0..70).map(|number| vec![number; 1 << 20]).collect();
+        assert!(journal.append_durable(&entries).is_err());
+        let parts = batches(&entries);
+        assert!(parts.len() == 2 && parts.concat() == entries);
+        for part in parts {
+            journal.append_durable(part).unwrap();
+        }
+        assert!(batches(&[]).is_empty());
+    }
 }

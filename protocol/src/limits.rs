@@ -4,8 +4,8 @@
 
 /// A signed envelope with header and signature, in bytes: fits a request without fragmentation of buffers.
 pub const ENVELOPE_MAX_BYTES: usize = 64 * 1024;
-/// A gossip message, in bytes: gossip multiplies every byte by the mesh degree.
-pub const GOSSIP_MAX_BYTES: usize = 32 * 1024;
+/// A gossip message, in bytes: gossip multiplies every byte by the mesh degree, and the largest release must spread by it.
+pub const GOSSIP_MAX_BYTES: usize = 48 * 1024;
 /// A request or response between two peers, in bytes; larger things are blobs.
 pub const REQUEST_MAX_BYTES: usize = 1024 * 1024;
 /// Addresses in one peer record: a host with more is misconfigured or an amplification attempt.
@@ -20,8 +20,10 @@ pub const REPLAY_WINDOW: u64 = 1024;
 pub const REPLAY_SIGNERS_MAX: usize = 65_536;
 /// Peers whose records are kept.
 pub const PEERS_MAX: usize = 16_384;
-/// Datanets a node keeps.
+/// Datanets a node keeps, and releases: [`TASKS_MAX`]. Its own ones always fit.
 pub const DATANETS_MAX: usize = 4096;
+/// The part of these that one account of others may take, as its inverse.
+pub const ACCOUNT_PART: usize = 16;
 /// Contributors in one datanet: a head names all of them, or the rest would never spread.
 pub const CONTRIBUTORS_MAX: usize = HEAD_CONTRIBUTORS_MAX;
 /// Entries in one contributor's log: at 64 MiB a shard this is 64 TiB.
@@ -44,6 +46,13 @@ pub const COMMITMENTS_MAX: u64 = 4096;
 pub const ATTESTATIONS_MAX: u64 = 262_144;
 /// Logs that one notary's attestations name in all: 19 MB in memory.
 pub const ATTESTED_MAX: usize = 262_144;
+/// How often a notary's attestations name one log: an even part for as many logs as a datanet has, so that nobody uses up what is
+/// there for others.
+pub const ATTESTED_OF_ONE_MAX: u32 = 744;
+/// How often a notary names a log before its pauses double: 744 take eight years then.
+pub const ATTESTED_AT_ONE_PACE: u32 = 32;
+/// The first of these pauses, in milliseconds.
+pub const ATTESTED_PAUSE_MS: u64 = 1_000;
 /// Bytes of notes in one message: stays below [`REQUEST_MAX_BYTES`].
 pub const NOTES_BATCH_MAX_BYTES: usize = 256 * 1024;
 /// Records in one shard.
@@ -164,6 +173,10 @@ pub const BATCHES_AHEAD_MAX: usize = 65_536;
 pub const BODY_TRIES_MAX: u32 = 12;
 /// Epochs that wait for receipts: each holds a whole body in memory.
 pub const EPOCHS_UNCHECKED_MAX: usize = 8;
+/// How long an epoch keeps others from waiting whose receipts are not all here, in milliseconds: batches bring them within seconds.
+pub const EPOCH_INCOMPLETE_MS: u64 = 120_000;
+/// Epochs with wrong sums that are remembered.
+pub const EPOCHS_WRONG_MAX: usize = 64;
 /// Epochs whose heads are remembered.
 pub const EPOCHS_MAX: usize = 65_536;
 /// Receipts waiting for acknowledgement that a node sends again.

@@ -30,7 +30,8 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 
 pub use self::asker::{AskCommand, AskView};
-pub use self::facts::Fact;
+pub use self::epochs::closing_facts;
+pub use self::facts::{FACT_PART_BYTES, Fact};
 pub use self::io::{
     AnswerTranscript, CardFinding, Command, Event, FeeStream, FinishedAnswer, Funding, Input, JobOutcome, NewShard,
     Output, TrainedAdapter, Work,
@@ -337,7 +338,7 @@ impl Node {
             Message::AuditWanted(audit) => self.audit_wanted(now_ms, from, *audit, out),
             Message::Batches(heads) => self.batch_heads(from, heads, out),
             Message::BatchesWanted(start) => self.batches_wanted(now_ms, from, start, out),
-            Message::Epoch(head) => self.epoch(from, head, out),
+            Message::Epoch(head) => self.epoch(now_ms, from, head, out),
             Message::Declined(declined) => self.declined(from, declined),
             Message::CardHead(head) => self.card_head(now_ms, from, &head, out),
             Message::CardWanted(head) => self.card_wanted(now_ms, from, &head, out),

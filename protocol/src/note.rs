@@ -30,7 +30,10 @@ use serde::{Deserialize, Serialize};
 use crate::datanet::LogHead;
 use crate::envelope::{Signed, Statement};
 use crate::id::{AccountId, DatanetId, Hash};
-use crate::limits::{ATTESTATIONS_MAX, ATTESTED_MAX, COMMITMENTS_MAX, HEAD_CONTRIBUTORS_MAX, NOTE_LOGS_MAX};
+use crate::limits::{
+    ATTESTATIONS_MAX, ATTESTED_AT_ONE_PACE, ATTESTED_MAX, ATTESTED_OF_ONE_MAX, ATTESTED_PAUSE_MS, COMMITMENTS_MAX,
+    HEAD_CONTRIBUTORS_MAX, NOTE_LOGS_MAX,
+};
 
 /// One entry of an account's log of notes.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -106,9 +109,30 @@ impl Opening {
 #[derive(Debug, Clone, Default)]
 pub struct NoteLog {
     notes: Vec<(Hash, Signed<Note>)>,
-    seen_logs: BTreeMap<AccountId, u64>,
-    seen_notes: BTreeMap<AccountId, u64>,
+    seen_logs: BTreeMap<AccountId, Sighted>,
+    seen_notes: BTreeMap<AccountId, Sighted>,
     named: usize,
+}
+
+/// What this account has attested of one log.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sighted {
+    length: u64,
+    /// How often it named it.
+    times: u32,
+    /// When it did so last.
+    at_ms: u64,
+}
+
+impl Sighted {
+    /// Whether it may be named again: at once for the first few times, then after pauses that double, so that a log which never
+    /// stops growing takes years to use up what its notary has for it, and nothing of what it has for others. Whoever is named so
+    /// often waits for about a thirtieth of the time for which he has been.
+    fn is_due(&self, now_ms: u64) -> bool {
+        let doubled = self.times / ATTESTED_AT_ONE_PACE;
+        let pause_ms = ATTESTED_PAUSE_MS.checked_shl(doubled.saturating_sub(1)).unwrap_or(u64::MAX);
+        self.times < ATTESTED_OF_ONE_MAX && (doubled == 0 || now_ms.saturating_sub(self.at_ms) >= pause_ms)
+    }
 }
 
 impl NoteLog {
@@ -133,13 +157,23 @@ impl NoteLog {
     /// How far this account has seen a contributor's log.
     #[must_use]
     pub fn seen_log(&self, contributor: &AccountId) -> u64 {
-        self.seen_logs.get(contributor).copied().unwrap_or_default()
+        self.seen_logs.get(contributor).map_or(0, |sighted| sighted.length)
     }
 
     /// How far this account has seen another's log of notes.
     #[must_use]
     pub fn seen_note(&self, account: &AccountId) -> u64 {
-        self.seen_notes.get(account).copied().unwrap_or_default()
+        self.seen_notes.get(account).map_or(0, |sighted| sighted.length)
+    }
+
+    /// Whether a contributor's log of this length is to be attested now.
+    pub(crate) fn is_log_due(&self, log: &LogHead, now_ms: u64) -> bool {
+        is_due(&self.seen_logs, log, now_ms)
+    }
+
+    /// The same of a log of notes.
+    pub(crate) fn is_note_due(&self, log: &LogHead, now_ms: u64) -> bool {
+        is_due(&self.seen_notes, log, now_ms)
     }
 
     /// The log up to its newest commitment, if it has any.
@@ -174,7 +208,11 @@ impl NoteLog {
         if !is_new {
             return Some("an attestation names what was attested before");
         }
-        let is_full = sequence >= ATTESTATIONS_MAX || self.named.saturating_add(seen.named()) > ATTESTED_MAX;
+        let used_up = |sighted: Option<&Sighted>| sighted.is_some_and(|sighted| sighted.times >= ATTESTED_OF_ONE_MAX);
+        let is_full = sequence >= ATTESTATIONS_MAX
+            || self.named.saturating_add(seen.named()) > ATTESTED_MAX
+            || seen.logs.iter().any(|log| used_up(self.seen_logs.get(&log.contributor)))
+            || seen.notes.iter().any(|log| used_up(self.seen_notes.get(&log.contributor)));
         is_full.then_some("too many attestations")
     }
 
@@ -182,10 +220,21 @@ impl NoteLog {
     pub(crate) fn push(&mut self, id: Hash, note: Signed<Note>) {
         if let Says::Attestation(seen) = &note.body.says {
             self.named += seen.named();
-            self.seen_logs.extend(seen.logs.iter().map(|log| (log.contributor, log.length)));
-            self.seen_notes.extend(seen.notes.iter().map(|log| (log.contributor, log.length)));
+            sight(&mut self.seen_logs, &seen.logs, note.body.at_ms);
+            sight(&mut self.seen_notes, &seen.notes, note.body.at_ms);
         }
         self.notes.push((id, note));
+    }
+}
+
+fn is_due(sighted: &BTreeMap<AccountId, Sighted>, log: &LogHead, now_ms: u64) -> bool {
+    sighted.get(&log.contributor).is_none_or(|sighted| log.length > sighted.length && sighted.is_due(now_ms))
+}
+
+fn sight(sighted: &mut BTreeMap<AccountId, Sighted>, logs: &[LogHead], at_ms: u64) {
+    for log in logs {
+        let one = sighted.entry(log.contributor).or_default();
+        *one = Sighted { length: log.length, times: one.times.saturating_add(1), at_ms };
     }
 }
 

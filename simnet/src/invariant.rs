@@ -299,7 +299,7 @@ pub fn kind_of(fact: &Fact) -> &'static str {
         Fact::Released(_) => "released",
         Fact::BatchSealed(_) => "batch_sealed",
         Fact::BatchRead(_) => "batch_read",
-        Fact::EpochClosing(_) => "epoch_closing",
+        Fact::EpochClosing { .. } => "epoch_closing",
         Fact::EpochPosted(_) => "epoch_posted",
         Fact::EpochAbandoned(_) => "epoch_abandoned",
         Fact::EpochChecked { .. } => "epoch_checked",

@@ -1,7 +1,8 @@
 //! Examples: what is learned from a record, as tokens, and which records are held out.
 //!
 //! Invariant: an example's tokens, and whether it is held out, depend on base, recipe and its own text only. Its weight
-//! decides neither, so leaving a contributor out moves no example to another step or side.
+//! decides neither, so leaving a contributor out moves no example to another step or side. One from which nothing can be
+//! learned on this base is no example, for everybody alike, and keeps no other from being trained.
 
 use std::ops::Range;
 
@@ -93,10 +94,17 @@ pub(super) struct Split {
 
 impl Split {
     pub(super) fn of(base: &Base, recipe: &Recipe, examples: &[Example]) -> Result<Self, TrainError> {
-        let (mut trained, mut held_out) = (Vec::new(), Vec::new());
+        let (mut trained, mut held_out, mut unusable) = (Vec::new(), Vec::new(), None);
         for (index, example) in examples.iter().enumerate() {
-            let encoded = encode(base, example, index, recipe.max_len as usize)
-                .map_err(|error| TrainError::Examples(format!("example {index}: {error}")))?;
+            check_weight(example.weight)?;
+            let encoded = match encode(base, example, index, recipe.max_len as usize) {
+                Ok(encoded) => encoded,
+                Err(error @ TrainError::Ended(_)) => return Err(error),
+                Err(error) => {
+                    unusable.get_or_insert(format!("example {index}: {error}"));
+                    continue;
+                }
+            };
             match example.is_held_out(recipe) {
                 true => held_out.push((example.draw(recipe.seed), encoded)),
                 false => trained.push(encoded),
@@ -104,7 +112,9 @@ impl Split {
         }
         held_out.sort_by_key(|(draw, _)| *draw);
         if trained.is_empty() {
-            return Err(TrainError::Examples(format!("all {} are held out", examples.len())));
+            let (all, held_out) = (examples.len(), held_out.len());
+            let why = unusable.map_or_else(String::new, |why| format!("; {why}"));
+            return Err(TrainError::Examples(format!("none of {all} can be trained, {held_out} are held out{why}")));
         }
         let held_out = held_out.into_iter().map(|(_, encoded)| encoded).collect();
         Ok(Self { given: examples.len(), trained, held_out })
@@ -144,7 +154,6 @@ pub fn targets(base: &Base, examples: &[Example], max_len: usize) -> Result<Vec<
 
 /// Tokens of an example, cut to `most`.
 fn encode(base: &Base, example: &Example, index: usize, most: usize) -> Result<Encoded, TrainError> {
-    check_weight(example.weight)?;
     let most = most.min(base.config().max_positions);
     let (target, was_cut, is_question) = match &example.messages {
         Some(messages) => conversation(&turns::pieces(base, messages)?, most)?,

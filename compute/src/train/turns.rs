@@ -31,9 +31,17 @@ pub(super) fn pieces(base: &Base, messages: &str) -> Result<Vec<Piece>, TrainErr
         return Err(refused(format!("{}, allowed 1 to {MAX_MESSAGES}", list.len())));
     }
     match base.chat() {
-        Ok(template) => rendered(base, template, &list).map_err(refused),
+        Ok(template) => rendered(base, template, &list),
         Err(error) if matches!(*error, ChatError::None) => plain(base, &list),
         Err(error) => Err(refused(error.to_string())),
+    }
+}
+
+/// What a conversation's rendering ended with says of the conversation, unless it says something of this machine.
+fn of_template(error: &ChatError) -> TrainError {
+    match error {
+        ChatError::Ended(_) => TrainError::Ended(error.to_string()),
+        _ => TrainError::Examples(format!("messages: {error}")),
     }
 }
 
@@ -41,22 +49,22 @@ fn is_assistant(message: &Value) -> bool {
     message["role"] == ASSISTANT
 }
 
-fn render(template: &ChatTemplate, messages: &[Value], ask: bool) -> Result<String, String> {
+fn render(template: &ChatTemplate, messages: &[Value], ask: bool) -> Result<String, TrainError> {
     let conversation = serde_json::json!({"messages": messages}).to_string();
-    let conversation = Conversation::from_json(conversation.as_bytes()).map_err(|error| error.to_string())?;
-    template.render(&conversation, ask, TEMPLATE_TIME_S).map_err(|error| error.to_string())
+    let conversation = Conversation::from_json(conversation.as_bytes()).map_err(|error| of_template(&error))?;
+    template.render(&conversation, ask, TEMPLATE_TIME_S).map_err(|error| of_template(&error))
 }
 
 /// Each turn of the assistant is what the template adds behind its own beginning of an answer. A template that shows
 /// earlier turns otherwise once others follow (Qwen3 drops their thoughts) leaves the last turn to learn.
-fn rendered(base: &Base, template: &ChatTemplate, messages: &[Value]) -> Result<Vec<Piece>, String> {
+fn rendered(base: &Base, template: &ChatTemplate, messages: &[Value]) -> Result<Vec<Piece>, TrainError> {
     let mut parts: Vec<(String, bool)> = Vec::new();
     let mut shown = String::new();
     for (at, _) in messages.iter().enumerate().filter(|(_, message)| is_assistant(message)) {
         let before = render(template, &messages[..at], true)?;
         let after = render(template, &messages[..=at], false)?;
         let Some(turn) = after.strip_prefix(before.as_str()) else {
-            return Err("the chat template does not continue what it asks with".into());
+            return Err(TrainError::Examples("messages: the chat template does not continue what it asks with".into()));
         };
         match before.strip_prefix(shown.as_str()) {
             Some(given) => parts.push((given.to_owned(), false)),
@@ -65,10 +73,7 @@ fn rendered(base: &Base, template: &ChatTemplate, messages: &[Value]) -> Result<
         parts.push((turn.to_owned(), true));
         shown = after;
     }
-    let piece = |(text, is_learned): (String, bool)| {
-        let tokens = base.tokenizer().encode(&text).map_err(|error| error.to_string())?;
-        Ok(Piece { tokens, is_learned })
-    };
+    let piece = |(text, is_learned): (String, bool)| Ok(Piece { tokens: base.tokenizer().encode(&text)?, is_learned });
     parts.into_iter().map(piece).collect()
 }
 

@@ -23,6 +23,20 @@ use crate::ops::narrow;
 /// loss is no parabola any more.
 const DISTANCE: f64 = 0.01;
 
+/// The first part of a run, as its inverse, by which one can't tell how much a run magnifies: there the flow grows in every run, since
+/// half of an adapter's numbers are zero and move by Adam's signs.
+const FIRST_PART: u32 = 6;
+
+/// What single examples did for an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ByExample {
+    /// By how much the answer's mean loss would rise without each, by its place in what the run was given; in nats a token.
+    pub rises: Vec<(u32, f64)>,
+    /// How many times as much a small change within the run moves the answer as one at its end, at the most. Where that is
+    /// much, what leaving one record out really does is chance: no first order tells it.
+    pub magnified: f64,
+}
+
 /// Numbers of an adapter's size that are kept of a step: values, two moments, the gradient.
 const KEPT_OF_STEP: u64 = 4;
 /// Such numbers that a thread works with, generously.
@@ -64,6 +78,10 @@ impl Flow {
             + one(&self.first, &before.first, &after.first, |before, after| after - before)
             + one(&self.second, &before.second, &after.second, moved_second)
     }
+}
+
+fn length(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|value| value * value).sum::<f64>().sqrt()
 }
 
 /// How far a second moment moves, for what is linear in it. Later steps divide by its root, which at most vanishes as it
@@ -115,24 +133,19 @@ impl Trail {
         &self.kept
     }
 
-    /// By how much the mean loss of `answer` rises without each example that was trained on, in nats a token; examples are
-    /// named by their places in what the run was given.
+    /// What each example that was trained on did for `answer`.
     ///
     /// # Errors
     /// When the model can't run, or the work is stopped.
-    pub fn by_example(
-        &self,
-        answer: &Target,
-        is_stopped: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Vec<(u32, f64)>, TrainError> {
+    pub fn by_example(&self, answer: &Target, is_stopped: &(dyn Fn() -> bool + Sync)) -> Result<ByExample, TrainError> {
         let model = self.trainer.base.model();
         let (adapter, variables) = self.kept.to_device(model.device())?.trainable()?;
         let gradient = mean_gradient(model, &adapter, &variables, answer)?;
         let place = |example: &Encoded| u32::try_from(example.index).unwrap_or(u32::MAX);
         let places: Vec<u32> = self.trainer.examples.trained.iter().map(place).collect();
         let alone: Vec<Vec<u32>> = places.iter().map(|place| vec![*place]).collect();
-        let rises = self.rises(&[&gradient], &alone, is_stopped)?;
-        Ok(places.into_iter().zip(rises.into_iter().flatten()).collect())
+        let (rises, magnified) = self.backwards(&[&gradient], &alone, is_stopped)?;
+        Ok(ByExample { rises: places.into_iter().zip(rises.into_iter().flatten()).collect(), magnified })
     }
 
     /// By how much each of some things rises without each set of examples, (things, sets), given the things' gradients in
@@ -146,6 +159,19 @@ impl Trail {
         left_out: &[Vec<u32>],
         is_stopped: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Vec<f64>>, TrainError> {
+        Ok(self.backwards(gradients, left_out, is_stopped)?.0)
+    }
+
+    /// The rises, and by how much the run magnifies (see [`ByExample::magnified`]), of the things where it does most.
+    fn backwards(
+        &self,
+        gradients: &[&[f32]],
+        left_out: &[Vec<u32>],
+        is_stopped: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(Vec<Vec<f64>>, f64), TrainError> {
+        let lengths: Vec<f64> =
+            gradients.iter().map(|gradient| length(gradient.iter().copied().map(f64::from))).collect();
+        let mut magnified = 0.0_f64;
         let mut flows: Vec<Flow> = gradients.iter().map(|gradient| Flow::nothing(gradient.len())).collect();
         let mut rises = vec![vec![0.0; left_out.len()]; gradients.len()];
         for (number, step) in (0..self.trainer.recipe.steps).zip(&self.steps).rev() {
@@ -153,6 +179,11 @@ impl Trail {
                 return Err(TrainError::Stopped);
             }
             self.averaged(number, gradients, &mut flows);
+            if number >= self.trainer.recipe.steps / FIRST_PART {
+                for (flow, own) in flows.iter().zip(&lengths).filter(|(_, own)| **own > 0.0) {
+                    magnified = magnified.max(length(flow.values.iter().copied()) / own);
+                }
+            }
             let own = self.each(step)?;
             let through = |left_out: &Vec<u32>| self.without(number, step, &own, left_out, &flows);
             let through: Vec<Vec<f64>> = left_out.par_iter().map(through).collect();
@@ -164,7 +195,7 @@ impl Trail {
                 self.through_loss(step, &back, flow)
             })?;
         }
-        Ok(rises)
+        Ok((rises, magnified))
     }
 
     /// Where the values after a step are part of the kept average, what is measured flows from there.
@@ -216,7 +247,7 @@ impl Trail {
         let Update { lr: rate, clip, weight_decay, .. } = self.update(number);
         let done = i32::try_from(number).unwrap_or(i32::MAX).saturating_add(1);
         let (first_part, second_part) = (1.0 - BETA_1.powi(done), 1.0 - BETA_2.powi(done));
-        let norm = step.gradient.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        let norm = length(step.gradient.iter().copied().map(f64::from));
         let factor = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
         let mut back = vec![0.0; step.gradient.len()];
         for (at, back) in back.iter_mut().enumerate() {
@@ -250,7 +281,7 @@ impl Trail {
 
     /// From the gradient of a step's loss to the values, by its second derivatives.
     fn through_loss(&self, step: &Step, back: &[f64], flow: &mut Flow) -> Result<(), TrainError> {
-        let length = back.iter().map(|value| value * value).sum::<f64>().sqrt();
+        let length = length(back.iter().copied());
         if length == 0.0 {
             return Ok(());
         }

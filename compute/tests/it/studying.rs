@@ -212,9 +212,12 @@ fn an_unrolled_run_says_what_leaving_a_record_out_does() {
     let trail = trainer().unroll(&|| false).unwrap();
     let answer = answer_of(&base, &dealt.queries[0]);
     let by_example = trail.by_example(&answer, &|| false).unwrap();
-    let places: Vec<u32> = by_example.iter().map(|(place, _)| *place).collect();
+    let places: Vec<u32> = by_example.rises.iter().map(|(place, _)| *place).collect();
+    assert!(by_example.magnified.is_finite() && by_example.magnified > 0.1, "{}", by_example.magnified);
     assert_eq!(places, (0..).take(dealt.examples.len()).collect::<Vec<u32>>());
-    assert!(by_example.iter().all(|(place, rise)| (f64::from(found.row(*place as usize)[0]) - rise).abs() < 1e-6));
+    assert!(
+        by_example.rises.iter().all(|(place, rise)| (f64::from(found.row(*place as usize)[0]) - rise).abs() < 1e-6)
+    );
     assert!(matches!(trail.by_example(&answer, &|| true), Err(TrainError::Stopped)));
     assert!(matches!(trainer().unroll(&|| true), Err(TrainError::Stopped)));
     let longer = Trainer::new(&base, &Recipe { steps: 2 * recipe.steps, ..recipe.clone() }, &dealt.examples).unwrap();

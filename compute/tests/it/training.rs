@@ -189,6 +189,22 @@ fn checkpoints_of_others_are_refused() {
 }
 
 #[test]
+fn an_example_that_nothing_can_be_learned_from_keeps_no_other_from_being_trained() {
+    let base = base(1);
+    let conversation = |messages: &str| Example { messages: Some(messages.into()), ..example("", "", 0) };
+    let useless = [conversation("[]"), conversation("no JSON"), conversation(r#"[{"role": "user"}]"#)];
+    let Err(refused) = Trainer::new(&base, &recipe(), &useless) else { panic!("there is nothing to train on") };
+    assert!(refused.to_string().contains("none of 3 can be trained") && refused.to_string().contains("example 0"));
+    // The others come in the same order, at the same steps: only the run's name, which is of all that was given, is another.
+    let (mut all, places) = (examples(), [0, 2, 4]);
+    for (place, bad) in places.into_iter().zip(useless) {
+        all.insert(place, bad);
+    }
+    let [with, without] = [all, examples()].map(|examples| train(&base, &recipe(), &examples));
+    assert_eq!(with[VALUES_AT..], without[VALUES_AT..]);
+}
+
+#[test]
 fn unusable_examples_are_refused_and_long_ones_cut() {
     let base = base(1);
     assert!(Trainer::new(&base, &recipe(), &[]).is_err());

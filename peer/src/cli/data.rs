@@ -250,10 +250,17 @@ fn added(summary: Value, datanet: String) -> Output {
             ))
             .note(format!("  tributary data repeats {datanet} shows them"));
     }
-    if summary["commitment"].is_u64() {
+    let others = text::number(&summary["credited_to_others"]);
+    if others > 0 {
         output = output
-            .note("✓ these are the records that you had committed to")
-            .note(format!("  tributary data claims {datanet} shows who else claims some of them, and what is proven"));
+            .note(format!("! {} of these others added before, who are credited", text::counted(others, "record")));
+    }
+    if summary["commitment"].is_u64() {
+        output = output.note("✓ these are the records that you had committed to");
+    }
+    if others > 0 || summary["commitment"].is_u64() {
+        output =
+            output.note(format!("  tributary data claims {datanet} shows what others claim too, and what proves it"));
     }
     let output = match text::number(&summary["added"]) {
         0 => output.note("these records were in the datanet already: nothing changed"),

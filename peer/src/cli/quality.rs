@@ -29,8 +29,14 @@ pub(super) fn told(measured: Option<Quality>) -> String {
 pub(super) fn brief(measured: Option<Quality>) -> String {
     measured.map_or_else(
         || "not measured".into(),
-        |Quality { answers, misallocated, .. }| {
-            format!("shares {} off, on {}", part(misallocated), text::counted(answers.into(), "record"))
+        |Quality { answers, contributors, misallocated, .. }| {
+            let (answers, trained) = (answers.into(), contributors.into());
+            format!(
+                "shares {} off, on {}, between {} really left out",
+                part(misallocated),
+                text::counted(answers, "record"),
+                text::counted(trained, "contributor"),
+            )
         },
     )
 }
@@ -56,7 +62,7 @@ mod tests {
         let shown = told(quality(Some(-25_000)));
         assert!(shown.contains("1 record ") && shown.contains("2.1 %") && shown.contains("−0.025"), "{shown}");
         assert!(!told(quality(None)).contains("correlation"));
-        assert_eq!(brief(quality(None)), "shares 2.1 % off, on 1 record");
+        assert_eq!(brief(quality(None)), "shares 2.1 % off, on 1 record, between 2 contributors really left out");
         assert_eq!((part(0), part(499), part(500)), ("0.0 %".into(), "less than 0.1 %".into(), "0.1 %".into()));
     }
 }

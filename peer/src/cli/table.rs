@@ -1,6 +1,6 @@
 //! Tables for people.
 //!
-//! Invariant: a table is never wider than [`WIDTH`]; the widest columns give way, cut with `…`, but for a last column that
+//! Invariant: a table is never wider than [`WIDTH`], or what it is told to be; the widest columns give way, cut with `…`, but for a last column that
 //! is told to go on in the next line.
 
 /// The width of a terminal that everybody has.
@@ -15,16 +15,22 @@ pub(super) struct Table {
     heads: Vec<&'static str>,
     rows: Vec<Vec<String>>,
     wraps: bool,
+    width: usize,
 }
 
 impl Table {
     pub(super) fn new(heads: &[&'static str]) -> Self {
-        Self { heads: heads.to_vec(), rows: Vec::new(), wraps: false }
+        Self { heads: heads.to_vec(), rows: Vec::new(), wraps: false, width: WIDTH }
     }
 
     /// The same, and nothing of the last column is cut.
     pub(super) fn wrapping(heads: &[&'static str]) -> Self {
         Self { wraps: true, ..Self::new(heads) }
+    }
+
+    /// The same, and no wider than this: for what stands under a heading.
+    pub(super) fn within(self, width: usize) -> Self {
+        Self { width, ..self }
     }
 
     /// Adds a row: as many cells as there are heads.
@@ -65,7 +71,7 @@ impl Table {
         };
         let mut widths: Vec<usize> = self.heads.iter().enumerate().map(width_of).collect();
         let gaps = GAP * widths.len().saturating_sub(1);
-        while widths.iter().sum::<usize>() + gaps > WIDTH {
+        while widths.iter().sum::<usize>() + gaps > self.width {
             let Some(widest) = widths.iter_mut().max().filter(|width| **width > NARROWEST) else { break };
             *widest -= 1;
         }

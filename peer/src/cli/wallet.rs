@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use tributary_protocol::id::{Amount, ChainAddress};
 
-use super::failure::{FUNDS, Failure};
+use super::failure::{FUNDS, Failure, UNREACHABLE};
 use super::output::{Context, Output};
 use super::{amount, spend, text};
 
@@ -38,9 +38,20 @@ pub(super) async fn run(context: &Context, command: WalletCommand) -> Result<Out
     match command {
         WalletCommand::Show => Ok(show(wallet)),
         WalletCommand::Send { to, amount } => send(context, &wallet, to, amount).await,
-        WalletCommand::Redeem => redeem(context, &wallet).await,
-        WalletCommand::Claim => claim(context, &wallet).await,
+        WalletCommand::Redeem => redeem(context, answering(&wallet)?).await,
+        WalletCommand::Claim => claim(context, answering(&wallet)?).await,
     }
+}
+
+/// The wallet, where what it holds can be known: without the chain nobody knows what of it was collected before.
+fn answering(wallet: &Value) -> Result<&Value, Failure> {
+    if wallet["chain_state"] != "down" {
+        return Ok(wallet);
+    }
+    let error = &wallet["chain_error"]["error"];
+    let what = error["message"].as_str().map_or_else(|| "the settlement chain does not answer".into(), text::line);
+    let hint = error["hint"].as_str().unwrap_or("try again when the node that serves it is up; nothing is lost");
+    Err(Failure::new(UNREACHABLE, what, hint))
 }
 
 fn open(amount: Amount) -> String {
@@ -85,7 +96,9 @@ fn show(wallet: Value) -> Output {
         }
         pairs.push(("next epoch", next_epoch(&wallet)));
     }
-    pairs.push(("to redeem", format!("{} of {}", open(redeemable(&wallet)), text::counted(vouchers, "voucher"))));
+    let least = if wallet["chain_state"] == "down" { "at most " } else { "" };
+    pairs
+        .push(("to redeem", format!("{least}{} of {}", open(redeemable(&wallet)), text::counted(vouchers, "voucher"))));
     let debts = u64::try_from(text::rows(&wallet["owed_to_others"]).len()).unwrap_or(u64::MAX);
     pairs.push(("owed", format!("{} to {}, not collected yet", open(owed(&wallet)), text::counted(debts, "worker"))));
     pairs.push(("spent", format!("{} so far, owed or paid", open(text::amount(&wallet["spent"])))));
@@ -203,6 +216,17 @@ mod tests {
         assert_eq!(address(&plain).unwrap(), ChainAddress([0xab; 20]));
         assert_eq!(address(&format!("0x{}", plain.to_uppercase())).unwrap(), ChainAddress([0xab; 20]));
         assert!(address("0xab").is_err() && address(&"zz".repeat(20)).is_err());
+    }
+
+    #[test]
+    fn what_was_collected_before_is_not_promised_again_while_the_chain_is_silent() {
+        let error = json!({"error": {"message": "cannot reach the chain", "hint": "start it"}});
+        let mut wallet = json!({"chain_state": "down", "chain_error": error, "vouchers": [{"cumulative": ONE}]});
+        let failure = answering(&wallet).unwrap_err();
+        assert_eq!((failure.code, failure.message.as_str()), (UNREACHABLE, "cannot reach the chain"));
+        assert!(show(wallet.clone()).text.contains("at most 1 OPEN of 1 voucher"));
+        wallet["chain_state"] = json!("up");
+        assert!(answering(&wallet).is_ok());
     }
 
     #[test]

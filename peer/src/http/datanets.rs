@@ -13,7 +13,7 @@ use tributary_protocol::id::{AccountId, DatanetId, Hash};
 use tributary_protocol::limits::{NAME_MAX_BYTES, NOTARIES_MAX};
 use tributary_protocol::node::{Command, NewShard, Node};
 use tributary_protocol::note::Opening;
-use tributary_storage::admission::Admission;
+use tributary_storage::admission::{Admission, Admitted};
 use tributary_storage::blobs::BlobStore;
 use tributary_storage::ingest::{self, IngestLimits, Ingested};
 use tributary_storage::shard::{self, Record};
@@ -191,13 +191,17 @@ pub(super) async fn add_records(
     api.handle.command(Command::Contribute(new)).await?;
     let head = accepted(&api, id, account, shard).await?;
     // What others have added and this node has not heard of yet may be repeated too: training looks again.
-    let repeated = match admission_of(&api, id).await? {
+    let (repeated, others) = match admission_of(&api, id).await? {
         Some(admission) => {
-            json!(admission.repeats.iter().filter(|repeat| own.contains(&repeat.record.id)).count())
+            let repeated = admission.repeats.iter().filter(|repeat| own.contains(&repeat.record.id)).count();
+            let is_others = |one: &&Admitted| one.account != account && own.contains(&one.record.id);
+            (json!(repeated), json!(admission.admitted.iter().filter(is_others).count()))
         }
-        None => Value::Null,
+        None => (Value::Null, Value::Null),
     };
-    let own = json!({"added": count, "shard": shard, "bytes": size, "head": head, "repeated": repeated});
+    let own = json!({
+        "added": count, "shard": shard, "bytes": size, "head": head, "repeated": repeated, "credited_to_others": others,
+    });
     Ok(Json(merged(summary, own)))
 }
 

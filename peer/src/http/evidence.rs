@@ -142,5 +142,6 @@ pub(super) async fn records(State(api): Api, Path(key): Path<Hash>, Query(told):
         "looked_at": behind.looked_at,
         "admitted": behind.admitted,
         "exact": told.exact,
+        "magnified_permille": behind.magnified_permille,
     })))
 }

@@ -1,21 +1,20 @@
 //! Routes about training runs and releases.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
+mod ground;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tributary_compute::train::Recipe;
-use tributary_protocol::datanet::{Datanet, Dated, Head};
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash};
 use tributary_protocol::limits::{CHECKPOINTS_MAX, CLOCK_WINDOW_MS, DEADLINE_MAX_MS, SEGMENTS_MAX};
 use tributary_protocol::node::{Node, RequestView};
 
-use super::{Answer, Api, ApiError, ApiState, bases, datanets, fresh_key, tasks};
+use self::ground::Ground;
+use super::{Answer, Api, ApiError, ApiState, bases, fresh_key, tasks};
 use crate::names;
-use crate::runs::{OpenRun, RunSpec, RunState, done_adapter, leave_outs};
+use crate::runs::{OpenRun, RunSpec, RunState, done_adapter};
 use crate::runtime::now_ms;
 use crate::work::BaseFault;
 
@@ -66,24 +65,15 @@ fn recipe_of(start: &Start) -> Result<Recipe, ApiError> {
     Ok(recipe)
 }
 
-/// Trainings of a run: the model, and with attribution some without a contributor, unless there is only one.
-fn trainings(contributors: usize, attribution: bool, wanted: Option<u16>) -> usize {
-    if attribution { 1 + leave_outs(contributors, wanted) } else { 1 }
-}
-
 pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<Value> {
     if let Some(fault) = names::fault(&start.name) {
         return Err(ApiError::usage(fault, "choose another --name"));
     }
     let deadline_ms = deadline_ms(start.deadline_s)?;
     let recipe = recipe_of(&start)?;
-    let id = start.datanet;
-    let head = api.handle.view(move |node| node.datanet(&id).map(tributary_protocol::datanet::Datanet::head)).await?;
-    let head = head.ok_or_else(|| datanets::unknown(&id))?;
-    if head.logs.is_empty() {
-        return Err(ApiError::usage("the datanet has no records yet", "add some with tributary data add FILE --to ID"));
-    }
-    let trainings = trainings(head.logs.len(), start.attribution, start.leave_outs);
+    let ground = Ground::of(&api, start.datanet).await?;
+    let leave_outs = if start.attribution { ground.leave_outs(start.leave_outs) } else { 0 };
+    let trainings = 1 + leave_outs;
     if start.budget.0 / u128::try_from(trainings).unwrap_or(1) == 0 {
         let reason = format!("nobody works for a budget of {} OPEN for {trainings} trainings", start.budget.to_open());
         return Err(ApiError::usage(
@@ -98,17 +88,22 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
     }
     if start.dry_run {
         bases::check(&api, &start.base)?;
-        return Ok(Json(json!({"key": key, "verifiers": verifiers(&api).await?})));
+        return Ok(Json(json!({
+            "key": key,
+            "verifiers": verifiers(&api).await?,
+            "records": ground.records,
+            "contributors": ground.head.logs.len(),
+            "leave_outs": leave_outs,
+            "missing": ground.missing,
+        })));
     }
     let base = bases::resolve(&api, &start.base).await?;
-    let (of, many) = (head.clone(), leave_outs(head.logs.len(), start.leave_outs));
-    let trained = api.handle.view(move |node| largest(node.datanet(&id)?, &of, many)).await?;
-    let trained = trained.ok_or_else(datanets::incomplete)?;
+    let trained = ground.largest(start.leave_outs);
     let spec = RunSpec {
         key,
         name: start.name,
         base,
-        head,
+        head: ground.head,
         recipe: serde_json::to_string(&recipe).map_err(ApiError::internal)?,
         steps: recipe.steps,
         budget: start.budget,
@@ -120,19 +115,6 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
     };
     api.runs.add(&spec)?;
     Ok(Json(json!({"key": key})))
-}
-
-/// The contributors of a version with the most records, `many` of them, by account; of equals those with the lower account.
-fn largest(datanet: &Datanet, head: &Head, many: usize) -> Option<Vec<AccountId>> {
-    let mut records: BTreeMap<AccountId, u64> = BTreeMap::new();
-    for Dated { entry, .. } in datanet.version(head)? {
-        *records.entry(entry.account).or_default() += u64::from(entry.body.records);
-    }
-    let mut order: Vec<AccountId> = records.keys().copied().collect();
-    order.sort_by_key(|account| Reverse(records[account]));
-    order.truncate(many);
-    order.sort_unstable();
-    Some(order)
 }
 
 /// When a run is to be there, in milliseconds since 1970.
@@ -322,21 +304,4 @@ pub(super) async fn releases(State(api): Api) -> Answer<Vec<Value>> {
             .collect()
     });
     Ok(Json(releases.await?))
-}
-
-#[cfg(test)]
-mod tests {
-    use tributary_protocol::limits::CONTRIBUTORS_MAX;
-
-    use super::trainings;
-
-    #[test]
-    fn half_of_the_trainings_are_made_unless_others_are_wanted() {
-        let counted = |contributors, attribution| trainings(contributors, attribution, None);
-        assert_eq!(counted(CONTRIBUTORS_MAX, true), CONTRIBUTORS_MAX / 2 + 1);
-        let wanted = |count| trainings(CONTRIBUTORS_MAX, true, Some(count));
-        assert_eq!((wanted(1), wanted(u16::MAX)), (2, CONTRIBUTORS_MAX + 1));
-        assert_eq!((counted(8, true), counted(9, true), counted(40, true)), (9, 9, 21));
-        assert_eq!((counted(1, true), counted(2, true), counted(256, false)), (1, 3, 1));
-    }
 }

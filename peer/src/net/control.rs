@@ -204,7 +204,7 @@ impl Control {
     /// is. Publishing the same bytes again within five minutes changes nothing.
     ///
     /// # Errors
-    /// [`NetError::TooLarge`] above 32 KiB; [`NetError::Topic`] when every neighbour's queue is full or too much
+    /// [`NetError::TooLarge`] above 48 KiB; [`NetError::Topic`] when every neighbour's queue is full or too much
     /// already waits for a first subscriber.
     pub async fn publish(&self, topic: &str, bytes: impl Into<Bytes>) -> Result<GossipId, NetError> {
         let bytes = bytes.into();

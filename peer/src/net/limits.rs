@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-/// Bytes of one gossip message: design, section 4. Larger things are blobs, and gossip carries their hash.
-pub const GOSSIP_MAX_BYTES: usize = 32 << 10;
+/// Larger things are blobs, and gossip carries their hash.
+pub use tributary_protocol::limits::GOSSIP_MAX_BYTES;
 /// What gossipsub adds around a payload (topic name, protobuf tags); its own limit counts the whole.
 pub const GOSSIP_OVERHEAD_BYTES: usize = 1 << 10;
 /// Bytes of one direct message: design, section 4.

@@ -42,6 +42,10 @@ pub struct RunSpec {
 /// Leave-out trainings of a run that says nothing of their number, at least: where there are so many, all are made.
 const LEAVE_OUTS_LEAST: usize = 8;
 
+/// Leave-out trainings that tell how far estimates of the other contributors reach, at least, where a person says how many: what one
+/// or two of them say may be chance, and the others would be paid nothing.
+pub const LEAVE_OUTS_TOLD_BY: u64 = 4;
+
 /// How many leave-out trainings a run makes: as many as are wanted, else of half the contributors. Without the only contributor
 /// there is nothing to train on.
 #[must_use]
@@ -84,6 +88,8 @@ pub struct OpenRun {
     pub resumed: u32,
     /// Whether its user wants no more of it.
     pub is_stopped: bool,
+    /// Why its release failed when it was tried last, since this process began.
+    pub obstacle: Option<String>,
 }
 
 impl RunSpec {
@@ -237,7 +243,10 @@ impl OpenRun {
             return (RunState::Clustering, None);
         }
         let all = leave_out.iter().all(|view| view.as_ref().and_then(done_adapter).is_some());
-        (if all { RunState::Releasing } else { RunState::Attributing }, None)
+        match all {
+            true => (RunState::Releasing, self.obstacle.clone()),
+            false => (RunState::Attributing, None),
+        }
     }
 }
 
@@ -247,5 +256,20 @@ pub fn done_adapter(view: &RequestView) -> Option<Hash> {
     match view.phase {
         Phase::Done(_) => view.result.as_ref().map(|result| result.adapter),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tributary_protocol::limits::CONTRIBUTORS_MAX;
+
+    use super::leave_outs;
+
+    #[test]
+    fn half_of_the_trainings_are_made_unless_others_are_wanted() {
+        assert_eq!(leave_outs(CONTRIBUTORS_MAX, None), CONTRIBUTORS_MAX / 2);
+        let wanted = |count| leave_outs(CONTRIBUTORS_MAX, Some(count));
+        assert_eq!((wanted(1), wanted(u16::MAX)), (1, CONTRIBUTORS_MAX));
+        assert_eq!([1, 2, 8, 9, 40].map(|contributors| leave_outs(contributors, None)), [0, 2, 8, 8, 20]);
     }
 }

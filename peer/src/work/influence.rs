@@ -35,6 +35,8 @@ pub struct Behind {
     pub looked_at: usize,
     /// Those that helped, the most first.
     pub helped: Vec<Helped>,
+    /// By how much the training magnifies small changes, in thousandths, where it was gone through.
+    pub magnified_permille: Option<u64>,
 }
 
 impl Workshop {
@@ -69,9 +71,9 @@ impl Workshop {
         let done = self.ask(job, &Ask::Influence { job, influence }).await;
         running.ended();
         match done? {
-            Done::Influenced(scores) => {
+            Done::Influenced { scores, magnified_permille } => {
                 let looked_at = records.len();
-                Ok(Behind { admitted: all, looked_at, helped: divided(shares, records, &scores) })
+                Ok(Behind { admitted: all, looked_at, helped: divided(shares, records, &scores), magnified_permille })
             }
             other => Err(format!("the engine answered another question: {other:?}").into()),
         }

@@ -14,7 +14,7 @@ use tributary_protocol::message::{Contributor, Release};
 use tributary_storage::admission::Admitted;
 use tributary_storage::shard::Record;
 
-use super::doubts::{HandedOver, TEXTS_MAX_BYTES};
+use super::doubts::{HandedOver, TEXTS_MAX_BYTES, text_bytes};
 use super::{JobError, Workshop, trained};
 use crate::engine::{Ask, ClusterAsk, Done, EstimateAsk, ExampleFrame, Reply};
 
@@ -176,10 +176,9 @@ fn sampled(admitted: Vec<Admitted>, adapter: Hash, accounts: &[AccountId]) -> (V
     let bytes_each = TEXTS_MAX_BYTES / numbers.len().max(1);
     let (mut records, mut counts) = (Vec::new(), Vec::new());
     for (contributor, own) in own {
-        counts.push((contributor, u32::try_from(own.len()).unwrap_or(u32::MAX)));
         let mut bytes = 0;
         let fits = |record: &Record| {
-            let own = record.prompt.len() + record.completion.len() + record.messages.as_ref().map_or(0, String::len);
+            let own = text_bytes(record);
             let fits = bytes + own <= bytes_each;
             bytes += if fits { own } else { 0 };
             fits
@@ -191,7 +190,11 @@ fn sampled(admitted: Vec<Admitted>, adapter: Hash, accounts: &[AccountId]) -> (V
             contributor,
             left_out: false,
         };
+        let (all, drawn, before) = (own.len(), own.len().min(each), records.len());
         records.extend(own.into_values().take(each).filter(fits).map(frame));
+        // Those that are too long are nothing, and the others don't stand for them: who adds such would be paid for it.
+        let count = all * (records.len() - before) / drawn.max(1);
+        counts.push((contributor, u32::try_from(count).unwrap_or(u32::MAX)));
     }
     (records, counts)
 }
@@ -217,6 +220,13 @@ mod tests {
         assert_eq!((own(0), own(1)), (RECORDS_OF_ONE.1, 3));
         assert_eq!(sampled(admitted(503), Hash([1; 32]), &contributors).0, records);
         assert_ne!(sampled(admitted(503), Hash([2; 32]), &contributors).0, records);
+        // One short record among long ones stands for itself.
+        let long = Record::new("q".repeat(TEXTS_MAX_BYTES / 2 + 1), "a".into(), contributors[0], "CC0-1.0".into());
+        let mut mixed = admitted(4);
+        mixed.extend((4..8).map(|place| Admitted { record: long.clone(), account: contributors[0], place }));
+        mixed.iter_mut().skip(4).for_each(|one| one.record.id.0 = *blake3::hash(&one.place.to_le_bytes()).as_bytes());
+        let (records, counts) = sampled(mixed, Hash([1; 32]), &contributors);
+        assert_eq!((counts.as_slice(), records.len()), ([(0, 1), (1, 3)].as_slice(), 4));
         let stranger = [AccountId([9; 32])];
         assert_eq!(sampled(admitted(5), Hash([1; 32]), &stranger).0, []);
     }

@@ -93,19 +93,19 @@ impl Datanet {
         fitting.collect()
     }
 
-    /// What `notary` knows and has not attested yet.
+    /// What `notary` knows, has not attested yet, and may at this time.
     #[must_use]
-    pub fn unattested(&self, notary: &AccountId) -> Option<Seen> {
+    pub fn unattested(&self, notary: &AccountId, now_ms: u64) -> Option<Seen> {
         let empty = NoteLog::default();
         let own = self.notes.get(notary).unwrap_or(&empty);
         let head = self.head();
-        let logs = head.logs.into_iter().filter(|log| log.length > own.seen_log(&log.contributor)).collect();
+        let logs = head.logs.into_iter().filter(|log| own.is_log_due(log, now_ms)).collect();
         // Its own notes stand in their order without anybody's word; attestations of others need none either, or two
         // notaries would attest one another's for ever.
         let others = self.notes.iter().filter(|(account, _)| *account != notary);
         let notes = others
             .filter_map(|(account, log)| log.up_to_commitment(*account))
-            .filter(|log| log.length > own.seen_note(&log.contributor))
+            .filter(|log| own.is_note_due(log, now_ms))
             .collect();
         let seen = Seen { logs, notes };
         (seen.named() > 0).then_some(seen)

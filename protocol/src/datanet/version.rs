@@ -109,6 +109,19 @@ impl Datanet {
         Head { datanet: self.id, logs: logs.take(HEAD_CONTRIBUTORS_MAX).collect(), notes: notes.collect() }
     }
 
+    /// The present version without what comes after the first shard of each log that `holds` says is not here: one shard that
+    /// nobody gives must not keep all other records from being trained.
+    #[must_use]
+    pub fn head_held(&self, holds: impl Fn(&Hash) -> bool) -> Head {
+        let whole = self.head();
+        let held = |(contributor, log): (&AccountId, &Vec<(Hash, Signed<Contribution>)>)| {
+            let held = log.iter().take_while(|(_, entry)| holds(&entry.body.shard)).count();
+            cut(*contributor, log, u64::try_from(held).ok()?)
+        };
+        let logs = self.logs.iter().filter_map(held).take(HEAD_CONTRIBUTORS_MAX).collect();
+        Head { logs, ..whole }
+    }
+
     /// The version of that id, whose logs had these lengths; `None` where some of it is not known here, or it is another one.
     #[must_use]
     pub fn head_of(

@@ -11,7 +11,8 @@ use crate::envelope::Signed;
 use crate::id::{Hash, NodeId, ReceiptId};
 use crate::limits::{
     ANNOUNCE_MS, BATCH_HEADS_MAX, BATCH_HEADS_PER_WITNESS_MAX, BATCH_INTERVAL_MS, BATCH_MAX_BYTES, BATCH_RECEIPTS_MAX,
-    BATCHES_AHEAD_MAX, BODY_TRIES_MAX, EPOCHS_UNCHECKED_MAX, FETCH_RETRY_MS, LOG_BATCH_MAX, REPEATS_PER_TICK,
+    BATCHES_AHEAD_MAX, BODY_TRIES_MAX, EPOCHS_UNCHECKED_MAX, EPOCHS_WRONG_MAX, FETCH_RETRY_MS, LOG_BATCH_MAX,
+    REPEATS_PER_TICK,
 };
 use crate::message::Message;
 use crate::receipt::SignedReceipt;
@@ -20,6 +21,17 @@ use crate::wire;
 
 /// Other witnesses that are asked for a body beside its own.
 const BODY_PROVIDERS: usize = 3;
+
+/// An epoch's number and the hash of its body: whoever calls himself a poster may announce any number, and the chain alone says
+/// which of several stands.
+pub(super) type EpochKey = (u64, Hash);
+
+/// An epoch that waits for its receipts and their fees.
+pub(super) struct Unchecked {
+    pub(super) head: Signed<EpochHead>,
+    pub(super) body: EpochBody,
+    pub(super) since_ms: u64,
+}
 
 pub(super) struct WantedBody {
     head: WantedHead,
@@ -77,19 +89,21 @@ pub(super) struct Batches {
     asked_heads_ms: BTreeMap<NodeId, u64>,
     pub(super) wanted: BTreeMap<Hash, WantedBody>,
     pub(super) closing: Option<EpochBody>,
+    /// Of one whose parts are not all here.
+    closing_bytes: Vec<u8>,
     /// The receipts that this node's newest epoch counts.
     pub(super) counted: BTreeSet<ReceiptId>,
     posted: BTreeMap<u64, Signed<EpochHead>>,
-    pub(super) epochs: BTreeMap<u64, (Signed<EpochHead>, bool)>,
-    pub(super) unchecked: BTreeMap<u64, (Signed<EpochHead>, EpochBody)>,
+    pub(super) epochs: BTreeMap<EpochKey, (Signed<EpochHead>, bool)>,
+    pub(super) unchecked: BTreeMap<EpochKey, Unchecked>,
     pub(super) announced_ms: u64,
     announced: u64,
 }
 
 /// Bytes of receipts after which a batch is full: half of what a body may have.
 const BATCH_FULL_BYTES: u64 = BATCH_MAX_BYTES / 2;
-/// The most bytes one receipt takes: 208 shares and payments, and terms.
-const RECEIPT_MAX_BYTES: u64 = 24 * 1024;
+/// The most bytes one receipt takes: 256 shares and payments, and terms.
+const RECEIPT_MAX_BYTES: u64 = 28 * 1024;
 
 impl Batches {
     /// A receipt this node owes its next batch.
@@ -113,8 +127,15 @@ impl Batches {
         self.wanted.remove(&head.body.body);
     }
 
-    pub(super) fn apply_closing(&mut self, body: EpochBody) {
-        self.closing = Some(body);
+    pub(super) fn apply_closing(&mut self, part: u32, parts: u32, bytes: &[u8]) {
+        if part == 0 {
+            self.closing_bytes.clear();
+        }
+        self.closing_bytes.extend_from_slice(bytes);
+        if part.saturating_add(1) == parts {
+            let whole = std::mem::take(&mut self.closing_bytes);
+            self.closing = wire::decode(&whole, whole.len()).ok();
+        }
     }
 
     /// The epoch was never posted and never will be.
@@ -129,8 +150,14 @@ impl Batches {
 
     pub(super) fn apply_checked(&mut self, head: Signed<EpochHead>, agrees: bool) {
         self.wanted.remove(&head.body.body);
-        self.unchecked.remove(&head.body.epoch);
-        self.epochs.insert(head.body.epoch, (head, agrees));
+        let key = (head.body.epoch, head.body.body);
+        self.unchecked.remove(&key);
+        // Wrong ones are remembered for those who look at them, and take no room from others.
+        let wrong: Vec<EpochKey> = self.epochs.iter().filter(|(_, (_, agrees))| !agrees).map(|(key, _)| *key).collect();
+        if let Some(oldest) = wrong.first().filter(|_| !agrees && wrong.len() >= EPOCHS_WRONG_MAX) {
+            self.epochs.remove(oldest);
+        }
+        self.epochs.insert(key, (head, agrees));
     }
 
     pub(super) fn sealed_count(&self) -> u64 {
@@ -141,7 +168,7 @@ impl Batches {
         self.posted.values().next_back()
     }
 
-    pub(super) fn epochs(&self) -> &BTreeMap<u64, (Signed<EpochHead>, bool)> {
+    pub(super) fn epochs(&self) -> &BTreeMap<EpochKey, (Signed<EpochHead>, bool)> {
         &self.epochs
     }
 
@@ -332,7 +359,8 @@ impl Node {
                     Ok(body) => {
                         self.batches.wanted.remove(&blob);
                         if self.batches.unchecked.len() < EPOCHS_UNCHECKED_MAX {
-                            self.batches.unchecked.insert(head.body.epoch, (*head, body));
+                            let key = (head.body.epoch, head.body.body);
+                            self.batches.unchecked.insert(key, Unchecked { head: *head, body, since_ms: now_ms });
                         }
                     }
                     Err(reason) => self.blame(Some(from), reason, out),

@@ -11,7 +11,7 @@ use crate::datanet::{Appended, Contribution, Datanet, DatanetError, Genesis, Hea
 use crate::envelope::{NetworkId, Signed};
 use crate::id::{AccountId, DatanetId, Hash, NodeId};
 use crate::limits::{
-    ADDRESSES_MAX, ANNOUNCE_MS, DATANETS_MAX, FETCH_RETRY_MS, LOG_BATCH_MAX, REPEATS_PER_TICK, RETRY_MS,
+    ACCOUNT_PART, ADDRESSES_MAX, ANNOUNCE_MS, DATANETS_MAX, FETCH_RETRY_MS, LOG_BATCH_MAX, REPEATS_PER_TICK, RETRY_MS,
 };
 use crate::message::{LogWanted, Message};
 use crate::note::Note;
@@ -120,7 +120,11 @@ impl Node {
 
     fn take_genesis(&mut self, genesis: Signed<Genesis>, out: &mut Out) {
         let id = DatanetId(genesis.id(self.config.network).0);
-        if self.datanets.known.contains_key(&id) || self.datanets.known.len() >= DATANETS_MAX {
+        let of_account =
+            || self.datanets.known.values().filter(|known| known.genesis().account == genesis.account).count();
+        let room = self.datanets.known.len() < DATANETS_MAX && of_account() < DATANETS_MAX / ACCOUNT_PART;
+        let own = genesis.account == self.account;
+        if !(room || own) || self.datanets.known.contains_key(&id) {
             return;
         }
         if Datanet::begin(self.config.network, genesis.clone()).is_ok() {

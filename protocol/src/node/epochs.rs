@@ -9,14 +9,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::batches::{WantedBody, WantedHead};
+use super::batches::{EpochKey, Unchecked, WantedBody, WantedHead};
+use super::facts::FACT_PART_BYTES;
 use super::io::{FeeStream, Funding};
 use super::{Event, Fact, Node, Out, Output};
 use crate::batch::{EpochBody, EpochHead, Ledger, LedgerError};
 use crate::envelope::Signed;
 use crate::id::{AccountId, Amount, ChainAddress, Hash, NodeId, ReceiptId};
 use crate::limits::{
-    ANNOUNCE_MS, BATCH_HEADS_MAX, BATCH_MAX_BYTES, EPOCHS_MAX, EPOCHS_UNCHECKED_MAX, FUNDING_STREAMS_MAX,
+    ANNOUNCE_MS, BATCH_HEADS_MAX, BATCH_MAX_BYTES, EPOCH_INCOMPLETE_MS, EPOCHS_MAX, EPOCHS_UNCHECKED_MAX,
+    FUNDING_STREAMS_MAX,
 };
 use crate::receipt::SignedReceipt;
 use crate::wire;
@@ -43,7 +45,7 @@ pub(super) struct FundingRead {
     /// Where the next reading begins, of streams that are known to be paid and of the others.
     next: [Option<FeeStream>; 2],
     /// Readings since each unchecked epoch's receipts were all here.
-    readings: BTreeMap<u64, u32>,
+    readings: BTreeMap<EpochKey, u32>,
 }
 
 fn stream_of(signed: &SignedReceipt) -> FeeStream {
@@ -75,6 +77,15 @@ impl FundingRead {
     pub(super) fn has_paid(&self, payer: &AccountId) -> bool {
         self.payers.contains(payer)
     }
+}
+
+/// The facts that this node is about to post an epoch of this body.
+#[must_use]
+pub fn closing_facts(body: &[u8]) -> Vec<Fact> {
+    let parts = body.chunks(FACT_PART_BYTES);
+    let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+    let part = |(part, bytes): (u32, &[u8])| Fact::EpochClosing { part, parts: count, bytes: bytes.to_vec() };
+    (0..).zip(parts).map(part).collect()
 }
 
 impl Node {
@@ -120,8 +131,8 @@ impl Node {
                 self.funding.payers.insert(stream.payer);
             }
         }
-        for epoch in self.complete_epochs() {
-            *self.funding.readings.entry(epoch).or_default() += 1;
+        for key in self.complete_epochs() {
+            *self.funding.readings.entry(key).or_default() += 1;
         }
         self.recheck_epochs(out);
         if self.funding.close_wanted && self.batches.closing.is_none() && self.knows_counted() {
@@ -146,8 +157,11 @@ impl Node {
             return;
         }
         let body = EpochBody::of(newest.map_or(1, |(epoch, _)| epoch + 1), &ledger);
-        out.provide(wire::encode(&body));
-        self.record(Fact::EpochClosing(Box::new(body.clone())), out);
+        let bytes = wire::encode(&body);
+        for fact in closing_facts(&bytes) {
+            self.record(fact, out);
+        }
+        out.provide(bytes);
         out.push(Output::PostEpoch(Box::new(body)));
     }
 
@@ -218,9 +232,9 @@ impl Node {
         }
     }
 
-    pub(super) fn epoch(&mut self, from: NodeId, head: Signed<EpochHead>, out: &mut Out) {
-        let epoch = head.body.epoch;
-        if self.batches.epochs.contains_key(&epoch) || self.batches.unchecked.contains_key(&epoch) {
+    pub(super) fn epoch(&mut self, now_ms: u64, from: NodeId, head: Signed<EpochHead>, out: &mut Out) {
+        let key = (head.body.epoch, head.body.body);
+        if self.batches.epochs.contains_key(&key) || self.batches.unchecked.contains_key(&key) {
             return;
         }
         // Of a poster that is unknown yet the announcement comes again.
@@ -229,7 +243,7 @@ impl Node {
         if !by_poster || head.body.body_bytes > BATCH_MAX_BYTES || head.verify(self.config.network).is_err() {
             return self.blame(Some(from), "sent an epoch that does not hold".into(), out);
         }
-        self.make_room_for_epoch();
+        self.make_room_for_epoch(now_ms);
         let room = self.batches.wanted.len() < BATCH_HEADS_MAX && self.batches.epochs.len() < EPOCHS_MAX;
         if head.body.node != self.id && room && self.batches.unchecked.len() < EPOCHS_UNCHECKED_MAX {
             let blob = head.body.body;
@@ -238,17 +252,20 @@ impl Node {
     }
 
     /// With no room left, an epoch that was long waited for is let go: its poster's announcement brings it up again.
-    fn make_room_for_epoch(&mut self) {
+    fn make_room_for_epoch(&mut self, now_ms: u64) {
         if self.batches.unchecked.len() < EPOCHS_UNCHECKED_MAX {
             return;
         }
+        let complete = self.complete_epochs();
+        let too_long = |one: &Unchecked| now_ms.saturating_sub(one.since_ms) >= EPOCH_INCOMPLETE_MS;
+        self.batches.unchecked.retain(|key, one| complete.contains(key) || !too_long(one));
         let readings = self.funding.readings.iter();
-        let longest = readings.max_by_key(|(_, readings)| **readings).map(|(epoch, readings)| (*epoch, *readings));
+        let longest = readings.max_by_key(|(_, readings)| **readings).map(|(key, readings)| (*key, *readings));
         let turns = u32::try_from(self.funding.from.len() / (FUNDING_STREAMS_MAX / 2)).unwrap_or(u32::MAX);
         let enough = READINGS_MAX.saturating_mul(turns.saturating_add(1));
-        if let Some((epoch, _)) = longest.filter(|(_, readings)| *readings >= enough) {
-            self.funding.readings.remove(&epoch);
-            self.batches.unchecked.remove(&epoch);
+        if let Some((key, _)) = longest.filter(|(_, readings)| *readings >= enough) {
+            self.funding.readings.remove(&key);
+            self.batches.unchecked.remove(&key);
         }
     }
 
@@ -285,19 +302,19 @@ impl Node {
     }
 
     /// Epochs of others that wait for nothing but the chain's word.
-    fn complete_epochs(&self) -> Vec<u64> {
+    fn complete_epochs(&self) -> Vec<EpochKey> {
         let is_here = |id: &ReceiptId| self.receipts.get(id).is_some();
         let unchecked = self.batches.unchecked.iter();
-        unchecked.filter(|(_, (_, body))| body.receipts.iter().all(is_here)).map(|(epoch, _)| *epoch).collect()
+        unchecked.filter(|(_, one)| one.body.receipts.iter().all(is_here)).map(|(key, _)| *key).collect()
     }
 
     /// Recomputes epochs once all their receipts are here: wrong sums are disputed, right ones agreed to once the
     /// chain says that the fees are there. Until then nothing is decided.
     fn recheck_epochs(&mut self, out: &mut Out) {
-        for epoch in self.complete_epochs() {
-            let Some((head, body)) = self.batches.unchecked.get(&epoch) else { continue };
+        for key in self.complete_epochs() {
+            let Some(Unchecked { head, body, .. }) = self.batches.unchecked.get(&key) else { continue };
             // Sums do not change while fees are waited for: they are looked at once, and when it is decided.
-            let is_new = self.funding.readings.get(&epoch) == Some(&1);
+            let is_new = self.funding.readings.get(&key) == Some(&1);
             let is_funded = self.is_funded(body);
             if !is_funded && !is_new {
                 continue;
@@ -306,10 +323,10 @@ impl Node {
             if agrees && !is_funded {
                 continue;
             }
-            self.funding.readings.remove(&epoch);
-            let Some((head, _)) = self.batches.unchecked.remove(&epoch) else { continue };
+            self.funding.readings.remove(&key);
+            let Some(Unchecked { head, .. }) = self.batches.unchecked.remove(&key) else { continue };
             self.record(Fact::EpochChecked { head: Box::new(head), agrees }, out);
-            out.event(Event::EpochChecked { epoch, agrees });
+            out.event(Event::EpochChecked { epoch: key.0, agrees });
         }
     }
 

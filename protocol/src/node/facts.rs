@@ -6,7 +6,7 @@
 use bincode::{Decode, Encode};
 
 use super::Node;
-use crate::batch::{BatchHead, EpochBody, EpochHead};
+use crate::batch::{BatchHead, EpochHead};
 use crate::card::CardChange;
 use crate::datanet::{Contribution, Genesis};
 use crate::envelope::Signed;
@@ -18,6 +18,9 @@ use crate::note::Note;
 use crate::receipt::{SignedReceipt, Voucher};
 use crate::task::{Award, TaskOffer};
 use crate::verification::{TaskResult, Verdict};
+
+/// Bytes of a part of what may be larger than the driver keeps as one fact, which is 1 MiB.
+pub const FACT_PART_BYTES: usize = 512 * 1024;
 
 /// One durable event.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -118,8 +121,15 @@ pub enum Fact {
     BatchSealed(Box<Signed<BatchHead>>),
     /// A witness's batch was read.
     BatchRead(Box<Signed<BatchHead>>),
-    /// This node is about to post an epoch.
-    EpochClosing(Box<EpochBody>),
+    /// A part of the epoch that this node is about to post, in [`FACT_PART_BYTES`]: it names all receipts that ever counted.
+    EpochClosing {
+        /// The first is 0.
+        part: u32,
+        /// How many there are.
+        parts: u32,
+        /// Its bytes of the body.
+        bytes: Vec<u8>,
+    },
     /// This node's epoch stands on the chain.
     EpochPosted(Box<Signed<EpochHead>>),
     /// Another node's epoch was recomputed here.
@@ -190,7 +200,7 @@ impl Node {
             Fact::Released(release) => self.worker.apply_release(*release),
             Fact::BatchSealed(head) => self.batches.apply_sealed(*head),
             Fact::BatchRead(head) => self.batches.apply_read(*head),
-            Fact::EpochClosing(body) => self.batches.apply_closing(*body),
+            Fact::EpochClosing { part, parts, bytes } => self.batches.apply_closing(part, parts, &bytes),
             Fact::EpochPosted(head) => self.batches.apply_posted(*head),
             Fact::EpochAbandoned(epoch) => self.batches.apply_abandoned(epoch),
             Fact::EpochChecked { head, agrees } => self.batches.apply_checked(*head, agrees),

@@ -35,7 +35,8 @@ impl Node {
     /// As a notary, attests what is new.
     pub(super) fn attest(&mut self, now_ms: u64, out: &mut Out) {
         let notarised = self.datanets.iter().filter(|datanet| datanet.is_notary(&self.account));
-        let unattested = notarised.filter_map(|datanet| Some((datanet.id(), datanet.unattested(&self.account)?)));
+        let unattested =
+            notarised.filter_map(|datanet| Some((datanet.id(), datanet.unattested(&self.account, now_ms)?)));
         for (id, seen) in unattested.collect::<Vec<_>>() {
             self.say(now_ms, id, Says::Attestation(seen), out);
         }

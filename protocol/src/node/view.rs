@@ -190,7 +190,7 @@ impl Node {
         self.batches
             .epochs()
             .iter()
-            .map(|(epoch, (head, agrees))| EpochView {
+            .map(|((epoch, _), (head, agrees))| EpochView {
                 epoch: *epoch,
                 body: head.body.body,
                 total: head.body.total,

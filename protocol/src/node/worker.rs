@@ -11,8 +11,8 @@ use super::{Event, Fact, Node, Out, Output};
 use crate::envelope::{NetworkId, Signed};
 use crate::id::{Amount, Hash, NodeId, TaskId};
 use crate::limits::{
-    ANNOUNCE_MS, BID_HOLDS_MS, CURVE_POINTS_MAX, HEARTBEAT_MS, JOB_START_MAX_MS, OUTBOX_MAX, RETRY_MS, SERVING_MAX,
-    TASKS_MAX,
+    ACCOUNT_PART, ANNOUNCE_MS, BID_HOLDS_MS, CURVE_POINTS_MAX, HEARTBEAT_MS, JOB_START_MAX_MS, OUTBOX_MAX, RETRY_MS,
+    SERVING_MAX, TASKS_MAX,
 };
 use crate::message::{Accepted, BidSealed, Heartbeat, Measurement, Message, Release, TaskRound};
 use crate::receipt::ReceiptOffer;
@@ -411,7 +411,10 @@ impl Node {
     }
 
     fn take_release(&mut self, release: Signed<Release>, out: &mut Out) {
-        if self.worker.releases.len() >= TASKS_MAX || self.worker.releases.contains_key(&release.body.adapter) {
+        let of_account = || self.worker.releases.values().filter(|one| one.account == release.account).count();
+        let room = self.worker.releases.len() < TASKS_MAX && of_account() < TASKS_MAX / ACCOUNT_PART;
+        let own = release.account == self.account;
+        if !(room || own) || self.worker.releases.contains_key(&release.body.adapter) {
             return;
         }
         self.record(Fact::Released(Box::new(release.clone())), out);

@@ -1,10 +1,11 @@
-//! The largest releases and receipts fit an envelope, so that no datanet is too large to be paid for.
+//! The largest releases and receipts fit an envelope, and releases a gossip message, so that no datanet is too large to be
+//! paid for.
 
 use tributary_protocol::attribution::{Share, commons_weight};
 use tributary_protocol::economy;
 use tributary_protocol::envelope::{self, ReplayGuard};
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash};
-use tributary_protocol::limits::{CONTRIBUTORS_MAX, LEFT_OUT_MAX, NOTE_LOGS_MAX, RECEIPT_SHARES_MAX};
+use tributary_protocol::limits::{CONTRIBUTORS_MAX, GOSSIP_MAX_BYTES, LEFT_OUT_MAX, NOTE_LOGS_MAX, RECEIPT_SHARES_MAX};
 use tributary_protocol::message::{Contributor, Message, Together};
 use tributary_protocol::receipt::ReceiptOffer;
 
@@ -22,10 +23,13 @@ fn payout(account: &AccountId) -> ChainAddress {
     ChainAddress(*account.0.first_chunk().expect("20 of 32 bytes"))
 }
 
+fn sealed(message: &Message) -> Vec<u8> {
+    envelope::seal(&samples::key(1), samples::network(), 1, 1, message.kind(), message.to_body())
+}
+
 /// What another node reads of a message.
 fn arrived(message: &Message) -> Message {
-    let sealed = envelope::seal(&samples::key(1), samples::network(), 1, 1, message.kind(), message.to_body());
-    let opened = envelope::open(&sealed, samples::network(), 1, &mut ReplayGuard::default()).expect("it fits");
+    let opened = envelope::open(&sealed(message), samples::network(), 1, &mut ReplayGuard::default()).expect("it fits");
     Message::from_body(opened.kind, &opened.body).expect("it is within bounds")
 }
 
@@ -48,7 +52,7 @@ fn a_receipt_that_pays_as_many_as_it_may_fits_an_envelope() {
 }
 
 #[test]
-fn a_release_of_as_many_contributors_as_a_datanet_has_fits_an_envelope() {
+fn a_release_of_as_many_contributors_as_a_datanet_has_is_gossiped() {
     let mut release = samples::release();
     let (clusters, rest) = (CONTRIBUTORS_MAX / LEFT_OUT_MAX, CONTRIBUTORS_MAX % LEFT_OUT_MAX);
     let contributor = |(number, account): (usize, &AccountId)| {
@@ -71,4 +75,5 @@ fn a_release_of_as_many_contributors_as_a_datanet_has_fits_an_envelope() {
     assert_eq!(release.contributors.iter().filter(|one| one.together.is_none()).count(), rest);
     let message = Message::Release(Box::new(samples::signed(1, release)));
     assert_eq!(arrived(&message), message);
+    assert!(sealed(&message).len() <= GOSSIP_MAX_BYTES, "{} bytes", sealed(&message).len());
 }

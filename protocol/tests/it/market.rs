@@ -5,6 +5,8 @@
 mod attacks;
 #[path = "market/bids.rs"]
 mod bids;
+#[path = "market/crowding.rs"]
+mod crowding;
 #[path = "market/ends.rs"]
 mod ends;
 #[path = "market/notaries.rs"]

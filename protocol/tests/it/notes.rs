@@ -64,7 +64,7 @@ fn say(datanet: &mut Datanet, by: u8, at_ms: u64, says: Says) -> Result<Appended
 
 /// Has a notary attest what it has not attested yet, if there is anything.
 fn attest(datanet: &mut Datanet, by: u8, at_ms: u64) {
-    if let Some(seen) = datanet.unattested(&account(by)) {
+    if let Some(seen) = datanet.unattested(&account(by), at_ms) {
         assert_eq!(say(datanet, by, at_ms, Says::Attestation(seen)), Ok(Appended::New));
     }
 }
@@ -165,14 +165,33 @@ fn attestations_end_when_there_is_nothing_new() {
         attest(&mut datanet, 2, 200 + round);
     }
     assert_eq!((datanet.note_position(&account(1)).0, datanet.note_position(&account(2)).0), (2, 1));
-    assert_eq!(datanet.unattested(&account(1)), None);
+    assert_eq!(datanet.unattested(&account(1), u64::MAX), None);
+}
+
+#[test]
+fn who_adds_all_the_time_uses_up_neither_a_notary_nor_the_dates_of_others() {
+    let mut datanet = begin([1]);
+    // An entry every quarter of a second for an hour.
+    let ticks = 4 * 3_600_u64;
+    for tick in 1..=ticks {
+        contribute(&mut datanet, THIEF, tick, RECORDS, None);
+        attest(&mut datanet, 1, tick * 250);
+    }
+    let times = datanet.note_position(&account(1)).0;
+    assert!((64..512).contains(&times), "{times}");
+    // The newest of them waits for no more than a thirtieth of that hour, and somebody new for nothing.
+    contribute(&mut datanet, VICTIM, 5, RECORDS, None);
+    attest(&mut datanet, 1, ticks * 250 + 1);
+    assert_eq!(proven(&datanet, VICTIM), Some(ticks * 250 + 1));
+    attest(&mut datanet, 1, ticks * 250 + 3_600_000 / 30 + 256_000);
+    assert_eq!(datanet.unattested(&account(1), u64::MAX), None);
 }
 
 #[test]
 fn notes_that_do_not_hold_are_refused_and_change_nothing() {
     let mut datanet = begin([1]);
     contribute(&mut datanet, VICTIM, 100, RECORDS, None);
-    let seen = datanet.unattested(&account(1)).unwrap();
+    let seen = datanet.unattested(&account(1), 200).unwrap();
     attest(&mut datanet, 1, 200);
     let log = |length| LogHead { contributor: account(VICTIM), length, newest: Hash([3; 32]) };
     let own = Seen { notes: vec![LogHead { contributor: account(1), ..log(1) }], logs: vec![log(2)] };
@@ -303,7 +322,7 @@ proptest! {
         contribute(&mut datanet, VICTIM, 300, RECORDS, Some(opening));
         contribute(&mut datanet, THIEF, 1, RECORDS, None);
         for at_ms in times {
-            if let Some(seen) = datanet.unattested(&account(1)) {
+            if let Some(seen) = datanet.unattested(&account(1), at_ms) {
                 let said = say(&mut datanet, 1, at_ms, Says::Attestation(seen));
                 prop_assert_eq!(said.is_ok(), at_ms > 200);
             }

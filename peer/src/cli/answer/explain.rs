@@ -21,13 +21,16 @@ const LEFT_OUT: &str = "The model was trained once more without the records of e
 /// How it differs for those who were left out together, who were not left out, and without whom nothing is left.
 const TOGETHER: &str = "Those who teach the same in their own words were left out together, and what that changes is divided among them \
                         by what their records say.";
-const ESTIMATED: &str = "For those with the fewest records the change is estimated, from what their records pull at.";
+const ESTIMATED: &str = "Where it says so the change is estimated, from what their records pull at, and nothing was trained without \
+                         them.";
 const BASE_ALONE: &str = "Without an only contributor, or without everybody, the base model is left.";
 /// What shares don't say.
 const NOT_RIGHT: &str = "A share does not tell whether the answer is right: nonsense has its teachers too.";
 
 /// Records that are shown.
 const RECORDS_SHOWN: usize = 5;
+/// Characters of a record's question that are, and of what it says.
+const WORDS_SHOWN: usize = 160;
 
 /// How records are told by gradients, and how far that can be trusted.
 const BY_GRADIENTS: &str = "Told by how the records pull at the model where the answer does: a hint. Of single records it says \
@@ -35,6 +38,8 @@ const BY_GRADIENTS: &str = "Told by how the records pull at the model where the 
 /// The same where the training is known.
 const BACKWARDS: &str = "Told by going through the model's training backwards: what leaving each record out would have done \
                          to this answer, its own steps outright and later ones to first order (compute/ATTRIBUTION.md).";
+/// From here on a training magnifies, in thousandths: the stable recipe doubles, the plain one has a tenfold and more.
+const MAGNIFIED_PERMILLE: u64 = 5_000;
 /// Characters before what belongs to a heading.
 const INDENT: usize = 2;
 
@@ -112,7 +117,7 @@ fn left_out(contributors: &Value, account: &str) -> String {
 }
 
 fn table(receipt: &Receipt, shares: &[&Share], contributors: &Value) -> String {
-    let mut table = Table::new(&["CONTRIBUTOR", "SHARE", "OPEN", "KNOWN BY"]);
+    let mut table = Table::wrapping(&["CONTRIBUTOR", "SHARE", "OPEN", "KNOWN BY"]).within(WIDTH - INDENT);
     let weights = shares.iter().map(|share| share.weight).chain([receipt.commons]).map(u64::from);
     let weights: Vec<u64> = weights.collect();
     let mut parts = percents(&weights).into_iter();
@@ -126,7 +131,8 @@ fn table(receipt: &Receipt, shares: &[&Share], contributors: &Value) -> String {
     table.row(["together".into(), text::percent(weights.iter().sum()), "-".into(), String::new()]);
     let (of_fee, given) = contributors_part(receipt);
     let whole = format!(
-        "Of the fee, {of_fee} is the contributors' part; {} OPEN of it went to those above.",
+        "Of the fee of {} OPEN, {of_fee} is the contributors' part; {} OPEN of it went to those above.",
+        amount::exact(receipt.fee()),
         amount::exact(given)
     );
     table.render() + &text::wrapped(&whole, WIDTH - INDENT).join("\n") + "\n"
@@ -136,21 +142,30 @@ fn table(receipt: &Receipt, shares: &[&Share], contributors: &Value) -> String {
 fn helped(records: &Value) -> String {
     let rows = text::rows(&records["records"]);
     let shown = &rows[..rows.len().min(RECORDS_SHOWN)];
-    let mut table = Table::new(&["SHARE", "CONTRIBUTOR", "RECORD"]);
+    if rows.is_empty() {
+        return "None: no contributor has a share of this answer that its records could divide.\n".into();
+    }
+    let mut table = Table::wrapping(&["SHARE", "CONTRIBUTOR", "RECORD"]).within(WIDTH - INDENT);
     let mut rest = text::number(&records["helped_weight"]);
     for row in shown {
         let weight = text::number(&row["weight"]);
         rest = rest.saturating_sub(weight);
-        let words = format!("{} {}", text::field(&row["prompt"]).trim(), text::field(&row["completion"]).trim());
+        let [prompt, completion] = [&row["prompt"], &row["completion"]].map(|text| beginning(text::field(text).trim()));
+        let words = format!("{prompt} {completion}");
         table.row([text::percent(weight), text::short(&row["contributor"]), words]);
     }
     let others = text::number(&records["helped"]).saturating_sub(shown.len() as u64);
     if others > 0 {
         table.row([text::percent(rest), "-".into(), format!("{} together", text::counted(others, "other"))]);
     }
-    let how = match records["exact"] == true {
-        true => BACKWARDS,
-        false => BY_GRADIENTS,
+    let how = match text::number(&records["magnified_permille"]) {
+        _ if records["exact"] != true => BY_GRADIENTS.to_owned(),
+        ..MAGNIFIED_PERMILLE => BACKWARDS.to_owned(),
+        much => format!(
+            "{BACKWARDS} But this training magnified small changes {} times on the way: what one record did is then chance for \
+             the most part, and this ranking no better. A run with train start --preset stable hardly does.",
+            text::grouped(much / 1_000)
+        ),
     };
     let looked = format!(
         "{} of {} looked at, as parts of their contributors' shares; nobody is paid by it. {how}",
@@ -158,6 +173,14 @@ fn helped(records: &Value) -> String {
         text::counted(text::number(&records["admitted"]), "record"),
     );
     table.render() + &text::wrapped(&looked, WIDTH - INDENT).join("\n") + "\n"
+}
+
+/// As much of a text as a few lines show.
+fn beginning(words: &str) -> String {
+    match words.char_indices().nth(WORDS_SHOWN) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words.to_owned(),
+    }
 }
 
 /// How contributors' shares are known, as far as it is so for one of these.
@@ -253,6 +276,11 @@ mod tests {
         let rows: Vec<Value> = (0..7).map(|place| row(100_000, &format!("question {place}"))).collect();
         let records =
             json!({"records": rows, "helped": 9, "helped_weight": 800_000, "looked_at": 20, "admitted": 2_000});
+        let mut exactly = records.clone();
+        (exactly["exact"], exactly["magnified_permille"]) = (json!(true), json!(2_000));
+        assert!(helped(&exactly).contains("backwards") && !helped(&exactly).contains("magnified"));
+        exactly["magnified_permille"] = json!(48_000);
+        assert!(helped(&exactly).contains("magnified small changes 48 times"), "{}", helped(&exactly));
         let shown = helped(&records);
         assert!(shown.contains("question 4") && !shown.contains("question 5") && !shown.contains('\u{1b}'), "{shown}");
         assert!(shown.contains("30.0 %") && shown.contains("4 others together") && shown.contains("20 of"), "{shown}");

@@ -44,6 +44,8 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt) -> Output {
         work(receipt),
         text::ago(receipt.finished_ms),
     );
+    let fee = format!("Of that, {} OPEN are the fee, which all but the worker divide.", amount::exact(receipt.fee()));
+    let first = if receipt.fee() > Amount::ZERO { format!("{first} {fee}") } else { first };
     let mut shown = format!("{}\n\n", text::wrapped(&first, WIDTH).join("\n"));
     for line in &lines {
         shown.push_str(&render(line));
@@ -52,8 +54,10 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt) -> Output {
     shown.push_str(&format!("\n{} OPEN in all: {exactly} the price.\n", amount::exact(sum)));
     if matches!(receipt.work, Work::Inference { .. }) {
         let (method, version) = (text::line(&receipt.attribution.method), receipt.attribution.version);
-        shown.push_str(&format!("Shares by {method} version {version}, from an index published before the answer.\n"));
-        let right = quality::told(receipt.attribution.quality);
+        let right = format!(
+            "Shares by {method} version {version}, from an index published before the answer. {}",
+            quality::told(receipt.attribution.quality)
+        );
         shown.push_str(&format!("{}\n", text::wrapped(&right, WIDTH).join("\n")));
     }
     shown.push_str(&format!("Receipt {id}\n"));

@@ -17,7 +17,7 @@ use crate::cli::failure::{Failure, UNREACHABLE};
 use crate::cli::output::{Context, Output};
 use crate::cli::pick::{BASE, DATANET};
 use crate::cli::{amount, spend, text};
-use crate::runs::leave_outs;
+use crate::runs::LEAVE_OUTS_TOLD_BY;
 
 /// How long `train start` listens for what workers say: an auction and what follows it.
 const FIRST_ANSWER: Duration = Duration::from_secs(8);
@@ -79,7 +79,8 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     deadline_min: u64,
     /// Leave-out trainings: as many, for the contributors with the most records. What the others' would give is estimated from the
-    /// gradients of their records, which is cheaper and less exact. Half of the contributors unless given, and eight at least.
+    /// gradients of their records, which is cheaper and less exact. Half of the contributors unless given, and eight at least; four at
+    /// the least, or all.
     #[arg(long, value_name = "COUNT", conflicts_with = "no_attribution", value_parser = clap::value_parser!(u16).range(1..))]
     leave_outs: Option<u16>,
     /// Train no leave-out adapters: cheaper, but the model cannot say whose records made an answer and is not released.
@@ -175,7 +176,8 @@ pub(super) async fn start(context: &Context, args: &StartArgs) -> Result<Output,
     let mut trial = body.clone();
     trial["dry_run"] = json!(true);
     let tried = context.client.post("/api/runs", &trial).await?;
-    let mut lines = preview_lines(args, &name, datanet, &recipe);
+    enough(args.leave_outs.filter(|_| !args.no_attribution), text::number(&tried["contributors"]))?;
+    let mut lines = preview_lines(args, &name, (datanet, &tried), &recipe);
     lines.extend(unchecked(args.check, text::number(&tried["verifiers"]))?);
     if let Some(end) = spend::preview(context, body.clone(), &lines, "Start?")? {
         return Ok(end);
@@ -232,15 +234,28 @@ fn preset(args: &StartArgs, recipe: &Recipe) -> String {
     }
 }
 
-fn preview_lines(args: &StartArgs, name: &str, datanet: &Value, recipe: &Recipe) -> Vec<String> {
-    let contributors = u64::try_from(text::rows(&datanet["contributors"]).len()).unwrap_or(u64::MAX);
-    let records = text::counted(text::number(&datanet["records"]), "record");
+/// Whether so many leave-out trainings tell how far estimates of the others reach.
+fn enough(wanted: Option<u16>, contributors: u64) -> Result<(), Failure> {
+    let least = LEAVE_OUTS_TOLD_BY.min(contributors);
+    match wanted.map(u64::from) {
+        Some(wanted) if wanted < least => Err(Failure::usage(
+            format!("--leave-outs {wanted} is too few to estimate what the others taught: at least {least} here"),
+            "give more, or leave it out",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What would be trained, of a datanet and of what the node says of a run on it.
+fn preview_lines(args: &StartArgs, name: &str, (datanet, tried): (&Value, &Value), recipe: &Recipe) -> Vec<String> {
+    let contributors = text::number(&tried["contributors"]);
+    let [trained, all] = [&tried["records"], &datanet["records"]].map(text::number);
+    let records = text::counted(trained, "record");
     let trainings = match (args.no_attribution, contributors) {
         (true, _) => "one training; no attribution, so it is not released".to_owned(),
         (false, 1) => "one training; without its only contributor there is the base alone".to_owned(),
         (false, _) => {
-            let many = usize::try_from(contributors).map_or(usize::MAX, |count| leave_outs(count, args.leave_outs));
-            let many = u64::try_from(many).unwrap_or(u64::MAX);
+            let many = text::number(&tried["leave_outs"]);
             let estimated = match contributors.saturating_sub(many) {
                 0 => String::new(),
                 others => format!(" ({} estimated from gradients)", text::counted(others, "contributor")),
@@ -248,16 +263,28 @@ fn preview_lines(args: &StartArgs, name: &str, datanet: &Value, recipe: &Recipe)
             format!("one training, and {} for attribution{estimated}", text::counted(many, "leave-out training"))
         }
     };
-    vec![
-        format!(
-            "train {} on {records} of {} in {}",
-            text::line(name),
-            text::counted(contributors, "contributor"),
-            text::field(&datanet["name"]),
-        ),
+    let others = match (all.saturating_sub(trained), text::number(&tried["missing"])) {
+        (0, _) => None,
+        (others, 0) => {
+            Some(format!("  {} there repeat these (tributary data repeats)", text::counted(others, "record")))
+        }
+        (others, missing) => Some(format!(
+            "! {} there are not among them: they repeat others, or are in {} that nobody has sent yet",
+            text::counted(others, "record"),
+            text::counted(missing, "shard"),
+        )),
+    };
+    let trained = format!(
+        "train {} on {records} of {} in {}",
+        text::line(name),
+        text::counted(contributors, "contributor"),
+        text::field(&datanet["name"]),
+    );
+    let lines = [
         format!("{} each{}: {trainings}", text::counted(recipe.steps.into(), "step"), preset(args, recipe)),
         format!("at most {} OPEN, fees included; what is not used stays in the wallet", amount::exact(args.budget)),
-    ]
+    ];
+    std::iter::once(trained).chain(others).chain(lines).collect()
 }
 
 #[cfg(test)]
@@ -334,19 +361,39 @@ mod tests {
 
     #[test]
     fn the_only_contributor_is_not_left_out() {
-        let datanet = json!({"name": "rivers", "records": 12, "contributors": [1]});
-        let lines = preview_lines(&args(&[]), "rivers", &datanet, &Recipe::default()).join("\n");
+        let (datanet, tried) = (json!({"name": "rivers", "records": 12}), json!({"records": 12, "contributors": 1}));
+        let lines = preview_lines(&args(&[]), "rivers", (&datanet, &tried), &Recipe::default()).join("\n");
         assert!(lines.contains("the base alone") && !lines.contains("leave-out"), "{lines}");
     }
 
     #[test]
     fn the_preview_says_what_it_may_cost_at_most() {
-        let datanet = json!({"name": "rivers", "records": 1204, "contributors": [1, 2]});
-        let lines = preview_lines(&args(&[]), "rivers", &datanet, &Recipe::default()).join("\n");
-        for part in ["1,204 records of 2 contributors", "2 leave-out trainings for", "at most 2.5 OPEN"] {
-            assert!(lines.contains(part), "{part} is missing in\n{lines}");
+        let datanet = json!({"name": "rivers", "records": 1214});
+        let mut tried = json!({"records": 1204, "contributors": 5, "leave_outs": 5, "missing": 0});
+        let shown =
+            |tried: &Value| preview_lines(&args(&[]), "rivers", (&datanet, tried), &Recipe::default()).join("\n");
+        for part in [
+            "1,204 records of 5 contributors",
+            "10 records there repeat",
+            "5 leave-out trainings for",
+            "at most 2.5 OPEN",
+        ] {
+            assert!(shown(&tried).contains(part), "{part} is missing in\n{}", shown(&tried));
         }
-        let one = preview_lines(&args(&["--leave-outs", "1"]), "rivers", &datanet, &Recipe::default()).join("\n");
-        assert!(one.contains("1 leave-out training for attribution (1 contributor estimated from gradients)"), "{one}");
+        (tried["leave_outs"], tried["missing"]) = (json!(4), json!(1));
+        let four = shown(&tried);
+        assert!(
+            four.contains("4 leave-out trainings for attribution (1 contributor estimated from gradients)"),
+            "{four}"
+        );
+        assert!(four.contains("in 1 shard that nobody has sent yet"), "{four}");
+    }
+
+    #[test]
+    fn too_few_leave_out_trainings_are_refused_before_anything_is_paid() {
+        assert!(enough(None, 9).is_ok() && enough(Some(4), 9).is_ok() && enough(Some(3), 3).is_ok());
+        for (wanted, contributors) in [(1, 9), (3, 9), (1, 2)] {
+            assert!(enough(Some(wanted), contributors).is_err(), "{wanted} of {contributors}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use tributary_compute::attribute::{Estimator, Learned};
 use tributary_compute::lora::Adapter;
 use tributary_compute::loss::Target;
 use tributary_compute::model::Base;
-use tributary_compute::train::{Recipe, Trainer};
+use tributary_compute::train::{ByExample, Recipe, Trainer};
 
 use super::super::context::JobContext;
 use super::super::{Done, InfluenceAsk, Reply};
@@ -28,14 +28,17 @@ pub(super) fn influence(context: &JobContext, ask: &InfluenceAsk) -> Result<Done
         context.reply(Reply::Working { job: context.job });
         context.is_stopped()
     };
-    let scores = match &ask.recipe {
+    let (scores, magnified) = match &ask.recipe {
         Some(recipe) => {
             let memory_bytes = context.shelf.bases.bytes_beside();
-            unrolled(&base, &adapter, ask, (recipe, memory_bytes), &answer, &is_stopped)?
+            let found = unrolled(&base, &adapter, ask, (recipe, memory_bytes), &answer, &is_stopped)?;
+            (found.rises, Some(found.magnified))
         }
-        None => by_gradients(&base, &adapter, ask, &answer, &is_stopped)?,
+        None => (by_gradients(&base, &adapter, ask, &answer, &is_stopped)?, None),
     };
-    Ok(Done::Influenced(whole(scores)))
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a length, cut to what fits")]
+    let permille = |magnified: f64| (magnified * 1_000.0).round() as u64;
+    Ok(Done::Influenced { scores: whole(scores), magnified_permille: magnified.map(permille) })
 }
 
 fn by_gradients(
@@ -60,7 +63,7 @@ fn unrolled(
     (recipe, memory_bytes): (&str, u64),
     answer: &Target,
     is_stopped: &(dyn Fn() -> bool + Sync),
-) -> Result<Vec<(u32, f64)>, String> {
+) -> Result<ByExample, String> {
     let recipe: Recipe = serde_json::from_str(recipe).map_err(|error| format!("the recipe is refused: {error}"))?;
     let trainer = Trainer::new(base, &recipe, &examples_of(&ask.records)).map_err(text)?;
     let needed = trainer.unrolling_bytes();
@@ -128,7 +131,7 @@ mod tests {
         let by = |adapter: &Adapter, recipe: &str, memory_bytes: u64| {
             unrolled(&base, adapter, &ask, (recipe, memory_bytes), &answer, &|| false)
         };
-        let scores = by(&after, &told, u64::MAX).unwrap();
+        let scores = by(&after, &told, u64::MAX).unwrap().rises;
         assert_eq!(scores.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [0, 1]);
         assert!(scores.iter().all(|(_, rise)| rise.is_finite()) && scores[0].1 > scores[1].1, "{scores:?}");
         assert!(by(&before, &told, u64::MAX).unwrap_err().contains("don't come to the model's adapter"));

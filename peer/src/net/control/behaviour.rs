@@ -28,8 +28,8 @@ use crate::net::limits::{
 pub(super) type Gossip =
     gossipsub::Behaviour<IdentityTransform, MaxCountSubscriptionFilter<AllowAllSubscriptionFilter>>;
 
-/// Bytes that may wait towards one slow neighbour: 512 messages of at most 32 KiB.
-const GOSSIP_QUEUE: usize = 512;
+/// Messages that may wait towards one slow neighbour: 16 MiB of the largest.
+const GOSSIP_QUEUE: usize = (16 << 20) / GOSSIP_MAX_BYTES;
 /// Longest network name: it is part of every protocol name, which libp2p caps at 140 bytes.
 const NETWORK_NAME_BYTES: usize = 64;
 

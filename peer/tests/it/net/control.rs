@@ -93,8 +93,8 @@ async fn direct_messages_arrive_small_and_large_and_in_bursts() {
     assert_eq!(numbers, (0..50).collect::<Vec<_>>());
     let oversized = second.control.send(first.node(), vec![0; (1 << 20) + 1]).await;
     assert_eq!(oversized, Err(NetError::TooLarge { size: (1 << 20) + 1, limit: 1 << 20 }));
-    let oversized = second.control.publish("heads", vec![0; (32 << 10) + 1]).await;
-    assert_eq!(oversized.unwrap_err(), NetError::TooLarge { size: (32 << 10) + 1, limit: 32 << 10 });
+    let oversized = second.control.publish("heads", vec![0; (48 << 10) + 1]).await;
+    assert_eq!(oversized.unwrap_err(), NetError::TooLarge { size: (48 << 10) + 1, limit: 48 << 10 });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -150,7 +150,7 @@ async fn oversized_gossip_is_not_delivered() {
         loop {
             // Each event gives another chance.
             swarm.select_next_some().await;
-            for size in [(32 << 10) + 1, 100 << 10] {
+            for size in [(48 << 10) + 1, 100 << 10] {
                 number += 1;
                 let mut bytes = vec![0xee; size];
                 bytes[..4].copy_from_slice(&number.to_be_bytes());

@@ -6,7 +6,7 @@ use tributary_protocol::economy;
 use tributary_protocol::envelope::{self, NetworkId, Signed};
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash, ReceiptId};
 use tributary_protocol::message::Message;
-use tributary_protocol::node::{Fact, Input};
+use tributary_protocol::node::{FACT_PART_BYTES, Fact, Input, closing_facts};
 use tributary_protocol::receipt::{ReceiptOffer, SignedReceipt};
 use tributary_protocol::wire;
 
@@ -105,11 +105,28 @@ fn an_epoch_that_the_chain_cannot_pay_is_given_up_and_later_ones_stand() {
     }
     net.fees.insert((address(0), address(WORKER)), FEE);
     net.refuses_epochs = true;
-    net.restart(0, [kept(&unpaid), Fact::EpochClosing(Box::new(EpochBody::of(1, &ledger)))]);
+    let closing = closing_facts(&wire::encode(&EpochBody::of(1, &ledger)));
+    net.restart(0, [kept(&unpaid)].into_iter().chain(closing));
     net.refuses_epochs = false;
     net.pass(6);
     let posted = net.hosts[0].posted.last().expect("one that is covered stands");
     assert_eq!((posted.epoch, posted.receipts.len()), (1, 1));
+}
+
+#[test]
+fn an_epoch_of_more_receipts_than_one_fact_holds_is_posted_after_a_restart() {
+    let (mut net, honest) = answered();
+    let mut ledger = Ledger::default();
+    ledger.include(&honest.receipt).unwrap();
+    let mut body = EpochBody::of(1, &ledger);
+    body.receipts = (0..40_000_u32).map(|number| ReceiptId(Hash::of(&number.to_le_bytes()).0)).collect();
+    let facts = closing_facts(&wire::encode(&body));
+    assert!(facts.len() > 1);
+    // What a driver keeps as one fact has at most 1 MiB.
+    assert!(facts.iter().all(|fact| wire::encode(fact).len() <= FACT_PART_BYTES + 64));
+    net.restart(0, facts);
+    net.pass(6);
+    assert_eq!(net.hosts[0].posted.first(), Some(&body));
 }
 
 /// An epoch over `receipts` whose sums the poster changes as it likes, as the worker's node hears of it.
@@ -132,7 +149,7 @@ fn announced(net: &mut Net, number: u64, receipts: &[&SignedReceipt], change: im
     };
     let blob = head.body;
     let message = Message::Epoch(Signed::new(NetworkId::named("market"), &key(100), head));
-    let (network, sequence) = (NetworkId::named("market"), u64::MAX / 2 + number);
+    let (network, sequence) = (NetworkId::named("market"), u64::MAX / 2 + net.now_ms + number);
     let sealed = envelope::seal(&key(0), network, sequence, net.now_ms, message.kind(), message.to_body());
     net.feed(WORKER, Input::Message { from: node, bytes: sealed });
     net.feed(WORKER, Input::Body { blob, bytes });
@@ -165,6 +182,25 @@ fn wrong_sums_are_disputed() {
     announced(&mut net, 1, &[&honest], |body| body.earned[0].1.0 += 1);
     net.pass(6);
     assert_eq!(verdicts(&net), [(1, false)]);
+}
+
+#[test]
+fn a_wrong_epoch_of_the_same_number_and_such_without_receipts_keep_no_true_one_out() {
+    let (mut net, honest) = answered();
+    net.fees.insert((address(0), address(WORKER)), FEE);
+    announced(&mut net, 1, &[&honest], |body| body.earned[0].1.0 += 1);
+    net.pass(6);
+    // Receipts that nobody has.
+    let unknown = |number: u64| ReceiptId(Hash::of(&number.to_le_bytes()).0);
+    for number in 2..12 {
+        announced(&mut net, number, &[&honest], |body| body.receipts.push(unknown(number)));
+    }
+    net.pass(130);
+    announced(&mut net, 1, &[&honest], |_| {});
+    net.pass(6);
+    let of_first: Vec<bool> =
+        verdicts(&net).into_iter().filter(|(number, _)| *number == 1).map(|(_, agrees)| agrees).collect();
+    assert!(of_first.len() == 2 && of_first.contains(&true) && of_first.contains(&false), "{of_first:?}");
 }
 
 #[test]
