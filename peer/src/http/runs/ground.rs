@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use tributary_protocol::datanet::{Head, LogHead};
 use tributary_protocol::id::{AccountId, DatanetId};
@@ -13,6 +14,10 @@ use tributary_storage::admission::Admitted;
 
 use crate::http::{ApiError, ApiState, datanets};
 use crate::runs::leave_outs;
+
+/// How long shards that are on their way are waited for.
+const SHARDS_PATIENCE: Duration = Duration::from_secs(20);
+const SHARDS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The version that a run is trained on.
 pub(super) struct Ground {
@@ -27,21 +32,26 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    /// Of a datanet as it is known here now.
+    /// Of a datanet as it is known here now, once its shards are here or were waited for.
     pub(super) async fn of(api: &ApiState, id: DatanetId) -> Result<Self, ApiError> {
         let look = move |node: &Node| {
             let datanet = node.datanet(&id)?;
             let (all, head) = (datanet.head(), datanet.head_held(|shard| node.holds(shard)));
             Some((length(&all.logs), datanet.version(&head), head))
         };
-        let (all, entries, head) = api.handle.view(look).await?.ok_or_else(|| datanets::unknown(&id))?;
-        if all == 0 {
-            return Err(ApiError::usage(
-                "the datanet has no records yet",
-                "add some with tributary data add FILE --to ID",
-            ));
-        }
-        let missing = all.saturating_sub(length(&head.logs));
+        let deadline = Instant::now() + SHARDS_PATIENCE;
+        let (entries, head, missing) = loop {
+            let (all, entries, head) = api.handle.view(look).await?.ok_or_else(|| datanets::unknown(&id))?;
+            if all == 0 {
+                let hint = "add some with tributary data add FILE --to ID";
+                return Err(ApiError::usage("the datanet has no records yet", hint));
+            }
+            let missing = all.saturating_sub(length(&head.logs));
+            if missing == 0 || Instant::now() >= deadline {
+                break (entries, head, missing);
+            }
+            tokio::time::sleep(SHARDS_INTERVAL).await;
+        };
         let entries = entries.filter(|entries| !entries.is_empty()).ok_or_else(datanets::incomplete)?;
         let admitted = api.workshop.admission(&entries).await.map_err(ApiError::internal)?.admitted;
         if admitted.is_empty() {
