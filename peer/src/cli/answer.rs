@@ -38,7 +38,7 @@ pub(crate) enum AnswerCommand {
         #[arg(long)]
         records: bool,
         /// Tell it of records by going through the model's training backwards: far nearer to what leaving one out would
-        /// have done, in about five times the training's time. Only for models that were trained for this node.
+        /// have done, in several times the training's time. Only for models that were trained for this node.
         #[arg(long, requires = "records")]
         exact: bool,
     },
