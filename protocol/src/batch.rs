@@ -48,8 +48,8 @@ pub struct BatchBody {
 /// Why a body is not what its head says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// Another number of receipts.
-    #[error("the batch has another number of receipts than its head says")]
+    /// Another number of receipts, or of the epoch.
+    #[error("the batch has another number than its head says")]
     Count,
     /// Not in ascending order of ids, or repeated.
     #[error("the batch is not ordered by receipt id")]
@@ -193,6 +193,25 @@ impl EpochBody {
     pub fn of(epoch: u64, ledger: &Ledger) -> Self {
         let earned = ledger.earned.iter().map(|(address, amount)| (*address, *amount)).collect();
         Self { epoch, receipts: ledger.receipts(), earned }
+    }
+
+    /// Whether the head is this body's, so that whatever is found of the sums follows from the body alone: anybody may sign a head
+    /// of his own for somebody else's body.
+    ///
+    /// # Errors
+    /// When number, root or sum are others.
+    pub fn check(&self, head: &EpochHead) -> Result<(), BatchError> {
+        if self.epoch != head.epoch {
+            return Err(BatchError::Count);
+        }
+        if root_of(self.receipts.iter()) != head.receipts_root {
+            return Err(BatchError::Root);
+        }
+        let sum = self.earned.iter().try_fold(Amount::ZERO, |sum, (_, amount)| sum.checked_add(*amount));
+        if sum != Some(head.total) {
+            return Err(BatchError::Sum);
+        }
+        Ok(())
     }
 }
 

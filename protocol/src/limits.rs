@@ -49,8 +49,10 @@ pub const ATTESTED_MAX: usize = 262_144;
 /// How often a notary's attestations name one log: an even part for as many logs as a datanet has, so that nobody uses up what is
 /// there for others.
 pub const ATTESTED_OF_ONE_MAX: u32 = 744;
-/// How often a notary names a log before its pauses double: 744 take eight years then.
-pub const ATTESTED_AT_ONE_PACE: u32 = 32;
+/// Of these, how often without a pause: an addition a day for a year.
+pub const ATTESTED_AT_ONCE: u32 = 372;
+/// How often a notary names a log after these before its pauses double: the rest takes five years then.
+pub const ATTESTED_AT_ONE_PACE: u32 = 16;
 /// The first of these pauses, in milliseconds.
 pub const ATTESTED_PAUSE_MS: u64 = 1_000;
 /// Bytes of notes in one message: stays below [`REQUEST_MAX_BYTES`].

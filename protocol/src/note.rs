@@ -31,8 +31,8 @@ use crate::datanet::LogHead;
 use crate::envelope::{Signed, Statement};
 use crate::id::{AccountId, DatanetId, Hash};
 use crate::limits::{
-    ATTESTATIONS_MAX, ATTESTED_AT_ONE_PACE, ATTESTED_MAX, ATTESTED_OF_ONE_MAX, ATTESTED_PAUSE_MS, COMMITMENTS_MAX,
-    HEAD_CONTRIBUTORS_MAX, NOTE_LOGS_MAX,
+    ATTESTATIONS_MAX, ATTESTED_AT_ONCE, ATTESTED_AT_ONE_PACE, ATTESTED_MAX, ATTESTED_OF_ONE_MAX, ATTESTED_PAUSE_MS,
+    COMMITMENTS_MAX, HEAD_CONTRIBUTORS_MAX, NOTE_LOGS_MAX,
 };
 
 /// One entry of an account's log of notes.
@@ -125,13 +125,14 @@ struct Sighted {
 }
 
 impl Sighted {
-    /// Whether it may be named again: at once for the first few times, then after pauses that double, so that a log which never
-    /// stops growing takes years to use up what its notary has for it, and nothing of what it has for others. Whoever is named so
-    /// often waits for about a thirtieth of the time for which he has been.
+    /// Whether it may be named again: at once for half of what a notary has for one log, then after pauses that double, so that a log
+    /// which never stops growing takes years to use up its part, and nothing of what is there for others. While it waits, who
+    /// copies its newest entries may be dated first: an honest contributor does not come there.
     fn is_due(&self, now_ms: u64) -> bool {
-        let doubled = self.times / ATTESTED_AT_ONE_PACE;
-        let pause_ms = ATTESTED_PAUSE_MS.checked_shl(doubled.saturating_sub(1)).unwrap_or(u64::MAX);
-        self.times < ATTESTED_OF_ONE_MAX && (doubled == 0 || now_ms.saturating_sub(self.at_ms) >= pause_ms)
+        let Some(paced) = self.times.checked_sub(ATTESTED_AT_ONCE) else { return true };
+        let pause_ms = ATTESTED_PAUSE_MS.checked_shl(paced / ATTESTED_AT_ONE_PACE).unwrap_or(u64::MAX);
+        // The distance, since a clock that was once ahead must not make it wait for years.
+        self.times < ATTESTED_OF_ONE_MAX && now_ms.abs_diff(self.at_ms) >= pause_ms
     }
 }
 
@@ -208,11 +209,7 @@ impl NoteLog {
         if !is_new {
             return Some("an attestation names what was attested before");
         }
-        let used_up = |sighted: Option<&Sighted>| sighted.is_some_and(|sighted| sighted.times >= ATTESTED_OF_ONE_MAX);
-        let is_full = sequence >= ATTESTATIONS_MAX
-            || self.named.saturating_add(seen.named()) > ATTESTED_MAX
-            || seen.logs.iter().any(|log| used_up(self.seen_logs.get(&log.contributor)))
-            || seen.notes.iter().any(|log| used_up(self.seen_notes.get(&log.contributor)));
+        let is_full = sequence >= ATTESTATIONS_MAX || self.named.saturating_add(seen.named()) > ATTESTED_MAX;
         is_full.then_some("too many attestations")
     }
 

@@ -147,7 +147,15 @@ const DIED: &str = "it takes more memory, time or nesting than a template may";
 pub fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
     let mut known: Option<(Sources, Result<Compiled, ChatError>)> = None;
     while let Some(frame) = frame::read(input, FRAME_MAX_BYTES)? {
-        let Asked { sources, conversation, ask, now_s } = serde_json::from_slice(&frame)?;
+        let Asked { sources, conversation, ask, now_s } = match serde_json::from_slice(&frame) {
+            Ok(asked) => asked,
+            // Nested a little less deeply it could be read, so it is the conversation that is told about.
+            Err(error) => {
+                let told: Result<String, ChatError> = Err(ChatError::Conversation(error.to_string()));
+                frame::write(output, &serde_json::to_vec(&told)?)?;
+                continue;
+            }
+        };
         let (_, compiled) = match &mut known {
             Some(known) if known.0 == sources => known,
             other => {
@@ -159,6 +167,9 @@ pub fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
             Ok(compiled) => compiled.render(&conversation, ask, now_s),
             Err(error) => Err(error.clone()),
         };
+        if matches!(compiled, Err(ChatError::Ended(_))) {
+            known = None;
+        }
         frame::write(output, &serde_json::to_vec(&told)?)?;
     }
     Ok(())
@@ -196,6 +207,27 @@ mod tests {
             assert_eq!(told, template.render(&conversation, true, 7), "{source}");
         }
         assert!(frame::read(&mut output, FRAME_MAX_BYTES).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_conversation_nested_too_deeply_to_be_handed_over_ends_no_process() {
+        let json = |depth: usize| {
+            let nested = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+            format!(r#"{{"messages": [{{"role": "user", "content": "a", "x": {nested}}}]}}"#)
+        };
+        let readable = |depth: &usize| Conversation::from_json(json(*depth).as_bytes()).is_ok();
+        let deepest = (1..200).take_while(readable).last().unwrap();
+        let told = |depth: usize| {
+            let conversation = Conversation::from_json(json(depth).as_bytes()).unwrap();
+            let mut input = Vec::new();
+            frame::write(&mut input, &asked("x", &conversation)).unwrap();
+            let mut output = Vec::new();
+            serve(&mut input.as_slice(), &mut output).unwrap();
+            let told = frame::read(&mut output.as_slice(), FRAME_MAX_BYTES).unwrap().unwrap();
+            serde_json::from_slice::<Result<String, ChatError>>(&told).unwrap()
+        };
+        assert!(matches!(told(deepest), Err(ChatError::Conversation(_))));
+        assert_eq!(told(deepest - 2), Ok("x".into()));
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! may still be too deep to be printed, and constants that minijinja joins while it reads take what memory they want.
 
 use std::fmt;
-use std::io;
 use std::thread;
 
 use minijinja::syntax::SyntaxConfig;
@@ -27,12 +26,13 @@ const STACK_BYTES: usize = 1 << 30;
 /// Does what recurses as deeply as a stranger wants.
 ///
 /// # Errors
-/// When the system gives no thread.
-pub(super) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+/// [`ChatError::Ended`] when the system gives no thread, which says nothing of the template; [`ChatError::Failed`] when minijinja
+/// panics.
+pub(super) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ChatError> {
     thread::scope(|scope| {
-        let worker =
-            thread::Builder::new().name("template".into()).stack_size(STACK_BYTES).spawn_scoped(scope, work)?;
-        worker.join().map_err(|_| io::Error::other("the template made minijinja panic"))
+        let thread = thread::Builder::new().name("template".into()).stack_size(STACK_BYTES);
+        let worker = thread.spawn_scoped(scope, work).map_err(|error| ChatError::Ended(error.to_string()))?;
+        worker.join().map_err(|_| ChatError::Failed("the template made minijinja panic".into()))
     })
 }
 
@@ -90,8 +90,7 @@ fn compile(source: &str) -> Result<Environment<'static>, ChatError> {
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
     });
-    with_room(|| environment.add_template_owned(NAME, without_generation_marks(source)))
-        .map_err(|error| ChatError::Template(error.to_string()))?
+    with_room(|| environment.add_template_owned(NAME, without_generation_marks(source)))?
         .map_err(|error| ChatError::Template(error.to_string()))?;
     Ok(environment)
 }

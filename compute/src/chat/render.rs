@@ -19,8 +19,7 @@ const THOUGHT_FIELDS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"]
 impl Compiled {
     /// See [`super::ChatTemplate::render`].
     pub(super) fn render(&self, conversation: &Conversation, ask: bool, now_s: i64) -> Result<String, ChatError> {
-        with_room(|| self.render_here(conversation, ask, now_s))
-            .map_err(|error| ChatError::Failed(error.to_string()))?
+        with_room(|| self.render_here(conversation, ask, now_s))?
     }
 
     fn render_here(&self, conversation: &Conversation, ask: bool, now_s: i64) -> Result<String, ChatError> {

@@ -184,7 +184,7 @@ impl Trail {
                     magnified = magnified.max(length(flow.values.iter().copied()) / own);
                 }
             }
-            let own = self.each(step)?;
+            let own = self.each(step, is_stopped)?;
             let through = |left_out: &Vec<u32>| self.without(number, step, &own, left_out, &flows);
             let through: Vec<Vec<f64>> = left_out.par_iter().map(through).collect();
             for (set, through) in through.iter().enumerate() {
@@ -210,10 +210,13 @@ impl Trail {
     }
 
     /// Each slot's part of a step's gradient.
-    fn each(&self, step: &Step) -> Result<Vec<Vec<f32>>, TrainError> {
+    fn each(&self, step: &Step, is_stopped: &(dyn Fn() -> bool + Sync)) -> Result<Vec<Vec<f32>>, TrainError> {
         let examples: Vec<&Encoded> = self.examples(step).collect();
         let divisor = examples.iter().map(|example| example.target.predicted()).sum();
-        let one = |example: &&Encoded| self.gradient(&step.before.values, &[*example], divisor);
+        let one = |example: &&Encoded| match is_stopped() {
+            true => Err(TrainError::Stopped),
+            false => self.gradient(&step.before.values, &[*example], divisor),
+        };
         examples.par_iter().map(one).collect()
     }
 

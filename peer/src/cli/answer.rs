@@ -115,13 +115,16 @@ fn list(known: &Value) -> Output {
             row["finished_ms"].as_u64().map_or_else(|| "-".into(), text::ago),
         ]);
     }
-    let next = rows.last().map(|row| format!("tributary answer explain {}", text::short(&row["key"])));
+    let is_there = |row: &&&Value| row["failure"].is_null() && row["text"].is_string();
+    let newest = rows.iter().rev().find(is_there);
+    let next = newest.map(|row| format!("tributary answer explain {}", text::short(&row["key"])));
     let document: Value = rows.iter().map(|row| (*row).clone()).collect();
     let ids = text::ids(&document, "key");
     let output = Output::new(document, ids, table.render());
     match next {
         Some(next) => output.next(next),
-        None => output.note("nothing was asked here").next("tributary ask \"…\""),
+        None if rows.is_empty() => output.note("nothing was asked here").next("tributary ask \"…\""),
+        None => output,
     }
 }
 

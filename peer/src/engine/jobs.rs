@@ -14,7 +14,7 @@ use tributary_compute::model::Base;
 use tributary_compute::proof::{self, Fingerprint, ProofVerdict, fingerprint_root};
 use tributary_compute::sample::top_logprobs;
 use tributary_compute::serve;
-use tributary_compute::train::{Recipe, targets};
+use tributary_compute::train::Recipe;
 use tributary_protocol::decoding::{Decoding, Prompt};
 use tributary_protocol::id::Hash;
 use tributary_protocol::limits::PASSAGES_MAX;
@@ -142,7 +142,7 @@ fn quality(
     let served = context.shelf.served(&base, id)?;
     let without = left_out(context, (base_id, &base), &served.adapter, leave_out)?;
     let most = base.config().max_positions.min(MEASURED_TOKENS);
-    let answers = targets(&base, &training::examples_of(records), most).map_err(text)?;
+    let answers: Vec<_> = training::learned_from(&base, records, most)?.into_iter().map(|(_, answer)| answer).collect();
     attribute::quality(&base, &served.adapter, &served.index, &without, &answers).map(Done::Measured).map_err(text)
 }
 

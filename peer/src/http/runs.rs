@@ -71,6 +71,11 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
     }
     let deadline_ms = deadline_ms(start.deadline_s)?;
     let recipe = recipe_of(&start)?;
+    if let Some(key) = start.key.filter(|_| !start.dry_run)
+        && api.runs.get(&key)?.is_some()
+    {
+        return Ok(Json(json!({"key": key})));
+    }
     let ground = Ground::of(&api, start.datanet).await?;
     let leave_outs = if start.attribution { ground.leave_outs(start.leave_outs) } else { 0 };
     let trainings = 1 + leave_outs;
@@ -82,10 +87,8 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
         ));
     }
     let key = start.key.map_or_else(fresh_key, Ok)?;
-    if api.runs.get(&key)?.is_none() {
-        check_name(&api, &start.name).await?;
-        check_funds(&api, start.budget).await?;
-    }
+    check_name(&api, &start.name).await?;
+    check_funds(&api, start.budget).await?;
     if start.dry_run {
         bases::check(&api, &start.base)?;
         return Ok(Json(json!({

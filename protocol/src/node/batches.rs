@@ -153,9 +153,12 @@ impl Batches {
         let key = (head.body.epoch, head.body.body);
         self.unchecked.remove(&key);
         // Wrong ones are remembered for those who look at them, and take no room from others.
-        let wrong: Vec<EpochKey> = self.epochs.iter().filter(|(_, (_, agrees))| !agrees).map(|(key, _)| *key).collect();
-        if let Some(oldest) = wrong.first().filter(|_| !agrees && wrong.len() >= EPOCHS_WRONG_MAX) {
-            self.epochs.remove(oldest);
+        if !agrees {
+            let wrong = || self.epochs.iter().filter(|(_, (_, agrees))| !agrees).map(|(key, _)| *key);
+            // The last: numbers that are far ahead are nobody's.
+            if let Some(last) = wrong().next_back().filter(|_| wrong().count() >= EPOCHS_WRONG_MAX) {
+                self.epochs.remove(&last);
+            }
         }
         self.epochs.insert(key, (head, agrees));
     }
@@ -358,6 +361,9 @@ impl Node {
                     }
                     Ok(body) => {
                         self.batches.wanted.remove(&blob);
+                        if let Err(error) = body.check(&head.body) {
+                            return self.blame(Some(from), error.to_string(), out);
+                        }
                         if self.batches.unchecked.len() < EPOCHS_UNCHECKED_MAX {
                             let key = (head.body.epoch, head.body.body);
                             self.batches.unchecked.insert(key, Unchecked { head: *head, body, since_ms: now_ms });

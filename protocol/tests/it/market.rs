@@ -74,6 +74,8 @@ struct Net {
     fees: BTreeMap<(ChainAddress, ChainAddress), Amount>,
     /// The chain takes no epoch, since its fees are not there.
     refuses_epochs: bool,
+    /// Why somebody was, where a test expects that.
+    blamed: Option<Vec<String>>,
     declines: u32,
     /// What was put into the stores.
     provided: Vec<Vec<u8>>,
@@ -132,6 +134,7 @@ impl Net {
             bound: BTreeMap::new(),
             fees: BTreeMap::new(),
             refuses_epochs: false,
+            blamed: None,
             declines: 0,
             provided: Vec::new(),
         };
@@ -216,7 +219,10 @@ impl Net {
                 self.hosts[host].posted.push(*body);
             }
             Output::Provide { bytes } => self.provided.push(bytes),
-            Output::Penalise { peer, reason } => panic!("{peer:?} was blamed: {reason}"),
+            Output::Penalise { peer, reason } => match &mut self.blamed {
+                Some(blamed) => blamed.push(reason),
+                None => panic!("{peer:?} was blamed: {reason}"),
+            },
             Output::Validated { .. }
             | Output::FetchBody { .. }
             | Output::Learn { .. }

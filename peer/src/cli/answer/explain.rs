@@ -143,7 +143,7 @@ fn helped(records: &Value) -> String {
     let rows = text::rows(&records["records"]);
     let shown = &rows[..rows.len().min(RECORDS_SHOWN)];
     if rows.is_empty() {
-        return "None: no contributor has a share of this answer that its records could divide.\n".into();
+        return "None: there is no share of a contributor here that single records explain.\n".into();
     }
     let mut table = Table::wrapping(&["SHARE", "CONTRIBUTOR", "RECORD"]).within(WIDTH - INDENT);
     let mut rest = text::number(&records["helped_weight"]);

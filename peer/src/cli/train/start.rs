@@ -23,6 +23,8 @@ use crate::runs::LEAVE_OUTS_TOLD_BY;
 const FIRST_ANSWER: Duration = Duration::from_secs(8);
 /// How often it looks.
 const POLL: Duration = Duration::from_millis(300);
+/// How long reading a datanet's records may take, and waiting for those on their way.
+const READING_PATIENCE: Duration = Duration::from_secs(900);
 /// Segments of a training that are checked unless its user says otherwise.
 const SEGMENTS_CHECKED: u16 = 2;
 const RECIPE_HINT: &str = "see tributary train start --help for the recipe's fields";
@@ -175,14 +177,15 @@ pub(super) async fn start(context: &Context, args: &StartArgs) -> Result<Output,
     });
     let mut trial = body.clone();
     trial["dry_run"] = json!(true);
-    let tried = context.client.post("/api/runs", &trial).await?;
+    // All records are read and compared, and once more when it begins.
+    let tried = context.client.post_within("/api/runs", &trial, READING_PATIENCE).await?;
     enough(args.leave_outs.filter(|_| !args.no_attribution), text::number(&tried["contributors"]))?;
     let mut lines = preview_lines(args, &name, (datanet, &tried), &recipe);
     lines.extend(unchecked(args.check, text::number(&tried["verifiers"]))?);
     if let Some(end) = spend::preview(context, body.clone(), &lines, "Start?")? {
         return Ok(end);
     }
-    let started = context.client.post("/api/runs", &body).await?;
+    let started = context.client.post_within("/api/runs", &body, READING_PATIENCE).await?;
     let key = text::field(&started["key"]);
     let next = format!("tributary train watch {}", text::short(&started["key"]));
     let shown = format!("{key}\n");
@@ -266,10 +269,10 @@ fn preview_lines(args: &StartArgs, name: &str, (datanet, tried): (&Value, &Value
     let others = match (all.saturating_sub(trained), text::number(&tried["missing"])) {
         (0, _) => None,
         (others, 0) => {
-            Some(format!("  {} there repeat these (tributary data repeats)", text::counted(others, "record")))
+            Some(format!("  {} there are copies (tributary data repeats, claims)", text::counted(others, "record")))
         }
         (others, missing) => Some(format!(
-            "! {} there are not among them: they repeat others, or are in {} that nobody has sent yet",
+            "! {} there are not among them: copies, and those of {} not here or behind such",
             text::counted(others, "record"),
             text::counted(missing, "shard"),
         )),
@@ -374,7 +377,7 @@ mod tests {
             |tried: &Value| preview_lines(&args(&[]), "rivers", (&datanet, tried), &Recipe::default()).join("\n");
         for part in [
             "1,204 records of 5 contributors",
-            "10 records there repeat",
+            "10 records there are copies",
             "5 leave-out trainings for",
             "at most 2.5 OPEN",
         ] {
@@ -386,7 +389,7 @@ mod tests {
             four.contains("4 leave-out trainings for attribution (1 contributor estimated from gradients)"),
             "{four}"
         );
-        assert!(four.contains("in 1 shard that nobody has sent yet"), "{four}");
+        assert!(four.contains("those of 1 shard not here"), "{four}");
     }
 
     #[test]

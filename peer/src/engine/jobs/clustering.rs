@@ -12,7 +12,7 @@ use super::{adapter_on, handed, learned_tokens, text};
 pub(super) fn cluster(context: &JobContext, ask: &ClusterAsk) -> Result<Done, String> {
     let base = context.shelf.base(ask.base)?;
     let adapter = adapter_on(&base, ask.base, &handed(context, ask.adapter)?)?;
-    let records = learned_from(&base, &ask.records, learned_tokens(&base));
+    let records = learned_from(&base, &ask.records, learned_tokens(&base))?;
     let is_stopped = || {
         context.reply(Reply::Working { job: context.job });
         context.is_stopped()

@@ -17,7 +17,7 @@ pub(super) fn estimate(context: &JobContext, ask: &EstimateAsk) -> Result<Done, 
     let read = |blob| adapter_on(&base, ask.base, &handed(context, blob)?);
     let adapter = read(ask.adapter)?;
     let trained = left_out(context, (ask.base, &base), &adapter, &ask.trained)?;
-    let records = learned_from(&base, &ask.records, learned_tokens(&base));
+    let records = learned_from(&base, &ask.records, learned_tokens(&base))?;
     let learned = Learned { records, stand_for: stand_for(ask) };
     let mut worst_millionths = 0;
     let mut tell = |contributor: u32, own: &Adapter| -> Result<(), String> {

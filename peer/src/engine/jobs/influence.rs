@@ -48,7 +48,7 @@ fn by_gradients(
     answer: &Target,
     is_stopped: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<(u32, f64)>, String> {
-    let learned = Learned { records: learned_from(base, &ask.records, learned_tokens(base)), ..Learned::default() };
+    let learned = Learned { records: learned_from(base, &ask.records, learned_tokens(base))?, ..Learned::default() };
     let estimator = Estimator::new(base, adapter, &learned, is_stopped).map_err(text)?;
     let scores = estimator.by_record(std::slice::from_ref(answer)).map_err(text)?;
     let of = |answers: Vec<f64>| answers.into_iter().next().unwrap_or_default();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tributary_compute::device::repeats_bits;
 use tributary_compute::loss::Target;
 use tributary_compute::model::Base;
-use tributary_compute::train::{Answers, Evaluation, Example, Recipe, StepReport, Trainer, targets};
+use tributary_compute::train::{Answers, Evaluation, Example, Recipe, StepReport, TrainError, Trainer, targets};
 use tributary_protocol::id::Hash;
 use tributary_protocol::limits::CURVE_POINTS_MAX;
 use tributary_protocol::message::{HeldOut, Measurement};
@@ -48,13 +48,17 @@ pub(super) fn examples_of(frames: &[ExampleFrame]) -> Vec<Example> {
 }
 
 /// What was learned of each record, with whose it is, of `most` tokens at most; one from which nothing can be learned taught
-/// nothing.
-pub(super) fn learned_from(base: &Base, frames: &[ExampleFrame], most: usize) -> Vec<(u32, Target)> {
-    let learned = |example: &Example| {
-        let own = targets(base, std::slice::from_ref(example), most).unwrap_or_default();
-        own.into_iter().map(|target| (example.contributor, target)).collect::<Vec<_>>()
-    };
-    examples_of(frames).iter().flat_map(learned).collect()
+/// nothing. An error where that can't be told on this machine.
+pub(super) fn learned_from(base: &Base, frames: &[ExampleFrame], most: usize) -> Result<Vec<(u32, Target)>, String> {
+    let mut learned = Vec::with_capacity(frames.len());
+    for example in examples_of(frames) {
+        match targets(base, std::slice::from_ref(&example), most) {
+            Ok(own) => learned.extend(own.into_iter().map(|target| (example.contributor, target))),
+            Err(error @ TrainError::Ended(_)) => return Err(text(error)),
+            Err(_) => {}
+        }
+    }
+    Ok(learned)
 }
 
 fn trainer(base: &Base, run: &Run, start: Option<&[u8]>) -> Result<(Trainer, Recipe), String> {

@@ -34,24 +34,25 @@ pub(super) struct Ground {
 impl Ground {
     /// Of a datanet as it is known here now, once its shards are here or were waited for.
     pub(super) async fn of(api: &ApiState, id: DatanetId) -> Result<Self, ApiError> {
-        let look = move |node: &Node| {
+        let known = move |node: &Node| {
             let datanet = node.datanet(&id)?;
-            let (all, head) = (datanet.head(), datanet.head_held(|shard| node.holds(shard)));
-            Some((length(&all.logs), datanet.version(&head), head))
+            Some((length(&datanet.head().logs), datanet.head_held(|shard| node.holds(shard))))
         };
         let deadline = Instant::now() + SHARDS_PATIENCE;
-        let (entries, head, missing) = loop {
-            let (all, entries, head) = api.handle.view(look).await?.ok_or_else(|| datanets::unknown(&id))?;
+        let (head, missing) = loop {
+            let (all, head) = api.handle.view(known).await?.ok_or_else(|| datanets::unknown(&id))?;
             if all == 0 {
                 let hint = "add some with tributary data add FILE --to ID";
                 return Err(ApiError::usage("the datanet has no records yet", hint));
             }
             let missing = all.saturating_sub(length(&head.logs));
             if missing == 0 || Instant::now() >= deadline {
-                break (entries, head, missing);
+                break (head, missing);
             }
             tokio::time::sleep(SHARDS_INTERVAL).await;
         };
+        let version = head.clone();
+        let entries = api.handle.view(move |node| node.datanet(&id)?.version(&version)).await?;
         let entries = entries.filter(|entries| !entries.is_empty()).ok_or_else(datanets::incomplete)?;
         let admitted = api.workshop.admission(&entries).await.map_err(ApiError::internal)?.admitted;
         if admitted.is_empty() {

@@ -5,6 +5,7 @@ use tributary_protocol::batch::{EpochBody, EpochHead, Ledger};
 use tributary_protocol::economy;
 use tributary_protocol::envelope::{self, NetworkId, Signed};
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash, ReceiptId};
+use tributary_protocol::merkle;
 use tributary_protocol::message::Message;
 use tributary_protocol::node::{FACT_PART_BYTES, Fact, Input, closing_facts};
 use tributary_protocol::receipt::{ReceiptOffer, SignedReceipt};
@@ -131,6 +132,11 @@ fn an_epoch_of_more_receipts_than_one_fact_holds_is_posted_after_a_restart() {
 
 /// An epoch over `receipts` whose sums the poster changes as it likes, as the worker's node hears of it.
 fn announced(net: &mut Net, number: u64, receipts: &[&SignedReceipt], change: impl Fn(&mut EpochBody)) {
+    announced_with(net, number, receipts, 0, change);
+}
+
+/// The same, its head `off` from the sum of its body.
+fn announced_with(net: &mut Net, number: u64, receipts: &[&SignedReceipt], off: u128, change: impl Fn(&mut EpochBody)) {
     let mut ledger = Ledger::default();
     for signed in receipts {
         ledger.include(&signed.receipt).expect("sums fit");
@@ -142,10 +148,10 @@ fn announced(net: &mut Net, number: u64, receipts: &[&SignedReceipt], change: im
     let head = EpochHead {
         epoch: number,
         node,
-        receipts_root: ledger.receipts_root(),
+        receipts_root: merkle::root(&body.receipts.iter().map(|id| Hash(id.0)).collect::<Vec<_>>()),
         body: Hash::of(&bytes),
         body_bytes: u64::try_from(bytes.len()).expect("a length fits"),
-        total: ledger.total().expect("sums fit"),
+        total: Amount(body.earned.iter().map(|(_, amount)| amount.0).sum::<u128>() + off),
     };
     let blob = head.body;
     let message = Message::Epoch(Signed::new(NetworkId::named("market"), &key(100), head));
@@ -188,6 +194,13 @@ fn wrong_sums_are_disputed() {
 fn a_wrong_epoch_of_the_same_number_and_such_without_receipts_keep_no_true_one_out() {
     let (mut net, honest) = answered();
     net.fees.insert((address(0), address(WORKER)), FEE);
+    // Somebody's own head for the true body says nothing of that body.
+    net.blamed = Some(Vec::new());
+    announced_with(&mut net, 1, &[&honest], 1, |_| {});
+    let blamed = net.blamed.take().unwrap();
+    assert!(matches!(blamed.as_slice(), [reason] if reason.contains("sum")), "{blamed:?}");
+    net.pass(6);
+    assert_eq!(verdicts(&net), []);
     announced(&mut net, 1, &[&honest], |body| body.earned[0].1.0 += 1);
     net.pass(6);
     // Receipts that nobody has.
