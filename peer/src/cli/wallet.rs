@@ -179,12 +179,13 @@ async fn redeem(context: &Context, wallet: &Value) -> Result<Output, Failure> {
 
 async fn claim(context: &Context, wallet: &Value) -> Result<Output, Failure> {
     let (claimable, promised) = (text::amount(&wallet["claimable"]), redeemable(wallet));
-    let mut lines = vec![format!(
-        "claim {} earned in anchored epochs; the treasury's too on the node that keeps it",
-        open(claimable)
-    )];
+    let mut lines = vec![
+        format!("claim {} earned in anchored epochs", open(claimable)),
+        "  and what the treasury has earned, where this node keeps its key".to_owned(),
+    ];
     if promised > Amount::ZERO {
-        lines.push(format!("redeem {} that payers promised before that: fees arrive with it", open(promised)));
+        lines.push(format!("redeem {} that payers promised before that:", open(promised)));
+        lines.push("  the fees in it arrive with it".to_owned());
     }
     let document = json!({"claim": claimable, "redeem": promised});
     // What the treasury earned isn't known here: with nothing of one's own it is worth a try, and no question.
@@ -194,6 +195,10 @@ async fn claim(context: &Context, wallet: &Value) -> Result<Output, Failure> {
     }
     let done = context.client.post("/api/wallet/claim", &json!({})).await?;
     let mut pairs = vec![("claimed", open(text::amount(&done["claimed"])))];
+    let of_treasury = text::amount(&done["treasury"]);
+    if of_treasury > Amount::ZERO {
+        pairs.push(("of that", format!("{} to the treasury's own address", open(of_treasury))));
+    }
     if text::amount(&done["redeemed"]) > Amount::ZERO {
         pairs.push(("redeemed", open(text::amount(&done["redeemed"]))));
     }

@@ -202,10 +202,14 @@ pub(super) async fn claim(State(api): Api) -> Answer<Value> {
     };
     let own = api.handle.view(Node::chain_address).await?;
     let treasury = home::chain_address(&home::treasury_key(&api.chain_key)).map_err(ApiError::internal)?;
-    let addresses = if treasury == api.network.treasury { vec![own, treasury] } else { vec![own] };
     api.settlement.bind().await?;
-    let claimed = api.settlement.claim(&body, &addresses).await?;
-    Ok(Json(json!({"claimed": claimed, "redeemed": redeemed, "epoch": body.epoch})))
+    let for_itself = api.settlement.claim(&body, &[own]).await?;
+    let of_treasury = match treasury == api.network.treasury {
+        true => api.settlement.claim(&body, &[treasury]).await?,
+        false => Amount::ZERO,
+    };
+    let claimed = for_itself.checked_add(of_treasury).ok_or_else(|| ApiError::internal("amount overflow"))?;
+    Ok(Json(json!({"claimed": claimed, "treasury": of_treasury, "redeemed": redeemed, "epoch": body.epoch})))
 }
 
 #[derive(Deserialize)]

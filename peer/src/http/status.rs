@@ -73,9 +73,9 @@ fn idle_reason(node: &Node, no_jobs: bool) -> Option<&'static str> {
         );
     }
     if record.serving.is_empty() {
-        return Some("nobody has offered a task, and no adapter is released yet");
+        return Some("no task was won here and no adapter is served yet: tasks go to bids that their budgets allow");
     }
-    Some("ready: no task is offered now")
+    Some("ready: no task is won now")
 }
 
 async fn chain_status(api: &ApiState) -> Value {
