@@ -12,7 +12,7 @@ use tributary_protocol::limits::PASSAGES_MAX;
 use self::wording::WordingArgs;
 use super::failure::Failure;
 use super::output::{Context, Output, emit};
-use super::table::Table;
+use super::table::{Table, WIDTH};
 use super::{amount, model, text};
 use crate::http::ASK_TIMEOUT_MAX_S;
 use crate::percent::percents;
@@ -192,7 +192,7 @@ pub(super) fn sources(shown: &Value) -> Option<String> {
         return Some("No record was found that fits the question and before it.\n".into());
     }
     records.sort_by_key(|record| std::cmp::Reverse(text::number(&record["weight"])));
-    let mut table = Table::new(&["FROM", "PART", "TEXT"]);
+    let mut table = Table::wrapping(&["FROM", "PART", "TEXT"]).within(WIDTH - 2);
     let weights = records.iter().map(|record| &record["weight"]);
     let weights = [&shown["adapter"]].into_iter().chain(weights).chain([&shown["nobody"]]);
     let mut parts = percents(&weights.map(text::number).collect::<Vec<_>>()).into_iter();
@@ -207,7 +207,7 @@ pub(super) fn sources(shown: &Value) -> Option<String> {
 }
 
 /// Characters of a record that stand beside its part.
-const SHOWN_CHARS: usize = 48;
+const SHOWN_CHARS: usize = 160;
 
 /// What a question may cost.
 async fn preview(context: &Context, release: &Value, args: &AskArgs) -> Result<Output, Failure> {

@@ -245,9 +245,7 @@ fn added(summary: Value, datanet: String) -> Output {
     if repeated > 0 {
         let records = text::counted(repeated, "record");
         output = output
-            .note(format!(
-                "! {records} of these repeat others nearly word for word: they are neither trained nor credited"
-            ))
+            .note(format!("! {records} repeat others nearly word for word: neither trained nor credited"))
             .note(format!("  tributary data repeats {datanet} shows them"));
     }
     let others = text::number(&summary["credited_to_others"]);

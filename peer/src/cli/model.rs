@@ -172,14 +172,15 @@ fn show_release(release: &Value) -> Output {
         ("attribution", quality::brief(serde_json::from_value(release["quality"].clone()).unwrap_or_default())),
         ("served by", text::counted(text::number(&release["served_by"]), "peer")),
     ]);
-    Output::new(release.clone(), vec![id], shown).next("tributary ask \"…\" --explain")
+    let next = format!("tributary ask \"…\" --model {} --explain", text::field(&release["name"]));
+    Output::new(release.clone(), vec![id], shown).next(next)
 }
 
 /// Whether other peers executed parts of its trainings again.
 fn checked(release: &Value) -> String {
     match text::number(&release["unchecked"]) {
         0 => "every training, by other peers".into(),
-        unchecked => format!("all but {}", text::counted(unchecked, "training")),
+        unchecked => format!("not so: nobody checked {}", text::counted(unchecked, "training")),
     }
 }
 

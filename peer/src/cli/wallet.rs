@@ -100,7 +100,10 @@ fn show(wallet: Value) -> Output {
     pairs
         .push(("to redeem", format!("{least}{} of {}", open(redeemable(&wallet)), text::counted(vouchers, "voucher"))));
     let debts = u64::try_from(text::rows(&wallet["owed_to_others"]).len()).unwrap_or(u64::MAX);
-    pairs.push(("owed", format!("{} to {}, not collected yet", open(owed(&wallet)), text::counted(debts, "worker"))));
+    pairs.push((
+        "owed",
+        format!("{least}{} to {}, not collected yet", open(owed(&wallet)), text::counted(debts, "worker")),
+    ));
     pairs.push(("spent", format!("{} so far, owed or paid", open(text::amount(&wallet["spent"])))));
     let next = if is_up && redeemable(&wallet) > Amount::ZERO {
         Some("tributary wallet redeem")

@@ -94,8 +94,8 @@ async fn recipe_of(api: &super::ApiState, adapter: Hash) -> Result<String, ApiEr
         runs.iter().find(made_it).map(|run| run.spec.recipe.clone())
     };
     api.handle.view(look).await?.ok_or_else(|| {
-        let hint = "ask on the node that ordered the training; without --exact gradients tell it on any node";
-        ApiError::not_found("the model was not trained for this node, and no release names its recipe", hint)
+        let hint = "put the question again on that node, or leave out --exact";
+        ApiError::not_found("only the node that ordered a model's training can go through it again", hint)
     })
 }
 

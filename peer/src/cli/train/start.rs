@@ -229,8 +229,9 @@ async fn first_answer(context: &Context, key: &str) -> Result<Option<String>, Fa
 fn preset(args: &StartArgs, recipe: &Recipe) -> String {
     match args.preset {
         Preset::Stable => format!(
-            " (stable: batches of {}, the last {} averaged; about four times as long as plain)",
+            " (stable: batches of {} in place of {}, the last {} averaged)",
             recipe.batch,
+            Recipe::default().batch,
             text::counted(recipe.average_last.into(), "step"),
         ),
         Preset::Plain => String::new(),
@@ -242,7 +243,7 @@ fn enough(wanted: Option<u16>, contributors: u64) -> Result<(), Failure> {
     let least = LEAVE_OUTS_TOLD_BY.min(contributors);
     match wanted.map(u64::from) {
         Some(wanted) if wanted < least => Err(Failure::usage(
-            format!("--leave-outs {wanted} is too few to estimate what the others taught: at least {least} here"),
+            format!("--leave-outs {wanted} is too few to estimate the others by: at least {least} here"),
             "give more, or leave it out",
         )),
         _ => Ok(()),
