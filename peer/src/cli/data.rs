@@ -338,7 +338,7 @@ mod tests {
         let output = added(summary, "abcdef".into());
         assert_eq!(output.text, "1,204 records added · 3 refused · 1 duplicate\n");
         assert_eq!(output.notes[..3], ["a.jsonl:7: no JSON", "b.bin: not UTF-8", "… and 1 more"]);
-        assert!(output.notes[3].starts_with("! 2 records of these repeat others"), "{:?}", output.notes);
+        assert!(output.notes[3].starts_with("! 2 records repeat others"), "{:?}", output.notes);
         assert_eq!(output.notes[4], "  tributary data repeats abcdef shows them");
         assert_eq!(output.ids, ["ab"]);
     }
