@@ -8,13 +8,17 @@ use crate::samples;
 
 /// Adds the next entry of a contributor's log.
 fn claim(datanet: &mut Datanet, by: u8, claimed_ms: u64) {
+    add(datanet, by, claimed_ms, Hash([by; 32]));
+}
+
+fn add(datanet: &mut Datanet, by: u8, claimed_ms: u64, shard: Hash) {
     let key = samples::key(by);
     let (sequence, previous) = datanet.log_position(&AccountId(key.verifying_key().to_bytes()));
     let entry = Contribution {
         datanet: datanet.id(),
         sequence,
         previous,
-        shard: Hash([by; 32]),
+        shard,
         bytes: 7_000,
         records: 80,
         records_root: Hash([9; 32]),
@@ -52,4 +56,21 @@ fn an_earlier_version_is_found_by_its_hash_and_a_foreign_one_is_not() {
         datanet.head_of(&heads[2].id(), [(lengths(&heads[2])[0].0, 0)], []),
     ];
     assert_eq!(other, [None, None, None, None]);
+}
+
+#[test]
+fn a_shard_that_is_not_here_leaves_out_what_comes_after_it_in_its_log_and_nothing_else() {
+    let genesis = Signed::new(samples::network(), &samples::key(1), samples::genesis());
+    let mut datanet = Datanet::begin(samples::network(), genesis).unwrap();
+    let withheld = Hash([200; 32]);
+    for (by, shard) in [(1, Hash([1; 32])), (2, Hash([2; 32])), (2, withheld), (2, Hash([3; 32])), (3, withheld)] {
+        add(&mut datanet, by, 10, shard);
+    }
+    let account = |by: u8| AccountId(samples::key(by).verifying_key().to_bytes());
+    let head = datanet.head_held(|shard| *shard != withheld);
+    let mut expected = vec![(account(1), 1), (account(2), 1)];
+    expected.sort_unstable();
+    assert_eq!(head.logs.iter().map(|log| (log.contributor, log.length)).collect::<Vec<_>>(), expected);
+    assert!(head.is_well_formed() && datanet.version(&head).unwrap().len() == 2);
+    assert_eq!(datanet.head_held(|_| true), datanet.head());
 }
