@@ -18,6 +18,7 @@ mod index;
 mod noise;
 mod quality;
 mod quantise;
+mod truth;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use tributary_protocol::id::Hash;
@@ -28,6 +29,7 @@ pub use estimate::{Estimates, Estimator, Learned};
 pub use index::{Index, MAX_CONTRIBUTORS};
 pub use noise::{NOISE_SPREADS, noise, spread};
 pub use quality::{QUALITY_ANSWERS, quality};
+pub use truth::true_credits;
 
 use crate::linear::Hook;
 use crate::lora::{Adapter, FrozenAdapter, LoraError};

@@ -238,6 +238,20 @@ pub enum Ask {
         /// Records whose answers are attributed.
         records: Vec<ExampleFrame>,
     },
+    /// Say what the absence of contributors without whom adapters were trained really changes in an answer. Those adapters lie
+    /// in the folder's hand-over.
+    TrueCredits {
+        /// The job.
+        job: Hash,
+        /// The base.
+        base: Hash,
+        /// The adapter's blob.
+        id: Hash,
+        /// As for [`Ask::Index`].
+        leave_out: Vec<(u32, Option<Hash>)>,
+        /// The answer's tokens, and the credits that are kept for the others.
+        transcript: Vec<u8>,
+    },
     /// Say whether an adapter is kept with an index of this commitment.
     Open {
         /// The job.
@@ -325,6 +339,7 @@ impl Ask {
             | Self::Influence { job, .. }
             | Self::Index { job, .. }
             | Self::Quality { job, .. }
+            | Self::TrueCredits { job, .. }
             | Self::Credit { job, .. }
             | Self::Open { job, .. }
             | Self::Embed { job, .. }
@@ -494,6 +509,8 @@ pub enum Done {
         /// Its commitment.
         commitment: Hash,
     },
+    /// Each contributor's credit, true where it can be.
+    TrueCredits(Vec<(u32, i64)>),
     /// How right an index is; nothing where no record could be used.
     Measured(Option<Quality>),
     /// An answer ended.

@@ -234,7 +234,11 @@ impl Runtime {
                 let answers = Arc::clone(&self.parts.answers);
                 tokio::spawn(async move { answers.refuse(stream, &refusal).await });
             }
-            Output::SignVoucher(_) | Output::VerifyVoucher(_) | Output::PostEpoch(_) | Output::ReadFunding(_) => {
+            Output::SignVoucher(_)
+            | Output::VerifyVoucher(_)
+            | Output::PostEpoch(_)
+            | Output::ReadFunding(_)
+            | Output::ReadEpochs(_) => {
                 self.settle(output);
             }
             Output::CheckCard { from, datanet, changes } => {
@@ -244,8 +248,10 @@ impl Runtime {
             Output::Penalise { peer, reason } => self.penalise(peer, &reason).await,
             Output::Event(event) => {
                 tracing::debug!(?event, "event");
-                if let Event::AskFailed { key, .. } = &event {
-                    self.parts.answers.give_up(key);
+                match &event {
+                    Event::AskFailed { key, .. } => self.parts.answers.give_up(key),
+                    Event::AuditDrawn(receipt) => tracing::info!(%receipt, "an answer was drawn to be audited"),
+                    _ => {}
                 }
                 // Nobody may be listening.
                 let _ = self.parts.events.send(event);
@@ -323,7 +329,7 @@ impl Runtime {
     fn start(&self, job: Hash, work: Work) {
         let head = match &work {
             Work::Train { offer, .. } | Work::Replay { offer, .. } => Some(&offer.body.work.head),
-            Work::Answer { .. } | Work::CheckAnswer { .. } => None,
+            Work::Answer { .. } | Work::CheckAnswer { .. } | Work::TrueCredits { .. } => None,
         };
         let entries = head.and_then(|head| self.parts.node.datanet(&head.datanet)?.version(head)).unwrap_or_default();
         self.parts.workshop.start(job, work, entries);
@@ -348,6 +354,16 @@ impl Runtime {
             }
             Output::PostEpoch(body) => self.post_epoch(*body),
             Output::ReadFunding(streams) => self.read_funding(streams),
+            Output::ReadEpochs(epochs) => {
+                tokio::spawn(async move {
+                    match settlement.anchored(&epochs).await {
+                        Ok(told) => {
+                            let _ = handle.input(Input::EpochsRead(told)).await;
+                        }
+                        Err(error) => tracing::debug!(%error, "which epochs stand is not known yet"),
+                    }
+                });
+            }
             _ => {}
         }
     }
@@ -355,8 +371,7 @@ impl Runtime {
     /// Posts one epoch at a time; the node asks again until it stands.
     fn post_epoch(&self, body: tributary_protocol::batch::EpochBody) {
         let Ok(turn) = Arc::clone(&self.posting).try_lock_owned() else { return };
-        let receipts =
-            body.receipts.iter().filter_map(|id| self.parts.node.receipt_of(id).cloned()).collect::<Vec<_>>();
+        let receipts = body.ids().filter_map(|id| self.parts.node.receipt_of(id).cloned()).collect::<Vec<_>>();
         let (settlement, handle) = (Arc::clone(&self.parts.settlement), self.parts.handle.clone());
         tokio::spawn(async move {
             let _turn = turn;

@@ -5,14 +5,14 @@
 //! chain's own state first, so doing a step again pays nothing twice. Without a chain the node works, and what
 //! it earns stands in its receipts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ed25519_dalek::{Signer, SigningKey};
-use tributary_protocol::batch::EpochBody;
+use tributary_protocol::batch::{Anchored, EpochBody};
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash, Signature};
 use tributary_protocol::node::{FeeStream, Funding};
 use tributary_protocol::receipt::{SignedReceipt, Voucher};
@@ -295,6 +295,22 @@ impl Settlement {
     pub async fn is_final(&self, body: &EpochBody) -> Result<bool, SettleError> {
         let latest = self.chain().await?.latest().await?;
         Ok(latest.number == body.epoch && latest.earnings_root == earnings(body)?.root())
+    }
+
+    /// Which bodies of these epochs and of the newest stand on the chain for good, and the block in which each was anchored.
+    ///
+    /// # Errors
+    /// When the chain is down.
+    pub async fn anchored(&self, epochs: &[u64]) -> Result<Vec<Anchored>, SettleError> {
+        let chain = self.chain().await?;
+        let newest = chain.latest().await?.number;
+        let mut found = Vec::with_capacity(epochs.len() + 1);
+        for epoch in epochs.iter().copied().chain([newest]).collect::<BTreeSet<u64>>() {
+            if let Some((batch, beacon)) = chain.finalized(epoch).await? {
+                found.push(Anchored { epoch, body: batch.epoch.data_hash, beacon });
+            }
+        }
+        Ok(found)
     }
 
     /// What `address` may still claim by the newest epoch.

@@ -209,6 +209,7 @@ impl Workshop {
             }
             Work::Answer { request, release, stream } => self.answer(job, &request.body, &release.body, stream).await,
             Work::CheckAnswer { audit, release } => self.check_answer(job, &audit, &release).await,
+            Work::TrueCredits { audit, release } => self.true_credits(job, &audit, &release).await,
         }
     }
 
@@ -351,9 +352,7 @@ impl Workshop {
         contributors: &[Contributor],
         records: Vec<ExampleFrame>,
     ) -> Result<Option<Quality>, JobError> {
-        let alone = |(_, one): &(_, &Contributor)| !one.estimated && one.together.is_none();
-        let both = left_out(contributors).into_iter().zip(contributors);
-        let leave_out: Vec<_> = both.filter(alone).map(|(without, _)| without).collect();
+        let leave_out = left_out_alone(contributors);
         let blobs: Vec<Hash> = leave_out.iter().filter_map(|(_, blob)| *blob).collect();
         let job = Hash::of(&[b"quality".as_slice(), &adapter.0].concat());
         let ask = Ask::Quality { job, base, id: adapter, leave_out, records };
@@ -459,6 +458,12 @@ impl Workshop {
 /// Each contributor's leave-out adapter, by number.
 fn left_out(contributors: &[Contributor]) -> Vec<(u32, Option<Hash>)> {
     (0..).zip(contributors).map(|(number, one)| (number, told(one.leave_out))).collect()
+}
+
+/// The same of those without each of whom alone an adapter was trained.
+fn left_out_alone(contributors: &[Contributor]) -> Vec<(u32, Option<Hash>)> {
+    let both = left_out(contributors).into_iter().zip(contributors);
+    both.filter(|(_, one)| !one.estimated && one.together.is_none()).map(|(without, _)| without).collect()
 }
 
 /// The adapters that were trained without contributors, of whom several may have been left out together.

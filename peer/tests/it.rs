@@ -20,6 +20,7 @@ mod it {
     mod net;
     mod nodes;
     mod retrieval;
+    mod settling;
     mod stopping;
     mod support;
     mod training;

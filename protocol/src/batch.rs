@@ -1,19 +1,18 @@
-//! Batches of receipts and the ledger of what they earn.
+//! Batches of receipts, and the epochs that say what they earn.
 //!
-//! Invariant: a ledger depends only on the set of receipts in it, never on the order or the number of times
-//! they arrived; every receipt is counted once; worker's parts are not in it, since vouchers pay those.
+//! Invariant: a body is of its head's receipts and no others, in one order, each once.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod epoch;
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use crate::economy::PaymentRole;
 use crate::envelope::Statement;
-use crate::id::{Amount, ChainAddress, Hash, NodeId, ReceiptId};
-use crate::limits::LEDGER_ACCOUNTS_MAX;
+use crate::id::{Amount, Hash, NodeId, ReceiptId};
 use crate::merkle;
-use crate::receipt::{Receipt, SignedReceipt};
+use crate::receipt::SignedReceipt;
+
+pub use epoch::{AUDITORS, Anchored, Counted, EpochBody, EpochError, EpochHead, is_drawn, pair_of};
 
 /// A witness sealed a batch; about 300 bytes that are gossiped, while the body stays a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -101,137 +100,4 @@ impl BatchBody {
 
 fn sum_of(receipts: &[SignedReceipt]) -> Amount {
     receipts.iter().fold(Amount::ZERO, |sum, signed| Amount(sum.0.saturating_add(signed.receipt.price.0)))
-}
-
-/// What everybody has earned, cumulative over epochs, beside what vouchers pay.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ledger {
-    included: BTreeSet<ReceiptId>,
-    earned: BTreeMap<ChainAddress, Amount>,
-}
-
-/// Why a receipt cannot be counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LedgerError {
-    /// Sums would not fit.
-    #[error("the ledger's sums overflow")]
-    Overflow,
-    /// Too many accounts.
-    #[error("the ledger has {LEDGER_ACCOUNTS_MAX} accounts already")]
-    Full,
-}
-
-impl Ledger {
-    /// Counts a checked receipt once; says whether it was new.
-    ///
-    /// # Errors
-    /// See [`LedgerError`]; a refused receipt changes nothing.
-    pub fn include(&mut self, receipt: &Receipt) -> Result<bool, LedgerError> {
-        let id = receipt.id();
-        if self.included.contains(&id) {
-            return Ok(false);
-        }
-        let mut changed: BTreeMap<ChainAddress, Amount> = BTreeMap::new();
-        for payment in receipt.payments.iter().filter(|payment| payment.role != PaymentRole::Worker) {
-            let before = changed.get(&payment.to).or_else(|| self.earned.get(&payment.to)).copied().unwrap_or_default();
-            changed.insert(payment.to, before.checked_add(payment.amount).ok_or(LedgerError::Overflow)?);
-        }
-        let fresh = changed.keys().filter(|address| !self.earned.contains_key(*address)).count();
-        if self.earned.len() + fresh > LEDGER_ACCOUNTS_MAX {
-            return Err(LedgerError::Full);
-        }
-        self.earned.extend(changed);
-        self.included.insert(id);
-        Ok(true)
-    }
-
-    /// Whether a receipt is counted.
-    #[must_use]
-    pub fn contains(&self, id: &ReceiptId) -> bool {
-        self.included.contains(id)
-    }
-
-    /// The receipts counted, in ascending order.
-    #[must_use]
-    pub fn receipts(&self) -> Vec<ReceiptId> {
-        self.included.iter().copied().collect()
-    }
-
-    /// What each address has earned so far.
-    #[must_use]
-    pub fn earned(&self) -> &BTreeMap<ChainAddress, Amount> {
-        &self.earned
-    }
-
-    /// The Merkle root over all receipts counted.
-    #[must_use]
-    pub fn receipts_root(&self) -> Hash {
-        root_of(self.included.iter())
-    }
-
-    /// The sum of all earnings, or `None` when it does not fit.
-    #[must_use]
-    pub fn total(&self) -> Option<Amount> {
-        self.earned.values().try_fold(Amount::ZERO, |sum, amount| sum.checked_add(*amount))
-    }
-}
-
-/// An epoch as its poster publishes it: which receipts it counts and what everybody has earned by then.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-pub struct EpochBody {
-    /// The epoch, from one.
-    pub epoch: u64,
-    /// All receipts counted so far, ascending.
-    pub receipts: Vec<ReceiptId>,
-    /// Cumulative earnings, ascending by address.
-    pub earned: Vec<(ChainAddress, Amount)>,
-}
-
-impl EpochBody {
-    /// The body that publishes `ledger`.
-    #[must_use]
-    pub fn of(epoch: u64, ledger: &Ledger) -> Self {
-        let earned = ledger.earned.iter().map(|(address, amount)| (*address, *amount)).collect();
-        Self { epoch, receipts: ledger.receipts(), earned }
-    }
-
-    /// Whether the head is this body's, so that whatever is found of the sums follows from the body alone: anybody may sign a head
-    /// of his own for somebody else's body.
-    ///
-    /// # Errors
-    /// When number, root or sum are others.
-    pub fn check(&self, head: &EpochHead) -> Result<(), BatchError> {
-        if self.epoch != head.epoch {
-            return Err(BatchError::Count);
-        }
-        if root_of(self.receipts.iter()) != head.receipts_root {
-            return Err(BatchError::Root);
-        }
-        let sum = self.earned.iter().try_fold(Amount::ZERO, |sum, (_, amount)| sum.checked_add(*amount));
-        if sum != Some(head.total) {
-            return Err(BatchError::Sum);
-        }
-        Ok(())
-    }
-}
-
-/// An epoch was anchored on the settlement chain.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-pub struct EpochHead {
-    /// The epoch.
-    pub epoch: u64,
-    /// The poster's node, which provides the body.
-    pub node: NodeId,
-    /// The Merkle root over all receipts counted.
-    pub receipts_root: Hash,
-    /// The blob that holds [`EpochBody`].
-    pub body: Hash,
-    /// Its size in bytes.
-    pub body_bytes: u64,
-    /// The sum of all earnings so far.
-    pub total: Amount,
-}
-
-impl Statement for EpochHead {
-    const KIND: u16 = 9;
 }

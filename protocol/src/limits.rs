@@ -179,6 +179,8 @@ pub const EPOCHS_UNCHECKED_MAX: usize = 8;
 pub const EPOCH_INCOMPLETE_MS: u64 = 120_000;
 /// Epochs with wrong sums that are remembered.
 pub const EPOCHS_WRONG_MAX: usize = 64;
+/// Epochs of which the chain's word is read at one go.
+pub const EPOCHS_READ_MAX: usize = 16;
 /// Epochs whose heads are remembered.
 pub const EPOCHS_MAX: usize = 65_536;
 /// Receipts waiting for acknowledgement that a node sends again.
@@ -200,6 +202,9 @@ pub const RECEIPTS_PER_PAYER_MAX: usize = RECEIPTS_MAX / 16;
 pub const RECEIPTS_UNPAID_MAX: usize = RECEIPTS_MAX / 2;
 /// Unpaid work a worker does for one payer before it asks for a voucher, in answers.
 pub const EXPOSURE_ANSWERS_MAX: u32 = 256;
+/// One in so many answers is audited for settlement, by two who did not serve it: each takes a forward pass for every
+/// contributor without whom an adapter was trained, so twice one in sixteen is about what the answer's own attribution takes.
+pub const AUDIT_ONE_IN: core::num::NonZeroU32 = core::num::NonZeroU32::new(16).unwrap();
 /// Earnings in one epoch's ledger.
 pub const LEDGER_ACCOUNTS_MAX: usize = 1_048_576;
 /// Streams whose fees are read on the chain in one go: two calls each.

@@ -361,6 +361,8 @@ messages! {
     NotesWanted(LogWanted) = 32,
     /// Entries of a log of notes.
     Notes(Vec<Signed<Note>>) = 33,
+    /// Asks what an answer would have paid by the adapters that were really trained without each contributor.
+    SharesWanted(Box<Audit>) = 34,
 }
 
 /// Asks for entries of a log, of records or of notes.
@@ -466,7 +468,7 @@ pub struct Accepted {
 /// Kinds whose bodies may use a whole request: log entries, audits, batch heads, changes of cards, notes.
 #[must_use]
 pub const fn is_bulk(kind: u16) -> bool {
-    matches!(kind, 6 | 23 | 24 | 31 | 33)
+    matches!(kind, 6 | 23 | 24 | 31 | 33 | 34)
 }
 
 /// Kinds that everybody may hear; any other is an answer or a request between two nodes, and gossip of it would
@@ -528,7 +530,7 @@ impl Message {
             Self::CheckWanted(check) => check.offer.body.is_well_formed() && check.result.body.is_well_formed(),
             Self::Verdict(verdict) => verdict.body.is_well_formed(),
             Self::Release(release) => release.body.is_well_formed(),
-            Self::AuditWanted(audit) => {
+            Self::AuditWanted(audit) | Self::SharesWanted(audit) => {
                 audit.transcript.len() <= crate::limits::TRANSCRIPT_MAX_BYTES && audit.request.body.is_well_formed()
             }
             Self::Voucher(voucher) => voucher.signature.len() == 65,

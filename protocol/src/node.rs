@@ -5,6 +5,7 @@
 //! crash at any instant loses nothing accepted. Replaying the facts gives the same state. Every message may
 //! be repeated, so each handler is idempotent, and every wait is repeated on a tick until it is answered.
 
+mod anchors;
 mod answering;
 mod asker;
 mod audits;
@@ -20,6 +21,7 @@ mod phases;
 mod proofs;
 mod receipts;
 mod requester;
+mod settling;
 mod terms;
 mod verifier;
 mod view;
@@ -101,6 +103,8 @@ pub struct Node {
     batches: batches::Batches,
     proofs: proofs::Proofs,
     funding: epochs::FundingRead,
+    anchors: anchors::Anchors,
+    settling: settling::Settling,
     announced_ms: u64,
     gossiped_ms: u64,
 }
@@ -178,6 +182,8 @@ impl Node {
             batches: batches::Batches::default(),
             proofs: proofs::Proofs::default(),
             funding: epochs::FundingRead::default(),
+            anchors: anchors::Anchors::default(),
+            settling: settling::Settling::default(),
             announced_ms: 0,
             gossiped_ms: 0,
             config,
@@ -241,6 +247,7 @@ impl Node {
             Input::EpochPosted { epoch } => self.epoch_posted(epoch, &mut out),
             Input::EpochUnfunded { epoch } => self.epoch_unfunded(epoch, &mut out),
             Input::FundingRead { funding, arrived } => self.funding_read(&funding, arrived, &mut out),
+            Input::EpochsRead(told) => self.epochs_read(now_ms, told, &mut out),
             Input::FalsehoodFound(proof) => {
                 self.keep_proof(&proof, &mut out);
             }
@@ -269,9 +276,11 @@ impl Node {
         self.worker_tick(now_ms, out);
         self.asker_tick(now_ms, out);
         self.audits_tick(now_ms, out);
+        self.settling_tick(now_ms, out);
         self.receipts_tick(now_ms, out);
         self.batches_tick(now_ms, out);
         self.epochs_tick(now_ms, out);
+        self.anchors_tick(now_ms, out);
     }
 
     /// Opens one envelope; says whether gossip should carry it on: `Some(true)` keeps, `Some(false)` blames the
@@ -336,6 +345,7 @@ impl Node {
             Message::VoucherKept(amount) => self.voucher_acknowledged(from, amount),
             Message::Release(release) => self.release(now_ms, from, *release, out),
             Message::AuditWanted(audit) => self.audit_wanted(now_ms, from, *audit, out),
+            Message::SharesWanted(audit) => self.shares_wanted(now_ms, from, *audit, out),
             Message::Batches(heads) => self.batch_heads(from, heads, out),
             Message::BatchesWanted(start) => self.batches_wanted(now_ms, from, start, out),
             Message::Epoch(head) => self.epoch(now_ms, from, head, out),
@@ -372,6 +382,7 @@ impl Node {
             JobOutcome::AnswerFalse { reason, checked, proof } => {
                 self.answer_false(now_ms, job, reason, checked, &proof, out);
             }
+            JobOutcome::TrueCredits(credits) => self.true_credits(now_ms, job, &credits, out),
             JobOutcome::Failed(reason) => self.job_failed(now_ms, job, reason.into(), out),
             JobOutcome::Refused(refusal) => self.job_failed(now_ms, job, refusal, out),
         }

@@ -56,6 +56,12 @@ pub enum Work {
         /// ([`Transcript`](crate::transcript::Transcript)), so that nobody can later say it sent something else.
         transcript: Hash,
     },
+    /// For settlement it was computed what an answer would have paid by the adapters that were really trained without each
+    /// contributor: the receipt's shares are these, and it pays nobody.
+    Audit {
+        /// The answer's receipt.
+        of: ReceiptId,
+    },
 }
 
 /// How the shares were found and how good the method was measured to be.
@@ -144,6 +150,9 @@ pub enum ReceiptError {
     /// The price cannot be split as stated.
     #[error("the price cannot be split: {0}")]
     Split(#[from] SplitError),
+    /// An audit that is to be paid.
+    #[error("an audit has no price")]
+    PricedAudit,
     /// The payments differ from the split.
     #[error("the payments are not the split of the price")]
     Payments,
@@ -173,6 +182,9 @@ impl Receipt {
         if matches!(&self.work, Work::Training { leave_out, .. } if !can_be_left_out(leave_out)) {
             return Err(ReceiptError::LeftOut);
         }
+        if matches!(self.work, Work::Audit { .. }) && self.price > Amount::ZERO {
+            return Err(ReceiptError::PricedAudit);
+        }
         let ordered = self.shares.windows(2).all(|pair| pair[0].account < pair[1].account);
         if !ordered || self.shares.len() > RECEIPT_SHARES_MAX {
             return Err(ReceiptError::ShareOrder);
@@ -185,6 +197,15 @@ impl Receipt {
             return Err(ReceiptError::Payments);
         }
         Ok(())
+    }
+
+    /// The answer that was audited, where this is an audit's.
+    #[must_use]
+    pub const fn audited(&self) -> Option<ReceiptId> {
+        match self.work {
+            Work::Audit { of } => Some(of),
+            Work::Training { .. } | Work::Inference { .. } => None,
+        }
     }
 
     /// The fee: what is not the worker's part.

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use tributary_protocol::batch::EpochBody;
-use tributary_protocol::id::{AccountId, Amount, ChainAddress};
+use tributary_protocol::batch::{Anchored, EpochBody};
+use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash};
 use tributary_protocol::node::{FeeStream, Funding};
+use tributary_protocol::wire;
 
 /// Why an epoch is not recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +89,19 @@ impl Chain {
         self.balances = earned;
         self.epochs.insert(body.epoch, body.clone());
         Ok(())
+    }
+
+    /// What stands of these epochs, and the newest. The hash of a block is made up from the body that it holds.
+    #[must_use]
+    pub fn anchored(&self, epochs: &[u64]) -> Vec<Anchored> {
+        let newest = self.epochs.keys().next_back();
+        let standing = epochs.iter().chain(newest).filter_map(|epoch| self.epochs.get(epoch));
+        let anchored = |body: &EpochBody| {
+            let hash = Hash::of(&wire::encode(body));
+            let beacon = Hash::of(&[b"block".as_slice(), &hash.0].concat());
+            Anchored { epoch: body.epoch, body: hash, beacon }
+        };
+        standing.map(anchored).collect()
     }
 
     /// The newest epoch.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use tributary_protocol::batch::EpochBody;
+use tributary_protocol::batch::{AUDITORS, EpochBody, pair_of};
 use tributary_protocol::economy;
 use tributary_protocol::envelope::NetworkId;
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash, NodeId, ReceiptId, TaskId};
@@ -211,7 +211,8 @@ impl Invariants {
         if paid != Some(receipt.price) {
             self.report(Violation::MoneyMade { receipt: id, paid, price: receipt.price });
         }
-        if receipt.payer == account && !self.settled_receipts.contains(&id) {
+        let is_audit = receipt.audited().is_some();
+        if receipt.payer == account && !is_audit && !self.settled_receipts.contains(&id) {
             self.report(Violation::PaidForNothing { receipt: id });
         }
         if self.receipts.contains_key(&id) {
@@ -226,8 +227,10 @@ impl Invariants {
         if self.tasks.insert(receipt.task, id).is_some() {
             self.report(Violation::TaskPaidTwice { task: receipt.task });
         }
-        let owed = self.owed.entry((receipt.payer, receipt.worker)).or_default();
-        *owed = (add(owed.0, receipt.worker_part), add(owed.1, receipt.fee()));
+        if !is_audit {
+            let owed = self.owed.entry((receipt.payer, receipt.worker)).or_default();
+            *owed = (add(owed.0, receipt.worker_part), add(owed.1, receipt.fee()));
+        }
         self.receipts.insert(id, signed.clone());
     }
 
@@ -248,7 +251,7 @@ impl Invariants {
     /// An epoch reached the chain.
     pub fn epoch_posted(&mut self, body: &EpochBody) {
         let earned = body.earned.iter().fold(Amount::ZERO, |sum, (_, amount)| add(sum, *amount));
-        let known: Vec<&SignedReceipt> = body.receipts.iter().filter_map(|id| self.receipts.get(id)).collect();
+        let known: Vec<&SignedReceipt> = body.ids().filter_map(|id| self.receipts.get(id)).collect();
         let fees = known.iter().fold(Amount::ZERO, |sum, signed| add(sum, signed.receipt.fee()));
         let invents = known.len() != body.receipts.len();
         if invents {
@@ -257,6 +260,19 @@ impl Invariants {
         if earned != fees {
             self.report(Violation::EpochSum { epoch: body.epoch, earned, fees });
         }
+    }
+
+    /// What two auditors agree on, by the answer's receipt.
+    #[must_use]
+    pub fn audits(&self) -> BTreeMap<ReceiptId, [&Receipt; AUDITORS]> {
+        let mut found: BTreeMap<ReceiptId, Vec<&Receipt>> = BTreeMap::new();
+        for receipt in self.receipts.values().map(|signed| &signed.receipt) {
+            if let Some(of) = receipt.audited() {
+                found.entry(of).or_default().push(receipt);
+            }
+        }
+        let answer = |of: &ReceiptId| self.receipts.get(of).map(|signed| &signed.receipt);
+        found.into_iter().filter_map(|(of, found)| Some((of, pair_of(answer(&of)?, &found)?))).collect()
     }
 
     /// What each address earned by the receipts of payers who pay, computed here from the receipts alone.
@@ -309,5 +325,6 @@ pub fn kind_of(fact: &Fact) -> &'static str {
         Fact::VerifierPayout { .. } => "verifier_payout",
         Fact::CardChanged(_) => "card_changed",
         Fact::Noted(_) => "noted",
+        Fact::AuditDrawn(_) => "audit_drawn",
     }
 }

@@ -301,7 +301,16 @@ impl World {
         self.perform(host, outputs);
     }
 
-    fn report(self) -> Report {
+    /// What the newest epoch counts of settlement audits.
+    fn audits_counted(&self) -> usize {
+        let receipts = self.invariants.receipts();
+        let counted = self.chain.newest().into_iter().flat_map(EpochBody::ids);
+        counted.filter_map(|id| receipts.get(id)).filter(|signed| signed.receipt.audited().is_some()).count()
+    }
+
+    fn report(mut self) -> Report {
+        let audits = u64::try_from(self.audits_counted()).unwrap_or(u64::MAX);
+        self.counts.insert("audits counted".into(), audits);
         let sum = |amounts: &mut dyn Iterator<Item = Amount>| {
             amounts.fold(Amount::ZERO, |sum, amount| Amount(sum.0.saturating_add(amount.0)))
         };

@@ -8,7 +8,8 @@
 use tributary_protocol::attribution::{CreditScore, Quality, WHOLE, shares};
 use tributary_protocol::id::{AccountId, ChainAddress};
 
-use super::{AttributeError, Credit, Index, Rule, credits_of, differences, mean_over, noise, to_micro};
+use super::truth::true_credits_of;
+use super::{AttributeError, Credit, Index, Rule, credits_of, noise};
 use crate::lora::Adapter;
 use crate::loss::Target;
 use crate::model::Base;
@@ -45,13 +46,7 @@ pub fn quality(
         let all = credits_of(rule, base, adapter, index, answer)?;
         spread.iter_mut().zip(&all).for_each(|(own, credit)| own.push(credit.micro_nats));
         let given: Vec<Credit> = all.into_iter().filter(|credit| known.contains(&credit.contributor)).collect();
-        let due = differences(base, adapter, None, without.len(), |at| Ok(without[at].1.clone()), answer)?;
-        let tokens = mean_over(answer);
-        let due = due.iter().zip(&given).map(|(nats, credit)| {
-            Ok(Credit { contributor: credit.contributor, micro_nats: to_micro(nats / tokens)?, exact: true })
-        });
-        let due = due.collect::<Result<Vec<Credit>, AttributeError>>()?;
-        both.push((given, due));
+        both.push((given, true_credits_of(base, adapter, &without, answer)?));
     }
     Ok(told(&both, noise(spread.into_iter())))
 }

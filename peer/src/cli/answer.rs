@@ -203,7 +203,7 @@ const HINT: &str = "do not rely on this answer";
 /// Compares an answer with its receipt.
 fn check(answer: &Value, signed: &SignedReceipt) -> Result<(), Failure> {
     let Work::Inference { answer: stated, .. } = &signed.receipt.work else {
-        return Err(Failure::new(VERIFICATION, "the receipt is for a training, not for an answer", HINT));
+        return Err(Failure::new(VERIFICATION, "the receipt is for something else than an answer", HINT));
     };
     let text = answer["text"].as_str().ok_or_else(|| {
         Failure::new(FAILED, "the node no longer has the answer's text", "tributary receipt verify checks its receipt")

@@ -88,6 +88,7 @@ fn show(wallet: Value) -> Output {
     if is_up {
         pairs.push(("balance", open(text::amount(&wallet["balance"]))));
         pairs.push(("earned", format!("{} in epochs so far", open(text::amount(&wallet["earned"])))));
+        pairs.extend(audited(&wallet).map(|text| ("audits", text)));
         pairs.push(("for work", format!("{} redeemed so far", open(redeemed(&wallet)))));
         pairs.push(("to claim", format!("{} now", open(text::amount(&wallet["claimable"])))));
         let waiting = text::amount(&wallet["waiting"]);
@@ -122,6 +123,15 @@ fn show(wallet: Value) -> Output {
     output.notes.extend(state.map(str::to_owned));
     output.next = next.map(str::to_owned);
     output
+}
+
+/// What audits of answers changed in what the receipts pay, if anything.
+fn audited(wallet: &Value) -> Option<String> {
+    let [gave, took] = ["audits_gave", "audits_took"].map(|field| text::amount(&wallet[field]));
+    if gave > Amount::ZERO {
+        return Some(format!("{} of that more than the receipts say", open(gave)));
+    }
+    (took > Amount::ZERO).then(|| format!("{} less than the receipts say", open(took)))
 }
 
 /// When what is earned can be claimed.
@@ -258,6 +268,16 @@ mod tests {
             assert!(output.text.contains(line), "{line} is missing in\n{}", output.text);
         }
         assert_eq!(output.next.unwrap(), "tributary wallet redeem");
+    }
+
+    #[test]
+    fn a_wallet_says_what_audits_changed() {
+        let mut wallet = json!({"audits_gave": "0", "audits_took": "0"});
+        assert_eq!(audited(&wallet), None);
+        wallet["audits_gave"] = json!(ONE);
+        assert_eq!(audited(&wallet).unwrap(), "1 OPEN of that more than the receipts say");
+        wallet = json!({"audits_gave": "0", "audits_took": ONE});
+        assert_eq!(audited(&wallet).unwrap(), "1 OPEN less than the receipts say");
     }
 
     #[test]

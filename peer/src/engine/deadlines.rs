@@ -59,6 +59,7 @@ impl Limits {
             | Ask::Influence { .. }
             | Ask::Index { .. }
             | Ask::Quality { .. }
+            | Ask::TrueCredits { .. }
             | Ask::Credit { .. }
             | Ask::Open { .. }
             | Ask::Check { .. } => Some(self.job),

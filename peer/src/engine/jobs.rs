@@ -6,6 +6,8 @@ mod influence;
 mod training;
 mod triage;
 
+use std::collections::BTreeMap;
+
 use tributary_compute::attribute::{self, Index};
 use tributary_compute::chat::ChatError;
 use tributary_compute::engine::{GenerateParams, replay_answer};
@@ -56,6 +58,9 @@ pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
             index(context, (base, id), &leave_out, &clusters, keep)
         }
         Ask::Quality { base, id, leave_out, records, .. } => quality(context, (base, id), &leave_out, &records),
+        Ask::TrueCredits { base, id, leave_out, transcript, .. } => {
+            true_credits(context, (base, id), &leave_out, &transcript)
+        }
         Ask::Open { id, index, .. } => open(context, id, index),
         Ask::Answer { base, adapter, prompt, passages, decoding, .. } => {
             serving::answer(context, (base, adapter), &prompt, passages, &decoding).or_else(Ended::into_done)
@@ -144,6 +149,23 @@ fn quality(
     let most = base.config().max_positions.min(MEASURED_TOKENS);
     let answers: Vec<_> = training::learned_from(&base, records, most)?.into_iter().map(|(_, answer)| answer).collect();
     attribute::quality(&base, &served.adapter, &served.index, &without, &answers).map(Done::Measured).map_err(text)
+}
+
+fn true_credits(
+    context: &JobContext,
+    (base_id, id): (Hash, Hash),
+    leave_out: &[(u32, Option<Hash>)],
+    transcript: &[u8],
+) -> Result<Done, String> {
+    let base = context.shelf.base(base_id)?;
+    let served = context.shelf.served(&base, id)?;
+    let without = left_out(context, (base_id, &base), &served.adapter, leave_out)?;
+    let Transcript { prompt_tokens, output_tokens, credits, .. } = Transcript::from_bytes(transcript).map_err(text)?;
+    let tokens = (prompt_tokens.as_slice(), output_tokens.as_slice());
+    let found = attribute::true_credits(&base, &served.adapter, &without, tokens).map_err(text)?;
+    let found: BTreeMap<u32, i64> = found.into_iter().map(|credit| (credit.contributor, credit.micro_nats)).collect();
+    let settled = |(number, committed): (u32, i64)| (number, found.get(&number).copied().unwrap_or(committed));
+    Ok(Done::TrueCredits(credits.into_iter().map(settled).collect()))
 }
 
 /// An adapter's files that the node handed over.

@@ -318,7 +318,7 @@ fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {
     let verdict = view.verdict.as_ref();
     let tokens = receipt.and_then(|receipt| match &receipt.work {
         Work::Inference { prompt_tokens, answer_tokens, .. } => Some((*prompt_tokens, *answer_tokens)),
-        Work::Training { .. } => None,
+        Work::Training { .. } | Work::Audit { .. } => None,
     });
     json!({
         "key": key,

@@ -1,5 +1,6 @@
 //! Routes about receipts, epochs and the wallet.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -28,6 +29,7 @@ fn summary(id: &ReceiptId, signed: &SignedReceipt, own: ChainAddress) -> Value {
     let kind = match receipt.work {
         Work::Training { .. } => "training",
         Work::Inference { .. } => "inference",
+        Work::Audit { .. } => "audit",
     };
     json!({
         "id": id,
@@ -145,15 +147,16 @@ async fn on_chain(api: &Arc<ApiState>, address: ChainAddress, vouchers: &[Vouche
         let redeemed = api.settlement.redeemed(voucher).await?;
         shown.push(json!({"payer": voucher.payer, "cumulative": voucher.cumulative, "redeemed": redeemed}));
     }
-    let (earned, claimable) = match newest_epoch(api).await? {
+    let body = newest_epoch(api).await?;
+    let (earned, claimable) = match &body {
         Some(body) => {
             let earned = body.earned.iter().find(|(to, _)| *to == address).map_or(Amount::ZERO, |(_, amount)| *amount);
-            (earned, api.settlement.claimable(&body, address).await?)
+            (earned, api.settlement.claimable(body, address).await?)
         }
         None => (Amount::ZERO, Amount::ZERO),
     };
     let claimed = earned.checked_sub(claimable).unwrap_or(Amount::ZERO);
-    let waiting = waiting(api, address, earned).await?;
+    let Received { counted, waiting, audits } = received(api, address, body).await?;
     let (next_epoch_ms, posters) = api.handle.view(posting).await?;
     Ok(json!({
         "balance": balance,
@@ -162,6 +165,9 @@ async fn on_chain(api: &Arc<ApiState>, address: ChainAddress, vouchers: &[Vouche
         "claimed": claimed,
         "claimable": claimable,
         "waiting": waiting,
+        "audits": audits,
+        "audits_gave": Amount(earned.0.saturating_sub(counted.0)),
+        "audits_took": Amount(counted.0.saturating_sub(earned.0)),
         "next_epoch_in_ms": next_epoch_ms,
         "posters": posters,
         "chain_state": "up",
@@ -175,14 +181,31 @@ fn posting(node: &Node) -> (Option<u64>, usize) {
     (node.next_epoch_ms(now).map(|next| next.saturating_sub(now)), posters)
 }
 
-/// What `address` has earned by the receipts known here and no epoch counts yet.
-async fn waiting(api: &ApiState, address: ChainAddress, counted: Amount) -> Result<Amount, ApiError> {
-    let earned = move |node: &Node| {
-        let payments = node.receipts().flat_map(|(_, signed)| &signed.receipt.payments);
-        let due = payments.filter(|payment| payment.to == address && payment.role != PaymentRole::Worker);
-        due.fold(0_u128, |sum, payment| sum.saturating_add(payment.amount.0))
+/// What the receipts known here pay to an address, workers' parts aside.
+struct Received {
+    /// By those that the newest epoch counts: what audits found comes on top.
+    counted: Amount,
+    /// By those that no epoch counts yet.
+    waiting: Amount,
+    /// Audits that it counts.
+    audits: usize,
+}
+
+async fn received(api: &ApiState, address: ChainAddress, newest: Option<EpochBody>) -> Result<Received, ApiError> {
+    let counted: BTreeSet<ReceiptId> = newest.iter().flat_map(EpochBody::ids).copied().collect();
+    let look = move |node: &Node| {
+        let mut found = Received { counted: Amount::ZERO, waiting: Amount::ZERO, audits: 0 };
+        for (id, signed) in node.receipts() {
+            let is_counted = counted.contains(id);
+            found.audits += usize::from(is_counted && signed.receipt.audited().is_some());
+            let payments = signed.receipt.payments.iter();
+            let due = payments.filter(|payment| payment.to == address && payment.role != PaymentRole::Worker);
+            let sum = if is_counted { &mut found.counted } else { &mut found.waiting };
+            *sum = due.fold(*sum, |sum, payment| Amount(sum.0.saturating_add(payment.amount.0)));
+        }
+        found
     };
-    Ok(Amount(api.handle.view(earned).await?.saturating_sub(counted.0)))
+    Ok(api.handle.view(look).await?)
 }
 
 pub(super) async fn redeem(State(api): Api) -> Answer<Value> {

@@ -13,7 +13,7 @@ use tributary_protocol::proof::{Case, Comparison, Proof};
 use tributary_protocol::task::TaskOffer;
 use tributary_protocol::verification::{Outcome, TaskResult};
 
-use super::{JobError, Workshop};
+use super::{JobError, Workshop, left_out_alone};
 use crate::bundle::ADAPTER_MAX_BYTES;
 use crate::engine::{Ask, Done, Run};
 
@@ -146,5 +146,28 @@ impl Workshop {
                 JobOutcome::AnswerFalse { reason, checked, proof }
             }
         })
+    }
+
+    /// Checks an answer, and finds what the absence of those really changes in it without whom an adapter was trained alone.
+    pub(super) async fn true_credits(
+        &self,
+        job: Hash,
+        audit: &Audit,
+        release: &Signed<Release>,
+    ) -> Result<JobOutcome, JobError> {
+        match self.check_answer(job, audit, release).await? {
+            JobOutcome::AnswerChecked(Outcome::Confirmed, _) => {}
+            otherwise => return Ok(otherwise),
+        }
+        let (release, worker) = (&release.body, audit.receipt.receipt.worker_node);
+        let leave_out = left_out_alone(&release.contributors);
+        let blobs: Vec<Hash> = leave_out.iter().filter_map(|(_, blob)| *blob).collect();
+        let job = Hash::of(&[b"true credits".as_slice(), &job.0].concat());
+        let (base, id, transcript) = (release.base, release.adapter, audit.transcript.clone());
+        let ask = Ask::TrueCredits { job, base, id, leave_out, transcript };
+        match self.ask_with(&blobs, &[release.node, worker], std::future::ready(Ok(())), &ask).await? {
+            Done::TrueCredits(credits) => Ok(JobOutcome::TrueCredits(credits)),
+            other => Err(format!("the engine answered another question: {other:?}").into()),
+        }
     }
 }

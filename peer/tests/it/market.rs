@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::support::{NodeProcess, document, folder, on, stderr, until};
 
-const CHAIN: &[&str] = &["--serve-chain", "127.0.0.1:0", "--network", "test"];
+pub(super) const CHAIN: &[&str] = &["--serve-chain", "127.0.0.1:0", "--network", "test"];
 
 /// A datanet with a few records, made by `node`.
-fn datanet(node: &NodeProcess, folder: &std::path::Path) -> String {
+pub(super) fn datanet(node: &NodeProcess, folder: &std::path::Path) -> String {
     let made = node.post("/api/datanets", &json!({"name": "letters", "licence": "CC0-1.0"})).unwrap();
     let id = made["id"].as_str().unwrap().to_owned();
     let file = folder.join("letters.jsonl");
@@ -22,7 +22,7 @@ fn datanet(node: &NodeProcess, folder: &std::path::Path) -> String {
     id
 }
 
-fn state(key: &str) -> impl Fn(&Value) -> Option<Value> + '_ {
+pub(super) fn state(key: &str) -> impl Fn(&Value) -> Option<Value> + '_ {
     move |runs: &Value| runs.as_array()?.iter().find(|run| run["key"] == key).cloned()
 }
 

@@ -1,22 +1,23 @@
 //! Audit correction: what an epoch paid, set right by a sample of its answers whose true shares were computed (design
 //! section 8, "Audit correction").
 //!
-//! Invariant: a correction moves money between payees and neither makes nor loses any; nobody ends below zero; the result
-//! follows from the set of answers audited, in whatever order.
+//! Invariant: a correction moves money between payees and neither makes nor loses any; what was published falls for nobody;
+//! the result follows from the epoch before and the set of answers audited, in whatever order.
 //!
 //! With one answer in `n` drawn, `paid + n · Σ (due − paid)` over the answers drawn is a difference estimator (Särndal,
 //! Swensson and Wretman, *Model Assisted Survey Sampling*, 1992, chapter 6): over all draws its mean is what was due over
-//! all answers. For who earned in few answers it may be less than nothing. **Who would end below zero ends at zero, and
-//! what they can't repay is missing, in proportion, from the corrections of those who get more.** So nobody gets less than
-//! both what he was paid and what is estimated, and who was paid too little in the answers audited gets at least that,
-//! whatever others do.
+//! all answers. For who earned in few answers it may be less than nothing. What is drawn is known only once an epoch stands
+//! on the chain, where its earnings can be claimed; so what somebody got too much is carried: it is taken off what he earns
+//! in the epochs after, to the last. **Until then it is missing, in proportion, from the corrections of those who get more.**
+//! So nobody gets less than both what he was paid and what is estimated, and who was paid too little in the answers audited
+//! gets at least that once all is repaid, whatever others do.
 //!
 //! *Splitting an identity* gains nothing where each of its names can repay, and elsewhere no more than what its names
 //! can't. No rule of amounts alone lets less pass that is the estimator where all can repay and doesn't charge who was
 //! found right with a stranger's debt. Take 90 earned in answers not drawn, and 10 in one drawn where nothing was due: one
 //! name has 100 − 4 · 10 = 60 at one in four, but of two names one keeps 90 and the other owes 30 that it never had. A debt
-//! carried to later epochs would stay with a name that is never used again; and one factor for all corrections, as large
-//! as leaves nobody below zero, would let a single name with one bad answer cut everybody's to an `n`th.
+//! stays with a name that is never used again; and one factor for all corrections, as large as leaves nobody below zero,
+//! would let a single name with one bad answer cut everybody's to an `n`th.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -43,16 +44,9 @@ pub enum AuditError {
         /// What the true shares would have paid.
         due: Amount,
     },
-    /// Somebody was paid more in the answers audited than in all.
-    #[error("{to} was paid {audited} in the answers audited, but {total} in all")]
-    AboveTotal {
-        /// Who was paid.
-        to: ChainAddress,
-        /// In the answers audited.
-        audited: Amount,
-        /// In all answers.
-        total: Amount,
-    },
+    /// What was published before is not the sum of what was counted before, or more was.
+    #[error("the epoch before published another sum than its receipts pay")]
+    OtherBooks,
     /// The amounts do not fit 128 bits.
     #[error("amount overflow")]
     Overflow,
@@ -63,6 +57,11 @@ pub enum AuditError {
 pub struct AuditRate(NonZeroU32);
 
 impl AuditRate {
+    /// A rate that is known to be none of one in zero.
+    pub(crate) const fn of(answers: NonZeroU32) -> Self {
+        Self(answers)
+    }
+
     /// One answer in `answers`; 1 audits every answer.
     ///
     /// # Errors
@@ -92,7 +91,7 @@ impl AuditRate {
 }
 
 /// An answer whose true shares were computed. The worker's part is no matter of attribution and left aside in both
-/// lists, as in [`crate::batch::Ledger`].
+/// lists, as in [`crate::batch::EpochBody`].
 #[derive(Debug, Clone, Copy)]
 pub struct Audited<'a> {
     /// Its receipt.
@@ -110,45 +109,111 @@ struct Found {
     due: Amount,
 }
 
-/// What each payee of an epoch gets after the audit of the answers that `rate` drew: `paid` is what each got over all
-/// answers, and its sum is the result's. Payees who get nothing are left out; rounding dust goes to `commons`. The rule
-/// stands at the head of this module.
+/// What audits found, over all answers as the sample tells: by payee, how much more is due than was paid, or less.
+/// Its sum is zero.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Corrections(BTreeMap<ChainAddress, i128>);
+
+impl Corrections {
+    /// The difference estimator's: of each payee what was due less what was paid in the answers that `rate` drew, as many
+    /// times as answers were left out for each.
+    ///
+    /// # Errors
+    /// See [`AuditError`].
+    pub fn of(audited: &[Audited<'_>], rate: AuditRate) -> Result<Self, AuditError> {
+        let correction = |(to, found): (ChainAddress, Found)| {
+            let lacking = whole(found.due)?.checked_sub(whole(found.paid)?);
+            let over_all = lacking.and_then(|lacking| lacking.checked_mul(rate.0.get().into()));
+            Ok((to, over_all.ok_or(AuditError::Overflow)?))
+        };
+        sums(audited)?.into_iter().map(correction).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn to(&self, payee: &ChainAddress) -> i128 {
+        self.0.get(payee).copied().unwrap_or_default()
+    }
+}
+
+/// Amounts by payee.
+pub type Amounts = BTreeMap<ChainAddress, Amount>;
+
+/// What everybody earned, now and by the epoch before.
+#[derive(Debug, Clone, Copy)]
+pub struct Books<'a> {
+    /// What the epoch before published, corrected as it was; nobody's falls, since it may be claimed already.
+    pub published: &'a Amounts,
+    /// What the receipts that it counted paid.
+    pub paid_then: &'a Amounts,
+    /// What all receipts pay that are counted now.
+    pub paid: &'a Amounts,
+}
+
+/// What each payee has earned after the audits so far. Its sum is that of `books.paid`. What somebody got too much is taken
+/// off what is new to him, now and as long as it takes, and given to those who lack something, in proportion to that: nobody
+/// else is touched. Payees who get nothing are left out; rounding dust goes to `commons`. The rule stands at the head of
+/// this module.
 ///
 /// # Errors
 /// See [`AuditError`].
-pub fn corrected(
-    paid: &BTreeMap<ChainAddress, Amount>,
-    audited: &[Audited<'_>],
-    rate: AuditRate,
-    commons: ChainAddress,
-) -> Result<BTreeMap<ChainAddress, Amount>, AuditError> {
-    let mut corrected = paid.clone();
+pub fn settled(books: Books<'_>, corrections: &Corrections, commons: ChainAddress) -> Result<Amounts, AuditError> {
+    let payees: BTreeSet<&ChainAddress> = [books.published, books.paid_then, books.paid]
+        .into_iter()
+        .flat_map(BTreeMap::keys)
+        .chain(corrections.0.keys())
+        .collect();
+    if total(books.published)? != total(books.paid_then)? {
+        return Err(AuditError::OtherBooks);
+    }
     let (mut taken, mut lacking) = (Amount::ZERO, Amount::ZERO);
-    let mut gains: Vec<(ChainAddress, Amount)> = Vec::new();
-    for (to, found) in sums(audited)? {
-        let total = corrected.entry(to).or_default();
-        if found.paid > *total {
-            return Err(AuditError::AboveTotal { to, audited: found.paid, total: *total });
-        }
-        if let Some(excess) = found.paid.checked_sub(found.due) {
-            let back = Amount(excess.0.saturating_mul(rate.0.get().into())).min(*total);
-            *total = total.checked_sub(back).ok_or(AuditError::Overflow)?;
-            taken = taken.checked_add(back).ok_or(AuditError::Overflow)?;
-        } else {
-            let gain = found.due.checked_sub(found.paid).ok_or(AuditError::Overflow)?;
-            lacking = lacking.checked_add(gain).ok_or(AuditError::Overflow)?;
-            gains.push((to, gain));
+    let (mut settled, mut gains) = (Amounts::new(), Vec::new());
+    for payee in payees {
+        let of = |amounts: &Amounts| amounts.get(payee).copied().unwrap_or_default();
+        let fresh = of(books.paid).checked_sub(of(books.paid_then)).ok_or(AuditError::OtherBooks)?;
+        let without = of(books.published).checked_add(fresh).ok_or(AuditError::Overflow)?;
+        let due = whole(of(books.paid))?.checked_add(corrections.to(payee)).ok_or(AuditError::Overflow)?;
+        let excess = whole(without)?.checked_sub(due).ok_or(AuditError::Overflow)?;
+        let difference = Amount(excess.unsigned_abs());
+        let back = if excess > 0 { difference.min(fresh) } else { Amount::ZERO };
+        settled.insert(*payee, without.checked_sub(back).ok_or(AuditError::Overflow)?);
+        taken = taken.checked_add(back).ok_or(AuditError::Overflow)?;
+        if excess < 0 {
+            lacking = lacking.checked_add(difference).ok_or(AuditError::Overflow)?;
+            gains.push((*payee, difference));
         }
     }
     let mut left = taken;
     for (to, gain) in gains {
         let part = portion(taken, gain, lacking).ok_or(AuditError::Overflow)?;
         left = left.checked_sub(part).ok_or(AuditError::Overflow)?;
-        add(&mut corrected, to, part)?;
+        add(&mut settled, to, part)?;
     }
-    add(&mut corrected, commons, left)?;
-    corrected.retain(|_, amount| *amount > Amount::ZERO);
-    Ok(corrected)
+    add(&mut settled, commons, left)?;
+    settled.retain(|_, amount| *amount > Amount::ZERO);
+    Ok(settled)
+}
+
+/// The same of a single epoch of which nothing was published before.
+///
+/// # Errors
+/// See [`AuditError`].
+pub fn corrected(
+    paid: &Amounts,
+    audited: &[Audited<'_>],
+    rate: AuditRate,
+    commons: ChainAddress,
+) -> Result<Amounts, AuditError> {
+    let nothing = Amounts::new();
+    let books = Books { published: &nothing, paid_then: &nothing, paid };
+    settled(books, &Corrections::of(audited, rate)?, commons)
+}
+
+fn whole(amount: Amount) -> Result<i128, AuditError> {
+    i128::try_from(amount.0).map_err(|_| AuditError::Overflow)
+}
+
+fn total(amounts: &Amounts) -> Result<Amount, AuditError> {
+    let sum = amounts.values().try_fold(Amount::ZERO, |sum, amount| sum.checked_add(*amount));
+    sum.ok_or(AuditError::Overflow)
 }
 
 /// By payee, over all answers audited.
@@ -184,7 +249,7 @@ fn tally(
     Ok(all)
 }
 
-fn add(amounts: &mut BTreeMap<ChainAddress, Amount>, to: ChainAddress, amount: Amount) -> Result<(), AuditError> {
+fn add(amounts: &mut Amounts, to: ChainAddress, amount: Amount) -> Result<(), AuditError> {
     let sum = amounts.entry(to).or_default();
     *sum = sum.checked_add(amount).ok_or(AuditError::Overflow)?;
     Ok(())

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Event, Fact, Node, Out, Output};
 use crate::envelope::Signed;
-use crate::id::{Hash, NodeId};
+use crate::id::{Hash, NodeId, ReceiptId};
 use crate::limits::{OUTBOX_MAX, PROOF_MAX_BYTES, RETRY_MS, TRANSCRIPTS_KEPT_BYTES, VERIFY_TIMEOUT_MS};
 use crate::message::{Audit, Message};
 use crate::verification::{Outcome, Subject, Verdict, rendezvous};
@@ -24,6 +24,8 @@ struct Check {
 #[derive(Default)]
 struct Shelf {
     audits: BTreeMap<Hash, Box<Audit>>,
+    /// The key of each receipt.
+    keys: BTreeMap<ReceiptId, Hash>,
     order: VecDeque<Hash>,
     bytes: usize,
 }
@@ -38,6 +40,7 @@ impl Shelf {
 
     fn insert(&mut self, key: Hash, audit: Box<Audit>) {
         self.bytes += Self::cost(&audit);
+        self.keys.insert(audit.receipt.receipt.id(), key);
         if let Some(earlier) = self.audits.insert(key, audit) {
             self.bytes -= Self::cost(&earlier);
         } else {
@@ -46,6 +49,7 @@ impl Shelf {
         while self.bytes > TRANSCRIPTS_KEPT_BYTES {
             let Some(oldest) = self.order.pop_front().and_then(|key| self.audits.remove(&key)) else { return };
             self.bytes -= Self::cost(&oldest);
+            self.keys.remove(&oldest.receipt.receipt.id());
         }
     }
 }
@@ -70,6 +74,16 @@ impl Audits {
         self.open.remove(key);
     }
 
+    /// Whether there is any answer that could be computed again.
+    pub(super) fn keeps_any(&self) -> bool {
+        !self.kept.keys.is_empty()
+    }
+
+    /// The same, by the answer's receipt.
+    pub(super) fn of_receipt(&self, receipt: &ReceiptId) -> Option<&Audit> {
+        self.of(self.kept.keys.get(receipt)?)
+    }
+
     /// What recomputing an answer of this node needs.
     pub(super) fn of(&self, key: &Hash) -> Option<&Audit> {
         self.kept.audits.get(key).map(AsRef::as_ref)
@@ -77,7 +91,7 @@ impl Audits {
 }
 
 /// How long a verifier has: where records stood before the question, it computes the answer's losses under many coalitions.
-fn patience_ms(audit: &Audit) -> u64 {
+pub(super) fn patience_ms(audit: &Audit) -> u64 {
     match audit.request.body.retrieve {
         0 => VERIFY_TIMEOUT_MS,
         _ => RETRIEVAL_VERIFY_FACTOR * VERIFY_TIMEOUT_MS,
@@ -118,6 +132,7 @@ impl Node {
 
     pub(super) fn answer_verdict(&mut self, from: NodeId, verdict: Signed<Verdict>, out: &mut Out) {
         let Subject::Answer(receipt) = verdict.body.subject else { return };
+        self.settling.declined(&receipt, from);
         let about = |check: &Check| check.audit.receipt.receipt.id() == receipt && check.verifier == Some(from);
         let Some((key, check)) = self.audits.open.iter_mut().find(|(_, check)| about(check)) else { return };
         // What nobody can be shown is a word against a word: it counts as little as none.

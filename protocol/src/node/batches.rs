@@ -43,6 +43,8 @@ pub(super) struct WantedBody {
 pub(super) enum WantedHead {
     Batch(Box<Signed<BatchHead>>),
     Epoch(Box<Signed<EpochHead>>),
+    /// A body that stands on the chain, which this one may have.
+    Standing(NodeId),
 }
 
 impl WantedBody {
@@ -91,7 +93,9 @@ pub(super) struct Batches {
     pub(super) closing: Option<EpochBody>,
     /// Of one whose parts are not all here.
     closing_bytes: Vec<u8>,
-    /// The receipts that this node's newest epoch counts.
+    /// The newest epoch that this node posted.
+    pub(super) last: Option<EpochBody>,
+    /// The receipts that it counts.
     pub(super) counted: BTreeSet<ReceiptId>,
     posted: BTreeMap<u64, Signed<EpochHead>>,
     pub(super) epochs: BTreeMap<EpochKey, (Signed<EpochHead>, bool)>,
@@ -144,7 +148,10 @@ impl Batches {
     }
 
     pub(super) fn apply_posted(&mut self, head: Signed<EpochHead>) {
-        self.counted.extend(self.closing.take().into_iter().flat_map(|body| body.receipts));
+        if let Some(body) = self.closing.take() {
+            self.counted = body.ids().copied().collect();
+            self.last = Some(body);
+        }
         self.posted.insert(head.body.epoch, head);
     }
 
@@ -167,12 +174,12 @@ impl Batches {
         u64::try_from(self.sealed.len()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn newest_posted(&self) -> Option<&Signed<EpochHead>> {
-        self.posted.values().next_back()
-    }
-
     pub(super) fn epochs(&self) -> &BTreeMap<EpochKey, (Signed<EpochHead>, bool)> {
         &self.epochs
+    }
+
+    pub(super) fn posted_epochs(&self) -> impl Iterator<Item = u64> {
+        self.posted.keys().copied()
     }
 
     fn has_read(&self, node: &NodeId, sequence: u64) -> bool {
@@ -333,6 +340,7 @@ impl Node {
             let (node, bytes) = match &wanted.head {
                 WantedHead::Batch(head) => (head.body.node, head.body.body_bytes),
                 WantedHead::Epoch(head) => (head.body.node, head.body.body_bytes),
+                WantedHead::Standing(node) => (*node, BATCH_MAX_BYTES),
             };
             // Other witnesses read it too and have it, when its own witness is gone.
             let others = rendezvous(&blob.0, &others, |node| node.0).into_iter().filter(|other| *other != node);
@@ -370,6 +378,14 @@ impl Node {
                         }
                     }
                     Err(reason) => self.blame(Some(from), reason, out),
+                }
+            }
+            // Whoever gave it gave what the chain names, be it sound or not.
+            WantedHead::Standing(_) => {
+                self.batches.wanted.remove(&blob);
+                if let Ok(body) = wire::decode::<EpochBody>(bytes, limit) {
+                    self.anchors.remember(blob, body);
+                    self.epochs_read(now_ms, Vec::new(), out);
                 }
             }
         }

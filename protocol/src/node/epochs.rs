@@ -13,14 +13,14 @@ use super::batches::{EpochKey, Unchecked, WantedBody, WantedHead};
 use super::facts::FACT_PART_BYTES;
 use super::io::{FeeStream, Funding};
 use super::{Event, Fact, Node, Out, Output};
-use crate::batch::{EpochBody, EpochHead, Ledger, LedgerError};
+use crate::batch::{EpochBody, EpochHead, pair_of};
 use crate::envelope::Signed;
 use crate::id::{AccountId, Amount, ChainAddress, Hash, NodeId, ReceiptId};
 use crate::limits::{
     ANNOUNCE_MS, BATCH_HEADS_MAX, BATCH_MAX_BYTES, EPOCH_INCOMPLETE_MS, EPOCHS_MAX, EPOCHS_UNCHECKED_MAX,
     FUNDING_STREAMS_MAX,
 };
-use crate::receipt::SignedReceipt;
+use crate::receipt::{Receipt, SignedReceipt};
 use crate::wire;
 
 /// What the chain keeps an account of: the paying address and the payee.
@@ -148,15 +148,16 @@ impl Node {
     }
 
     fn anchor_funded(&mut self, out: &mut Out) {
-        let Ok(ledger) = self.funded_ledger() else { return };
-        let newest = self.batches.newest_posted().map(|head| (head.body.epoch, head.body.receipts_root));
-        let unchanged = newest.is_some_and(|(_, root)| root == ledger.receipts_root());
+        let last = self.batches.last.as_ref();
+        let receipts = self.receipts_to_count();
+        let unchanged = last.is_some_and(|last| last.receipts.len() == receipts.len());
+        let body = EpochBody::after(last, &receipts, self.anchors.beacons(), self.config.treasury);
+        let Ok(body) = body else { return };
         // The chain would not take more than arrived, and an epoch that it does not take holds up all later ones.
-        let is_funded = ledger.total().is_some_and(|total| total <= self.funding.arrived);
-        if ledger.receipts().is_empty() || unchanged || !is_funded {
+        let is_funded = body.total().is_some_and(|total| total <= self.funding.arrived);
+        if receipts.is_empty() || unchanged || !is_funded {
             return;
         }
-        let body = EpochBody::of(newest.map_or(1, |(epoch, _)| epoch + 1), &ledger);
         let bytes = wire::encode(&body);
         for fact in closing_facts(&bytes) {
             self.record(fact, out);
@@ -165,57 +166,70 @@ impl Node {
         out.push(Output::PostEpoch(Box::new(body)));
     }
 
+    /// Those counted before, those whose fees have arrived, and the audits of what was drawn.
+    fn receipts_to_count(&self) -> BTreeMap<ReceiptId, &Receipt> {
+        let mut receipts = self.funded_receipts();
+        let Some(last) = &self.batches.last else { return receipts };
+        let drawn = last.all_drawn(self.anchors.beacons());
+        for of in self.receipts.audited().filter(|of| drawn.contains(of)) {
+            let found: Vec<&Receipt> = self.receipts.audits_of(of).collect();
+            let is_counted = |one: &&Receipt| self.batches.counted.contains(&one.id());
+            let answer = self.receipts.get(of).map(|signed| &signed.receipt);
+            if let Some(pair) = answer.filter(|_| !found.iter().any(is_counted)).and_then(|it| pair_of(it, &found)) {
+                receipts.extend(pair.map(|one| (one.id(), one)));
+            }
+        }
+        receipts
+    }
+
     /// The receipts whose fees have arrived: of each escrow those counted before, then the oldest that fit.
-    fn funded_ledger(&self) -> Result<Ledger, LedgerError> {
-        let mut ledger = Ledger::default();
-        let mut escrows: BTreeMap<Escrow, Vec<&SignedReceipt>> = BTreeMap::new();
+    fn funded_receipts(&self) -> BTreeMap<ReceiptId, &Receipt> {
+        let mut funded = BTreeMap::new();
+        let mut escrows: BTreeMap<Escrow, Vec<(&ReceiptId, &SignedReceipt)>> = BTreeMap::new();
         for (id, signed) in self.receipts.iter() {
             let is_counted = self.batches.counted.contains(id);
             match self.funding.escrow_of(&stream_of(signed)) {
-                Some(escrow) if is_counted || signed.receipt.fee() > Amount::ZERO => {
-                    escrows.entry(escrow).or_default().push(signed);
+                Some(escrow) if signed.receipt.fee() > Amount::ZERO => {
+                    escrows.entry(escrow).or_default().push((id, signed));
                 }
-                None if is_counted => {
-                    ledger.include(&signed.receipt)?;
+                _ if is_counted => {
+                    funded.insert(*id, &signed.receipt);
                 }
                 _ => {}
             }
         }
         for (escrow, mut receipts) in escrows {
-            let is_counted = |signed: &SignedReceipt| self.batches.counted.contains(&signed.receipt.id());
-            receipts.sort_by_cached_key(|signed| {
-                (!is_counted(signed), signed.receipt.sequence, signed.receipt.finished_ms, signed.receipt.id())
+            let is_counted = |id: &ReceiptId| self.batches.counted.contains(id);
+            receipts.sort_by_cached_key(|(id, signed)| {
+                (!is_counted(id), signed.receipt.sequence, signed.receipt.finished_ms, **id)
             });
             let mut left = self.funding.fees_of(&escrow);
-            for signed in receipts {
+            for (id, signed) in receipts {
                 let rest = left.checked_sub(signed.receipt.fee());
                 // One too large to be funded must not strand those after it.
-                if rest.is_none() && !is_counted(signed) {
+                if rest.is_none() && !is_counted(id) {
                     continue;
                 }
                 left = rest.unwrap_or_default();
-                ledger.include(&signed.receipt)?;
+                funded.insert(*id, &signed.receipt);
             }
         }
-        Ok(ledger)
+        funded
     }
 
     pub(super) fn epoch_posted(&mut self, epoch: u64, out: &mut Out) {
         let Some(body) = self.batches.closing.clone().filter(|body| body.epoch == epoch) else { return };
         let bytes = wire::encode(&body);
-        let mut total = Amount::ZERO;
-        for (_, amount) in &body.earned {
-            total = total.checked_add(*amount).unwrap_or(total);
-        }
-        let leaves: Vec<Hash> = body.receipts.iter().map(|id| Hash(id.0)).collect();
         let head = EpochHead {
             epoch,
             node: self.id,
-            receipts_root: crate::merkle::root(&leaves),
+            receipts_root: body.receipts_root(),
             body: Hash::of(&bytes),
             body_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-            total,
+            total: body.total().unwrap_or_default(),
         };
+        self.anchors.announced(epoch, self.id);
+        self.anchors.remember(head.body, body);
         let signed = Signed::new(self.config.network, &self.config.account_key, head);
         self.batches.announced_ms = 0;
         out.provide(bytes);
@@ -234,6 +248,7 @@ impl Node {
 
     pub(super) fn epoch(&mut self, now_ms: u64, from: NodeId, head: Signed<EpochHead>, out: &mut Out) {
         let key = (head.body.epoch, head.body.body);
+        self.anchors.announced(head.body.epoch, head.body.node);
         if self.batches.epochs.contains_key(&key) || self.batches.unchecked.contains_key(&key) {
             return;
         }
@@ -305,35 +320,47 @@ impl Node {
     fn complete_epochs(&self) -> Vec<EpochKey> {
         let is_here = |id: &ReceiptId| self.receipts.get(id).is_some();
         let unchecked = self.batches.unchecked.iter();
-        unchecked.filter(|(_, one)| one.body.receipts.iter().all(is_here)).map(|(key, _)| *key).collect()
+        unchecked.filter(|(_, one)| one.body.ids().all(is_here)).map(|(key, _)| *key).collect()
     }
 
-    /// Recomputes epochs once all their receipts are here: wrong sums are disputed, right ones agreed to once the
-    /// chain says that the fees are there. Until then nothing is decided.
-    fn recheck_epochs(&mut self, out: &mut Out) {
+    /// Recomputes epochs once all their receipts and what stands before them are here: wrong sums are disputed, right ones
+    /// agreed to once the chain says that the fees are there. Until then nothing is decided.
+    pub(super) fn recheck_epochs(&mut self, out: &mut Out) {
         for key in self.complete_epochs() {
-            let Some(Unchecked { head, body, .. }) = self.batches.unchecked.get(&key) else { continue };
+            let Some(Unchecked { body, .. }) = self.batches.unchecked.get(&key) else { continue };
             // Sums do not change while fees are waited for: they are looked at once, and when it is decided.
             let is_new = self.funding.readings.get(&key) == Some(&1);
             let is_funded = self.is_funded(body);
-            if !is_funded && !is_new {
+            if !self.is_told(body) || !is_funded && !is_new {
                 continue;
             }
-            let agrees = self.sums_agree(head, body);
+            let agrees = self.follows(body);
             if agrees && !is_funded {
                 continue;
             }
             self.funding.readings.remove(&key);
-            let Some(Unchecked { head, .. }) = self.batches.unchecked.remove(&key) else { continue };
+            let Some(Unchecked { head, body, .. }) = self.batches.unchecked.remove(&key) else { continue };
+            if agrees {
+                self.anchors.remember(key.1, body);
+            }
             self.record(Fact::EpochChecked { head: Box::new(head), agrees }, out);
             out.event(Event::EpochChecked { epoch: key.0, agrees });
         }
     }
 
+    /// Whether the chain has said all from which the epoch follows.
+    fn is_told(&self, body: &EpochBody) -> bool {
+        let before = body.epoch.saturating_sub(1);
+        let beacons = self.anchors.beacons();
+        before == 0
+            || self.anchors.standing(before).is_some()
+                && self.epochs_drawn_from(body).iter().all(|epoch| beacons.contains_key(epoch))
+    }
+
     /// Whether the fees of the receipts counted arrived, escrow by escrow.
     fn is_funded(&self, body: &EpochBody) -> bool {
         let mut counted: BTreeMap<Escrow, u128> = BTreeMap::new();
-        for signed in body.receipts.iter().filter_map(|id| self.receipts.get(id)) {
+        for signed in body.ids().filter_map(|id| self.receipts.get(id)) {
             if signed.receipt.fee() == Amount::ZERO {
                 continue;
             }
@@ -344,12 +371,10 @@ impl Node {
         counted.iter().all(|(escrow, sum)| *sum <= self.funding.fees_of(escrow).0)
     }
 
-    fn sums_agree(&self, head: &Signed<EpochHead>, body: &EpochBody) -> bool {
-        let mut ledger = Ledger::default();
-        let mut counted = body.receipts.iter().filter_map(|id| self.receipts.get(id));
-        counted.all(|signed| ledger.include(&signed.receipt) == Ok(true))
-            && EpochBody::of(body.epoch, &ledger) == *body
-            && ledger.receipts_root() == head.body.receipts_root
-            && ledger.total() == Some(head.body.total)
+    /// Whether the epoch is what its receipts and the one before it make.
+    fn follows(&self, body: &EpochBody) -> bool {
+        let receipts = body.ids().filter_map(|id| Some((*id, &self.receipts.get(id)?.receipt))).collect();
+        let before = self.anchors.standing(body.epoch.saturating_sub(1));
+        EpochBody::after(before, &receipts, self.anchors.beacons(), self.config.treasury).as_ref() == Ok(body)
     }
 }

@@ -160,6 +160,8 @@ pub enum Fact {
     ProofKept(KeptProof),
     /// A note was accepted.
     Noted(Box<Signed<Note>>),
+    /// The chain drew an answer of this node to be audited for settlement.
+    AuditDrawn(crate::id::ReceiptId),
 }
 
 impl Node {
@@ -210,6 +212,7 @@ impl Node {
             Fact::VerifierPayout { key, to } => self.requester.apply_payout(key, to),
             Fact::ProofKept(kept) => self.proofs.apply_kept(kept),
             Fact::Noted(note) => self.datanets.apply_note(*note),
+            Fact::AuditDrawn(receipt) => self.settling.apply_drawn(receipt),
             Fact::CardChanged(entry) => self.cards.apply_change(self.account, *entry),
         }
     }

@@ -1,6 +1,6 @@
 //! What goes into a node and what comes out of it.
 
-use crate::batch::EpochBody;
+use crate::batch::{Anchored, EpochBody};
 use crate::card::CardChange;
 use crate::datanet::{Genesis, Head};
 use crate::envelope::Signed;
@@ -120,6 +120,8 @@ pub enum Input {
         /// The fees that arrived in all, of whatever payers, read after those of the streams.
         arrived: Amount,
     },
+    /// What the chain says about [`Output::ReadEpochs`], of those that stand there for good.
+    EpochsRead(Vec<Anchored>),
     /// The driver found something false that can be proven to others, and that no check had asked for.
     FalsehoodFound(Box<Proof>),
     /// The driver checked the changes of [`Output::CheckCard`].
@@ -253,6 +255,13 @@ pub enum Work {
         /// The adapter's release.
         release: Box<Signed<Release>>,
     },
+    /// The same, and find what each contributor's absence really changes in it.
+    TrueCredits {
+        /// What the payer disclosed.
+        audit: Box<Audit>,
+        /// The adapter's release.
+        release: Box<Signed<Release>>,
+    },
 }
 
 /// How a job ended.
@@ -275,6 +284,9 @@ pub enum JobOutcome {
         /// The proof.
         proof: Box<Proof>,
     },
+    /// The answer is as it was committed, and this is the loss difference of each contributor, by number in the release, in
+    /// micro-nats: the true one of whom an adapter was trained without, else the committed one.
+    TrueCredits(Vec<(u32, i64)>),
     /// The job could not be done here.
     Failed(String),
     /// The question cannot be answered by anybody.
@@ -441,6 +453,9 @@ pub enum Output {
     /// Read on the settlement chain what fees arrived for these payers' work by these workers, and say
     /// [`Input::FundingRead`].
     ReadFunding(Vec<FeeStream>),
+    /// Read on the settlement chain which bodies stand of these epochs and of the newest, and their beacons, and say
+    /// [`Input::EpochsRead`].
+    ReadEpochs(Vec<u64>),
     /// Check changes of a card on top of those known, in their order, then say [`Input::CardChecked`]; may be dropped,
     /// since what is missing is asked for again.
     CheckCard {
@@ -554,6 +569,8 @@ pub enum Event {
     },
     /// A receipt is on disk here.
     ReceiptKept(ReceiptId),
+    /// The chain drew an answer that this node paid for: it is audited for settlement.
+    AuditDrawn(ReceiptId),
     /// A promise to pay is on disk here.
     VoucherTaken {
         /// From whom.

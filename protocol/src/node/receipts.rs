@@ -13,7 +13,7 @@ use crate::limits::{
     RETRY_MS, SEND_TRIES_MAX, WITNESS_QUORUM, WITNESSES_PER_RECEIPT, WORKER_SPREADS_MS,
 };
 use crate::message::Message;
-use crate::receipt::{ReceiptOffer, SignedReceipt, Voucher, Work};
+use crate::receipt::{Receipt, ReceiptOffer, SignedReceipt, Voucher, Work};
 use crate::verification::rendezvous;
 
 /// What one payer owes one worker, or is owed.
@@ -54,6 +54,8 @@ pub(super) struct Receipts {
     kept: BTreeMap<ReceiptId, SignedReceipt>,
     kept_of: BTreeMap<AccountId, usize>,
     paid_tasks: BTreeMap<TaskId, ReceiptId>,
+    /// What was found about each answer that was audited for settlement.
+    audits: BTreeMap<ReceiptId, BTreeSet<ReceiptId>>,
     owed_to: BTreeMap<AccountId, Owed>,
     owed_by: BTreeMap<AccountId, Owed>,
     issued: BTreeMap<AccountId, IssuedVoucher>,
@@ -90,18 +92,39 @@ impl Receipts {
         if self.kept.contains_key(&id) {
             return;
         }
-        if signed.receipt.payer == own {
-            self.owed_to.entry(signed.receipt.worker).or_default().add(&signed);
-            self.paid_tasks.entry(signed.receipt.task).or_insert(id);
+        if let Some(of) = signed.receipt.audited() {
+            self.audits.entry(of).or_default().insert(id);
+        } else {
+            self.apply_owed(own, &signed);
         }
-        if signed.receipt.worker == own {
-            self.owed_by.entry(signed.receipt.payer).or_default().add(&signed);
+        if signed.receipt.payer == own {
+            self.paid_tasks.entry(signed.receipt.task).or_insert(id);
         }
         if signed.receipt.payer == own || signed.receipt.worker == own {
             self.spreading.insert(id, Spreading::default());
         }
         *self.kept_of.entry(signed.receipt.payer).or_default() += 1;
         self.kept.insert(id, signed);
+    }
+
+    fn apply_owed(&mut self, own: AccountId, signed: &SignedReceipt) {
+        if signed.receipt.payer == own {
+            self.owed_to.entry(signed.receipt.worker).or_default().add(signed);
+        }
+        if signed.receipt.worker == own {
+            self.owed_by.entry(signed.receipt.payer).or_default().add(signed);
+        }
+    }
+
+    /// What was found about an answer, in the order of the receipts' ids.
+    pub(super) fn audits_of(&self, answer: &ReceiptId) -> impl Iterator<Item = &Receipt> {
+        let found = self.audits.get(answer).into_iter().flatten();
+        found.filter_map(|id| self.kept.get(id)).map(|signed| &signed.receipt)
+    }
+
+    /// The answers that were audited.
+    pub(super) fn audited(&self) -> impl Iterator<Item = &ReceiptId> {
+        self.audits.keys()
     }
 
     /// Witnesses keep the receipt: it need not be passed on to others than its worker.
@@ -228,7 +251,7 @@ impl Node {
     pub(super) fn follows_rules(&self, signed: &SignedReceipt) -> bool {
         let policy = match signed.receipt.work {
             Work::Training { .. } => FeePolicy::TRAINING,
-            Work::Inference { .. } => FeePolicy::INFERENCE,
+            Work::Inference { .. } | Work::Audit { .. } => FeePolicy::INFERENCE,
         };
         signed.receipt.policy == policy && signed.receipt.to.treasury == self.config.treasury
     }
@@ -257,8 +280,10 @@ impl Node {
         if let Err(error) = offer.verify(self.config.network) {
             return self.blame(Some(from), error.to_string(), out);
         }
-        if matches!(offer.receipt.work, Work::Training { .. }) {
-            self.training_receipt_offered(now_ms, offer, out);
+        match offer.receipt.work {
+            Work::Training { .. } => self.training_receipt_offered(now_ms, offer, out),
+            Work::Audit { .. } => self.shares_found(now_ms, from, offer, out),
+            Work::Inference { .. } => {}
         }
     }
 

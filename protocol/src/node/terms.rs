@@ -4,10 +4,11 @@
 use crate::attribution::{CreditScore, Share, WHOLE, commons_weight, noise_of, shares};
 use crate::economy::{self, Beneficiaries, FeePolicy, SplitError};
 use crate::envelope::{NetworkId, Signed};
-use crate::id::{AccountId, Amount, ChainAddress, Hash, TaskId};
+use crate::id::{AccountId, Amount, ChainAddress, Hash, NodeId, TaskId};
 use crate::merkle;
 use crate::message::{InferenceRequest, Release};
 use crate::node::io::FinishedAnswer;
+use crate::node::settling::task_of;
 use crate::receipt::{AttributionNote, Receipt, Work};
 use crate::retrieval::{self, Context};
 use crate::task::{Award, TaskOffer, task_id};
@@ -161,6 +162,46 @@ impl AnswerTerms<'_> {
             policy,
             to,
             sequence,
+            finished_ms,
+        })
+    }
+}
+
+/// What payer and auditor agree on for a settlement audit: everything is the answer's but who worked, and nobody is paid.
+pub(super) struct AuditTerms<'a> {
+    pub(super) network: NetworkId,
+    pub(super) answer: &'a Receipt,
+    /// Account, node and address.
+    pub(super) auditor: (AccountId, NodeId, ChainAddress),
+}
+
+impl AuditTerms<'_> {
+    /// The receipt that says that the answer would have paid these shares.
+    pub(super) fn receipt(&self, shares: Vec<Share>, class: &str, finished_ms: u64) -> Result<Receipt, SplitError> {
+        let (answer, nothing) = (self.answer, Amount::ZERO);
+        let (worker, worker_node, worker_address) = self.auditor;
+        let of = answer.id();
+        let to = Beneficiaries { worker: worker_address, ..answer.to };
+        Ok(Receipt {
+            network: self.network.0,
+            task: TaskId(task_of(&of, &worker).0),
+            payer: answer.payer,
+            worker,
+            worker_node,
+            base: answer.base,
+            datanet: answer.datanet,
+            head: answer.head,
+            work: Work::Audit { of },
+            class: class.to_owned(),
+            attribution: answer.attribution.clone(),
+            commons: commons_weight(&shares).ok_or(SplitError::Overflow)?,
+            payments: economy::split(nothing, nothing, answer.policy, &to, &shares)?,
+            shares,
+            price: nothing,
+            worker_part: nothing,
+            policy: answer.policy,
+            to,
+            sequence: finished_ms,
             finished_ms,
         })
     }

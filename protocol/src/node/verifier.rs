@@ -20,7 +20,10 @@ struct Check {
     subject: Subject,
     asker: NodeId,
     asked_ms: u64,
-    verdict: Option<Signed<Verdict>>,
+    /// What is to be found for settlement, where that is what was asked.
+    audit: Option<Box<Audit>>,
+    /// What was found, as the asker is told.
+    found: Option<Message>,
 }
 
 #[derive(Default)]
@@ -31,27 +34,32 @@ pub(super) struct Verifier {
 impl Check {
     /// What could not be checked then, perhaps can now.
     fn deserves_another_try(&self, now_ms: u64) -> bool {
-        let abstained =
-            self.verdict.as_ref().is_some_and(|verdict| matches!(verdict.body.outcome, Outcome::Abstained(_)));
-        abstained && now_ms.saturating_sub(self.asked_ms) >= FETCH_RETRY_MS
+        let abstained = |found: &Message| match found {
+            Message::Verdict(verdict) => matches!(verdict.body.outcome, Outcome::Abstained(_)),
+            _ => false,
+        };
+        self.found.as_ref().is_some_and(abstained) && now_ms.saturating_sub(self.asked_ms) >= FETCH_RETRY_MS
     }
 }
 
 /// Checks a node runs at once; more are refused by silence, and the asker turns to the next verifier.
 const CHECKS_AT_ONCE: usize = 16;
 
+/// Of these, those for settlement, which take a forward pass for each contributor.
+const AUDITS_AT_ONCE: usize = 4;
+
 impl Node {
     /// Starts a check unless it is known; a finished one is answered again.
     fn begin_check(&mut self, now_ms: u64, job: Hash, check: Check, out: &mut Out) -> bool {
         let known = self.verifier.checks.get(&job);
         if let Some(known) = known.filter(|known| !known.deserves_another_try(now_ms)) {
-            let (asker, verdict) = (known.asker, known.verdict.clone());
-            if let Some(verdict) = verdict {
-                self.send(now_ms, asker, &Message::Verdict(Box::new(verdict)), out);
+            let (asker, found) = (known.asker, known.found.clone());
+            if let Some(found) = found {
+                self.send(now_ms, asker, &found, out);
             }
             return false;
         }
-        let running = self.verifier.checks.values().filter(|check| check.verdict.is_none()).count();
+        let running = self.verifier.checks.values().filter(|check| check.found.is_none()).count();
         if !self.config.roles.verifier || running >= CHECKS_AT_ONCE {
             return false;
         }
@@ -63,7 +71,7 @@ impl Node {
     /// Keeps findings for those who ask again, but never more than [`TASKS_MAX`] of them: the oldest half goes.
     fn forget_checks(&mut self, now_ms: u64) {
         super::trim(&mut self.verifier.checks, TASKS_MAX, |check| {
-            check.verdict.is_none() || now_ms.saturating_sub(check.asked_ms) < 10 * VERIFY_TIMEOUT_MS
+            check.found.is_none() || now_ms.saturating_sub(check.asked_ms) < 10 * VERIFY_TIMEOUT_MS
         });
         if self.verifier.checks.len() < TASKS_MAX {
             return;
@@ -71,7 +79,7 @@ impl Node {
         let mut asked: Vec<u64> = self.verifier.checks.values().map(|check| check.asked_ms).collect();
         asked.sort_unstable();
         let middle = asked.get(asked.len() / 2).copied().unwrap_or(now_ms);
-        self.verifier.checks.retain(|_, check| check.verdict.is_none() || check.asked_ms > middle);
+        self.verifier.checks.retain(|_, check| check.found.is_none() || check.asked_ms > middle);
     }
 
     pub(super) fn check_wanted(&mut self, now_ms: u64, from: NodeId, wanted: CheckWanted, out: &mut Out) {
@@ -84,7 +92,8 @@ impl Node {
         if !opens || !signed || wanted.result.body.task != task || wanted.offer.body.node != from {
             return self.blame(Some(from), "asked for a check that does not fit its offer".into(), out);
         }
-        let check = Check { task, subject: Subject::Training(committed), asker: from, asked_ms: now_ms, verdict: None };
+        let subject = Subject::Training(committed);
+        let check = Check { task, subject, asker: from, asked_ms: now_ms, audit: None, found: None };
         if !self.begin_check(now_ms, job, check, out) {
             return;
         }
@@ -109,6 +118,15 @@ impl Node {
     }
 
     pub(super) fn audit_wanted(&mut self, now_ms: u64, from: NodeId, audit: Audit, out: &mut Out) {
+        self.begin_audit(now_ms, from, audit, false, out);
+    }
+
+    /// A payer asks what its answer would have paid by what each contributor's absence really changes.
+    pub(super) fn shares_wanted(&mut self, now_ms: u64, from: NodeId, audit: Audit, out: &mut Out) {
+        self.begin_audit(now_ms, from, audit, true, out);
+    }
+
+    fn begin_audit(&mut self, now_ms: u64, from: NodeId, audit: Audit, settles: bool, out: &mut Out) {
         let network = self.config.network;
         let (terms, request) = (&audit.receipt.receipt, &audit.request);
         let fits = request.body.node == from
@@ -120,13 +138,38 @@ impl Node {
         }
         let receipt = audit.receipt.receipt.id();
         let Some(release) = self.worker.release(&audit.request.body.adapter).cloned() else { return };
-        let job = self.derived("audit", &receipt.0);
-        let task = audit.receipt.receipt.task;
-        let check = Check { task, subject: Subject::Answer(receipt), asker: from, asked_ms: now_ms, verdict: None };
+        let settling =
+            self.verifier.checks.values().filter(|check| check.audit.is_some() && check.found.is_none()).count();
+        if settles && settling >= AUDITS_AT_ONCE {
+            return;
+        }
+        let job = self.derived(if settles { "shares" } else { "audit" }, &receipt.0);
+        let (task, subject) = (audit.receipt.receipt.task, Subject::Answer(receipt));
+        let (audit, release) = (Box::new(audit), Box::new(release));
+        let kept = settles.then(|| audit.clone());
+        let check = Check { task, subject, asker: from, asked_ms: now_ms, audit: kept, found: None };
         if self.begin_check(now_ms, job, check, out) {
-            let work = Work::CheckAnswer { audit: Box::new(audit), release: Box::new(release) };
+            let work = match settles {
+                true => Work::TrueCredits { audit, release },
+                false => Work::CheckAnswer { audit, release },
+            };
             out.push(Output::Start { job, work });
         }
+    }
+
+    /// What each contributor's absence really changes in an answer was computed: its payer is offered the receipt of it.
+    pub(super) fn true_credits(&mut self, now_ms: u64, job: Hash, credits: &[(u32, i64)], out: &mut Out) {
+        let audit = self.verifier.checks.get(&job).and_then(|check| check.audit.clone());
+        let offer = audit.and_then(|audit| self.found_shares(&audit, credits, now_ms));
+        let Some(offer) = offer else {
+            self.abstain(now_ms, job, "the answer's transcript can't be read", out);
+            return;
+        };
+        let Some(check) = self.verifier.checks.get_mut(&job) else { return };
+        let message = Message::ReceiptOffered(Box::new(offer));
+        check.found = Some(message.clone());
+        let asker = check.asker;
+        self.send(now_ms, asker, &message, out);
     }
 
     pub(super) fn replayed(&mut self, now_ms: u64, job: Hash, outcome: Outcome, checked: Vec<u32>, out: &mut Out) {
@@ -146,9 +189,10 @@ impl Node {
         let outcome = outcome.cut();
         let body = Verdict { task: check.task, subject: check.subject, checked, outcome, proof };
         let verdict = Signed::new(self.config.network, &self.config.account_key, body);
-        check.verdict = Some(verdict.clone());
+        let message = Message::Verdict(Box::new(verdict));
+        check.found = Some(message.clone());
         let asker = check.asker;
-        self.send(now_ms, asker, &Message::Verdict(Box::new(verdict)), out);
+        self.send(now_ms, asker, &message, out);
     }
 
     pub(super) fn answer_checked(

@@ -11,11 +11,13 @@ mod crowding;
 mod ends;
 #[path = "market/notaries.rs"]
 mod notaries;
+#[path = "market/settling.rs"]
+mod settling;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use ed25519_dalek::SigningKey;
-use tributary_protocol::batch::EpochBody;
+use tributary_protocol::batch::{Anchored, EpochBody};
 use tributary_protocol::datanet::{Genesis, Policy, Schema};
 use tributary_protocol::decoding::Decoding;
 use tributary_protocol::economy;
@@ -32,9 +34,11 @@ use tributary_protocol::refusal::{DeclineReason, Refusal, RefusalKind};
 use tributary_protocol::retrieval::Context;
 use tributary_protocol::task::FineTune;
 use tributary_protocol::transcript::Transcript;
+use tributary_protocol::wire;
 
 const BEGIN_MS: u64 = 1_800_000_000_000;
 const FEE: Amount = Amount(1_000_000);
+const TREASURY: ChainAddress = ChainAddress([0xee; 20]);
 const PRICE: Amount = Amount(500_000);
 const ADAPTER: Hash = Hash([32; 32]);
 
@@ -72,11 +76,15 @@ struct Net {
     bound: BTreeMap<AccountId, ChainAddress>,
     /// What arrived, by paying address and payee.
     fees: BTreeMap<(ChainAddress, ChainAddress), Amount>,
+    /// What stands on the chain.
+    anchored: BTreeMap<u64, Anchored>,
     /// The chain takes no epoch, since its fees are not there.
     refuses_epochs: bool,
     /// Why somebody was, where a test expects that.
     blamed: Option<Vec<String>>,
     declines: u32,
+    /// What each host finds that the only contributor's absence really changes in an answer, in micro-nats.
+    found: BTreeMap<usize, i64>,
     /// What was put into the stores.
     provided: Vec<Vec<u8>>,
 }
@@ -89,8 +97,17 @@ fn address(number: usize) -> ChainAddress {
     ChainAddress([u8::try_from(number + 1).expect("few hosts"); 20])
 }
 
+fn beacon(epoch: u64) -> Hash {
+    Hash::of(&epoch.to_le_bytes())
+}
+
 fn declined_kind() -> u16 {
     Message::KINDS.iter().find(|(_, name)| *name == "Declined").expect("it is a message").0
+}
+
+/// The same where many are witnesses and check what others did.
+fn verifying(config: NodeConfig) -> NodeConfig {
+    NodeConfig { roles: Roles { verifier: true, witness: true, ..config.roles }, ..config }
 }
 
 fn config(number: usize, worker: bool) -> NodeConfig {
@@ -99,7 +116,7 @@ fn config(number: usize, worker: bool) -> NodeConfig {
         node_key: key(number),
         account_key: key(number + 100),
         chain_address: address(number),
-        treasury: ChainAddress([0xee; 20]),
+        treasury: TREASURY,
         roles: Roles { worker, verifier: false, witness: false, poster: true },
         classes: vec!["test".into()],
         training_price_per_kilostep: Amount(Amount::OPEN.0 * 10),
@@ -133,9 +150,11 @@ impl Net {
             next_stream: 0,
             bound: BTreeMap::new(),
             fees: BTreeMap::new(),
+            anchored: BTreeMap::new(),
             refuses_epochs: false,
             blamed: None,
             declines: 0,
+            found: BTreeMap::new(),
             provided: Vec::new(),
         };
         net.bound = net.hosts.iter().enumerate().map(|(place, host)| (host.node.account(), address(place))).collect();
@@ -200,6 +219,27 @@ impl Net {
                 self.queue.push_back((asker, Input::AnswerFailed { key, refusal }));
             }
             Output::FinishAnswer { stream, bytes } => self.finish(host, stream, bytes),
+            Output::SignVoucher(_)
+            | Output::VerifyVoucher(_)
+            | Output::ReadFunding(_)
+            | Output::ReadEpochs(_)
+            | Output::PostEpoch(_) => self.settle(host, output),
+            Output::Provide { bytes } => self.provided.push(bytes),
+            Output::Penalise { peer, reason } => match &mut self.blamed {
+                Some(blamed) => blamed.push(reason),
+                None => panic!("{peer:?} was blamed: {reason}"),
+            },
+            Output::FetchBody { blob, .. } => {
+                let found = self.provided.iter().find(|bytes| Hash::of(bytes) == blob).cloned();
+                self.queue.extend(found.map(|bytes| (host, Input::Body { blob, bytes })));
+            }
+            Output::Validated { .. } | Output::Learn { .. } | Output::CheckCard { .. } | Output::Event(_) => {}
+        }
+    }
+
+    /// What a node's driver does on the chain.
+    fn settle(&mut self, host: usize, output: Output) {
+        match output {
             Output::SignVoucher(mut voucher) => {
                 voucher.signature = vec![1; 65];
                 self.queue.push_back((host, Input::VoucherSigned(voucher)));
@@ -211,23 +251,22 @@ impl Net {
                 let arrived = Amount(self.fees.values().map(|fees| fees.0).sum());
                 self.queue.push_back((host, Input::FundingRead { funding, arrived }));
             }
+            Output::ReadEpochs(epochs) => {
+                let newest = self.anchored.keys().next_back();
+                let told = epochs.iter().chain(newest).filter_map(|epoch| self.anchored.get(epoch)).copied().collect();
+                self.queue.push_back((host, Input::EpochsRead(told)));
+            }
             Output::PostEpoch(body) if self.refuses_epochs => {
                 self.queue.push_back((host, Input::EpochUnfunded { epoch: body.epoch }));
             }
             Output::PostEpoch(body) => {
                 self.queue.push_back((host, Input::EpochPosted { epoch: body.epoch }));
+                let hash = Hash::of(&wire::encode(&*body));
+                self.anchored
+                    .insert(body.epoch, Anchored { epoch: body.epoch, body: hash, beacon: beacon(body.epoch) });
                 self.hosts[host].posted.push(*body);
             }
-            Output::Provide { bytes } => self.provided.push(bytes),
-            Output::Penalise { peer, reason } => match &mut self.blamed {
-                Some(blamed) => blamed.push(reason),
-                None => panic!("{peer:?} was blamed: {reason}"),
-            },
-            Output::Validated { .. }
-            | Output::FetchBody { .. }
-            | Output::Learn { .. }
-            | Output::CheckCard { .. }
-            | Output::Event(_) => {}
+            other => panic!("that is nothing for the chain: {other:?}"),
         }
     }
 
@@ -256,7 +295,7 @@ impl Net {
 
     fn close_epoch(&mut self, host: usize) -> Vec<ReceiptId> {
         self.command(host, Command::CloseEpoch);
-        self.hosts[host].posted.last().map(|body| body.receipts.clone()).unwrap_or_default()
+        self.hosts[host].posted.last().map(|body| body.ids().copied().collect()).unwrap_or_default()
     }
 
     fn start(&mut self, host: usize, job: Hash, work: Work) {
@@ -299,6 +338,13 @@ impl Net {
                         self.transcripts.insert(stream, transcript);
                         JobOutcome::Answered(answer)
                     }
+                };
+                self.queue.push_back((host, Input::Finished { job, outcome: Box::new(outcome) }));
+            }
+            Work::TrueCredits { .. } => {
+                let outcome = match self.found.get(&host) {
+                    Some(nats) => JobOutcome::TrueCredits(vec![(0, *nats)]),
+                    None => JobOutcome::Failed("no room for the adapters".into()),
                 };
                 self.queue.push_back((host, Input::Finished { job, outcome: Box::new(outcome) }));
             }

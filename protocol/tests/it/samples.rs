@@ -402,7 +402,7 @@ pub fn messages() -> Vec<Message> {
         Message::Voucher(Box::new(voucher())),
         Message::VoucherKept(Amount(500_000)),
         Message::Release(Box::new(signed(51, release()))),
-        Message::AuditWanted(Box::new(audit)),
+        Message::AuditWanted(Box::new(audit.clone())),
         Message::Batches(vec![signed(37, batch_head())]),
         Message::BatchesWanted(2),
         Message::Epoch(signed(44, epoch_head())),
@@ -413,6 +413,7 @@ pub fn messages() -> Vec<Message> {
         Message::CardChanges(vec![signed(2, card_change())]),
         Message::NotesWanted(wanted),
         Message::Notes(notes().map(|note| signed(1, note)).to_vec()),
+        Message::SharesWanted(Box::new(audit)),
     ]
 }
 

@@ -164,21 +164,32 @@ impl Chain {
 
     /// The batch that waits to become final.
     pub async fn pending(&self) -> Result<Option<Batch>, ChainError> {
+        let anchor = Anchor::new(evm_address(self.deployment()?.anchor), self.provider());
+        let id = anchor.pending().call().await?;
+        Ok(if id.is_zero() { None } else { Some(self.posted_as(id).await?.0) })
+    }
+
+    /// A final epoch, with the hash of the block in which it was posted; nothing where that number is not final.
+    pub async fn finalized(&self, epoch: u64) -> Result<Option<(Batch, Hash)>, ChainError> {
+        let anchor = Anchor::new(evm_address(self.deployment()?.anchor), self.provider());
+        let id = anchor.batchOf(epoch).call().await?;
+        Ok(if id.is_zero() { None } else { Some(self.posted_as(id).await?) })
+    }
+
+    /// The batch that was posted under an id, and the hash of its block.
+    async fn posted_as(&self, id: B256) -> Result<(Batch, Hash), ChainError> {
         let deployment = self.deployment()?;
-        let id = Anchor::new(evm_address(deployment.anchor), self.provider()).pending().call().await?;
-        if id.is_zero() {
-            return Ok(None);
-        }
         let mut last = self.head().await?;
         loop {
             let first = last.saturating_sub(MAX_LOG_BLOCKS - 1).max(deployment.block);
             let filter = Filter::new().address(evm_address(deployment.anchor)).topic1(id);
             let logs = self.provider().get_logs(&filter.from_block(first).to_block(last)).await?;
-            if let Some(batch) = logs.iter().find_map(posted_event) {
-                return Ok(Some(batch));
+            let posted = logs.iter().find_map(|log| Some((posted_event(log)?, Hash(log.block_hash?.0))));
+            if let Some(posted) = posted {
+                return Ok(posted);
             }
             if first <= deployment.block {
-                return Err(ChainError::nonsense("the pending batch left no event"));
+                return Err(ChainError::nonsense("a batch that the chain knows left no event"));
             }
             last = first - 1;
         }

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tributary_protocol::id::{AccountId, Amount, ReceiptId};
+use tributary_protocol::id::{AccountId, Amount, ChainAddress, ReceiptId};
 use tributary_protocol::node::Node;
+use tributary_protocol::receipt::SignedReceipt;
 
 use super::World;
 use super::cards::CHANGES_EACH;
@@ -26,12 +27,26 @@ impl World {
         }
         self.settled_ms = Some(self.elapsed_ms());
         let earned = self.invariants.earned(|payer| !self.is_debtor(payer));
-        if earned != *self.chain.balances() {
-            let total = |sums: &BTreeMap<_, Amount>| sums.values().fold(Amount::ZERO, |sum, one| Amount(sum.0 + one.0));
-            let (earned, fees) = (total(self.chain.balances()), total(&earned));
+        let touched = self.audited_payees();
+        let others = |sums: &BTreeMap<ChainAddress, Amount>| -> BTreeMap<ChainAddress, Amount> {
+            sums.iter().filter(|(payee, _)| !touched.contains(*payee)).map(|(payee, sum)| (*payee, *sum)).collect()
+        };
+        let total = |sums: &BTreeMap<_, Amount>| sums.values().fold(Amount::ZERO, |sum, one| Amount(sum.0 + one.0));
+        let balances = self.chain.balances();
+        if total(&earned) != total(balances) || others(&earned) != others(balances) {
+            let (earned, fees) = (total(balances), total(&earned));
             let epoch = self.chain.newest().map_or(0, |body| body.epoch);
             self.invariants.report(Violation::EpochSum { epoch, earned, fees });
         }
+    }
+
+    /// Whom an audit gives to or takes from: nobody else is touched.
+    fn audited_payees(&self) -> BTreeSet<ChainAddress> {
+        let audits = self.invariants.audits();
+        let answers = audits.keys().filter_map(|of| self.invariants.receipts().get(of));
+        let paid = answers.flat_map(|signed| &signed.receipt.payments).map(|payment| payment.to);
+        let found = audits.values().flatten().flat_map(|audit| &audit.shares).map(|share| share.payout);
+        paid.chain(found).collect()
     }
 
     /// Whether an account never pays.
@@ -48,11 +63,17 @@ impl World {
         let mut missing = self.users.waiting();
         let newest = self.chain.newest();
         let every: BTreeSet<ReceiptId> = self.invariants.receipts().keys().copied().collect();
-        let on_chain: BTreeSet<ReceiptId> =
-            newest.map(|body| body.receipts.iter().copied().collect()).unwrap_or_default();
+        let counted: BTreeSet<ReceiptId> = newest.map(|body| body.ids().copied().collect()).unwrap_or_default();
+        let audited = |id: &ReceiptId| self.invariants.receipts().get(id).and_then(|signed| signed.receipt.audited());
+        let (settled, on_chain): (BTreeSet<_>, BTreeSet<_>) = counted.into_iter().partition(|id| audited(id).is_some());
+        let settled: Vec<ReceiptId> = settled.iter().filter_map(audited).collect();
+        for of in self.invariants.audits().into_keys().filter(|of| !settled.contains(of)) {
+            missing.push(format!("the audit of {of} on the chain"));
+        }
         let receipts = self.invariants.receipts().iter();
-        let funded: BTreeSet<ReceiptId> =
-            receipts.filter(|(_, signed)| !self.is_debtor(&signed.receipt.payer)).map(|(id, _)| *id).collect();
+        let counts =
+            |signed: &SignedReceipt| signed.receipt.audited().is_none() && !self.is_debtor(&signed.receipt.payer);
+        let funded: BTreeSet<ReceiptId> = receipts.filter(|(_, signed)| counts(signed)).map(|(id, _)| *id).collect();
         if on_chain != funded {
             missing.push(format!("{} of {} funded receipts on the chain", on_chain.len(), funded.len()));
         }

@@ -134,6 +134,10 @@ impl World {
                 let arrived = self.chain.arrived();
                 self.schedule_local(host, 1, Input::FundingRead { funding, arrived });
             }
+            Output::ReadEpochs(epochs) => {
+                let told = self.chain.anchored(&epochs);
+                self.schedule_local(host, 1, Input::EpochsRead(told));
+            }
             Output::CheckCard { from, datanet, changes } => self.check_card(host, from, datanet, changes),
             Output::Penalise { peer, reason } => self.penalised(peer, reason),
             Output::Event(event) => self.event(host, &event),
@@ -280,6 +284,9 @@ impl World {
             }
             Work::CheckAnswer { audit, release } => {
                 (None, self.chance.between(50, 400), behaviour::check_answer(&audit, &release))
+            }
+            Work::TrueCredits { audit, release } => {
+                (None, self.chance.between(50, 400), behaviour::true_credits(&audit, &release))
             }
         };
         let incarnation = self.hosts[host].incarnation;

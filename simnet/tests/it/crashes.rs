@@ -5,7 +5,7 @@ use tributary_simnet::behaviour::Behaviour;
 use tributary_simnet::link::LinkModel;
 use tributary_simnet::scenario::{CrashOnFact, CrashPoint, Faults};
 
-const FACTS: [&str; 27] = [
+const FACTS: [&str; 28] = [
     "genesis",
     "contribution",
     "shard_held",
@@ -33,6 +33,7 @@ const FACTS: [&str; 27] = [
     "witnessed",
     "verifier_payout",
     "result_refuted",
+    "audit_drawn",
 ];
 
 fn scenario(test: &str, point: CrashPoint, seed: u64) -> Scenario {
@@ -48,6 +49,8 @@ fn scenario(test: &str, point: CrashPoint, seed: u64) -> Scenario {
         ..Faults::none()
     };
     scenario.audit_ppm = 1_000_000;
+    // Of so many the chain draws some.
+    scenario.questions = 80;
     scenario
 }
 
@@ -55,6 +58,7 @@ fn check(test: &str, point: CrashPoint) {
     for seed in [21, 22] {
         let report = super::run_clean(test, scenario(test, point, seed));
         assert!(report.count("crashes") >= 20, "{report}");
+        assert!(report.count("audits counted") >= 2, "{report}");
     }
 }
 

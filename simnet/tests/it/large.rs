@@ -11,6 +11,8 @@ fn check(report: &Report) {
     assert!(report.count("fact answer_kept") >= 150, "{report}");
     assert_eq!(report.count("forks found"), 0, "attackers cannot sign for others: {report}");
     assert!(report.count("answers confirmed") >= 5, "{report}");
+    // Two for each answer that the chain drew.
+    assert!(report.count("audits counted") >= 2, "{report}");
 }
 
 fn live(test: &str, seed: u64) {

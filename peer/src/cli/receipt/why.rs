@@ -52,6 +52,10 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt) -> Output {
     }
     let exactly = if sum == receipt.price { "exactly" } else { "not" };
     shown.push_str(&format!("\n{} OPEN in all: {exactly} the price.\n", amount::exact(sum)));
+    if matches!(receipt.work, Work::Audit { .. }) {
+        shown.push_str(&format!("{}\n", text::wrapped(AUDIT, WIDTH).join("\n")));
+        shown.push_str(&audit_shares(receipt));
+    }
     if matches!(receipt.work, Work::Inference { .. }) {
         let (method, version) = (text::line(&receipt.attribution.method), receipt.attribution.version);
         let right = format!(
@@ -64,10 +68,22 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt) -> Output {
     Output::new(document, vec![id.to_string()], shown)
 }
 
+/// What an audit is for.
+const AUDIT: &str = "The chain drew the answer for an audit. Where a second auditor finds the same shares, what the contributors \
+                     earned is corrected by them in the next epoch:";
+
+/// The shares that an audit found, a line each.
+fn audit_shares(receipt: &Receipt) -> String {
+    let line = |who: String, weight: u32| format!("  {:>7}  {who}\n", text::percent(weight.into()));
+    let shares = receipt.shares.iter().map(|share| line(share.account.short(), share.weight));
+    shares.chain([line("no record explains".into(), receipt.commons)]).collect()
+}
+
 fn kind(receipt: &Receipt) -> &'static str {
     match receipt.work {
         Work::Training { .. } => "training",
         Work::Inference { .. } => "inference",
+        Work::Audit { .. } => "audit",
     }
 }
 
@@ -81,6 +97,7 @@ fn work(receipt: &Receipt) -> String {
         Work::Inference { answer_tokens, .. } => {
             format!("an answer of {}", text::counted((*answer_tokens).into(), "token"))
         }
+        Work::Audit { of } => format!("an audit of the answer of receipt {of}"),
     }
 }
 
@@ -158,6 +175,9 @@ fn worker_reason(receipt: &Receipt) -> String {
         Work::Inference { prompt_tokens, answer_tokens, .. } => {
             format!("read {prompt_tokens} tokens and wrote {answer_tokens}: its own price")
         }
+        Work::Audit { .. } => "found what the answer would have paid by the models really trained without each \
+                               contributor: asked for, and not paid"
+            .into(),
     }
 }
 
@@ -170,7 +190,7 @@ fn verifier_reason(receipt: &Receipt) -> String {
         Work::Training { segments_checked, .. } => {
             format!("executed {} of it again: {part} of the fee", text::counted((*segments_checked).into(), "segment"))
         }
-        Work::Inference { .. } => {
+        Work::Inference { .. } | Work::Audit { .. } => {
             format!("chosen to check the computation, whether or not it is asked to: {part} of the fee")
         }
     }
@@ -180,7 +200,7 @@ fn treasury_reason(receipt: &Receipt) -> String {
     let part = of_fee(receipt.policy.treasury_bps);
     match &receipt.work {
         Work::Training { .. } => format!("the network's {part} of the fee, and what rounding left"),
-        Work::Inference { .. } => format!(
+        Work::Inference { .. } | Work::Audit { .. } => format!(
             "the network's {part} of the fee, and of the contributors' part the {} that no record explains, and what rounding left",
             text::percent(receipt.commons.into()),
         ),

@@ -216,6 +216,72 @@ proptest! {
     }
 }
 
+/// What is published epoch by epoch, where `answers` come in parts and what is drawn of a part is known in the next.
+fn epochs(parts: &[Vec<Answer>], one_in: u32) -> Vec<Amounts> {
+    let (mut published, mut told) = (Amounts::new(), Vec::new());
+    for count in 0..=parts.len() {
+        let before: Vec<Answer> = parts[..count.saturating_sub(1)].concat();
+        let all: Vec<Answer> = parts[..count].concat();
+        let corrections = Corrections::of(&drawn(&before), rate(one_in)).unwrap();
+        let books = Books { published: &published, paid_then: &paid(&before), paid: &paid(&all) };
+        published = settled(books, &corrections, address(COMMONS)).unwrap();
+        told.push(published.clone());
+    }
+    told
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    #[test]
+    fn over_epochs_sums_are_exact_and_nothing_published_falls(parts in proptest::collection::vec(epoch(), 0..5), one_in in one_in()) {
+        let told = epochs(&parts, one_in);
+        for (count, pair) in told.windows(2).enumerate() {
+            let sum = |amounts: &Amounts| amounts.values().map(|amount| amount.0).sum::<u128>();
+            prop_assert_eq!(sum(&pair[1]), sum(&paid(&parts[..=count].concat())));
+            prop_assert!((0..PAYEES).all(|payee| signed(&pair[1], payee) >= signed(&pair[0], payee)), "{:?}", pair);
+        }
+    }
+
+    #[test]
+    fn who_was_never_audited_wrong_earns_what_receipts_pay(mut parts in proptest::collection::vec(epoch(), 0..5), one_in in one_in()) {
+        // One whose part the audits always find right.
+        let right = 1_u8;
+        parts.iter_mut().flatten().for_each(|answer| {
+            let own = payment(right, answer.paid.iter().filter(|one| one.to == address(right)).map(|one| one.amount.0).sum());
+            let due = answer.due.iter().position(|one| one.to == address(right)).map(|at| answer.due.remove(at));
+            answer.due.push(payment(COMMONS, due.map_or(0, |due| due.amount.0)));
+            // The commons gives what he is due beyond that, where it has it; else nothing is audited here.
+            let commons = answer.due.iter_mut().filter(|one| one.to == address(COMMONS)).max_by_key(|one| one.amount.0);
+            match commons {
+                Some(commons) if commons.amount >= own.amount => {
+                    commons.amount = Amount(commons.amount.0 - own.amount.0);
+                    answer.due.push(own);
+                }
+                _ => answer.due = answer.paid.clone(),
+            }
+        });
+        for (count, found) in epochs(&parts, one_in).iter().enumerate() {
+            prop_assert_eq!(signed(found, right), signed(&paid(&parts[..count].concat()), right));
+        }
+    }
+}
+
+#[test]
+fn what_somebody_got_too_much_is_carried_until_he_has_earned_it() {
+    // In the first epoch 10 are drawn that were the third's; the first payee has claimed them by the time it is known.
+    let drawn = Answer { paid: vec![payment(1, 10)], due: vec![payment(3, 10)], is_drawn: true };
+    let later = |amount: u128| Answer { paid: vec![payment(1, amount), payment(2, 5)], ..drawn.clone() };
+    let undrawn = |answer: Answer| vec![Answer { due: answer.paid.clone(), is_drawn: false, ..answer }];
+    let parts = [vec![drawn.clone()], undrawn(later(0)), undrawn(later(15)), undrawn(later(30))];
+    let of = |first: u128, second: u128, third: u128| {
+        totals([&vec![payment(1, first), payment(2, second), payment(3, third)]])
+    };
+    // At one in four 40 are owed: nothing can be taken at first, then 15, and at last the 25 that are left.
+    let expected = [of(0, 0, 0), of(10, 0, 0), of(10, 5, 0), of(10, 10, 15), of(15, 15, 40)];
+    assert_eq!(epochs(&parts, 4), expected);
+}
+
 /// Six answers among three, paid by a rule that is wrong by up to a fifth.
 fn small_epoch() -> Vec<Answer> {
     let of = |paid: [u128; 3], due: [u128; 3]| {
@@ -321,8 +387,13 @@ fn what_makes_no_sense_is_refused() {
     assert_eq!(of(&all, &[wrong]), Err(unequal));
     let right = Audited { due: &paid, ..wrong };
     assert_eq!(of(&all, &[right, right]), Err(AuditError::Repeated(receipt)));
-    let above = AuditError::AboveTotal { to: address(1), audited: Amount(10), total: Amount(4) };
-    assert_eq!(of(&totals([&vec![payment(1, 4)]]), &[right]), Err(above));
+    // What is published already must be what was counted already, and nothing counted gets lost.
+    let corrections = Corrections::of(&[right], rate(2)).unwrap();
+    let (little, nothing) = (totals([&vec![payment(1, 4)]]), Amounts::new());
+    for (published, paid_then, paid) in [(&little, &nothing, &all), (&all, &all, &little), (&nothing, &little, &all)] {
+        let found = settled(Books { published, paid_then, paid }, &corrections, address(COMMONS));
+        assert_eq!(found, Err(AuditError::OtherBooks));
+    }
     let most = vec![payment(1, u128::MAX), payment(2, 1)];
     assert_eq!(of(&all, &[Audited { paid: &most, ..wrong }]), Err(AuditError::Overflow));
     // A worker's part is no matter of attribution, whatever it is.

@@ -1,17 +1,18 @@
 //! Epochs among payers who lie: forged workers, changed bindings, fees that are not there, receipts for nothing.
 
+use std::collections::BTreeMap;
+
 use ed25519_dalek::SigningKey;
-use tributary_protocol::batch::{EpochBody, EpochHead, Ledger};
+use tributary_protocol::batch::{Counted, EpochBody, EpochHead};
 use tributary_protocol::economy;
 use tributary_protocol::envelope::{self, NetworkId, Signed};
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash, ReceiptId};
-use tributary_protocol::merkle;
 use tributary_protocol::message::Message;
 use tributary_protocol::node::{FACT_PART_BYTES, Fact, Input, closing_facts};
 use tributary_protocol::receipt::{ReceiptOffer, SignedReceipt};
 use tributary_protocol::wire;
 
-use super::{FEE, Net, address, key, limit};
+use super::{FEE, Net, TREASURY, address, key, limit};
 
 /// The worker whose fees are in question.
 const WORKER: usize = 1;
@@ -48,6 +49,12 @@ fn forged(honest: &SignedReceipt, payer: &SigningKey, worker: &SigningKey, fee: 
 
 fn kept(signed: &SignedReceipt) -> Fact {
     Fact::ReceiptKept(Box::new(signed.clone()))
+}
+
+/// The first epoch, over these receipts.
+fn first_epoch(receipts: &[&SignedReceipt]) -> EpochBody {
+    let counted = receipts.iter().map(|signed| (id(signed), &signed.receipt)).collect();
+    EpochBody::after(None, &counted, &BTreeMap::new(), TREASURY).expect("sums fit")
 }
 
 fn id(signed: &SignedReceipt) -> ReceiptId {
@@ -100,13 +107,9 @@ fn fees_of_an_address_are_counted_once_whichever_accounts_it_was_bound_to() {
 fn an_epoch_that_the_chain_cannot_pay_is_given_up_and_later_ones_stand() {
     let (mut net, honest) = answered();
     let unpaid = forged(&honest, &key(100), &key(100 + WORKER), FEE);
-    let mut ledger = Ledger::default();
-    for signed in [&honest, &unpaid] {
-        ledger.include(&signed.receipt).unwrap();
-    }
     net.fees.insert((address(0), address(WORKER)), FEE);
     net.refuses_epochs = true;
-    let closing = closing_facts(&wire::encode(&EpochBody::of(1, &ledger)));
+    let closing = closing_facts(&wire::encode(&first_epoch(&[&honest, &unpaid])));
     net.restart(0, [kept(&unpaid)].into_iter().chain(closing));
     net.refuses_epochs = false;
     net.pass(6);
@@ -117,10 +120,9 @@ fn an_epoch_that_the_chain_cannot_pay_is_given_up_and_later_ones_stand() {
 #[test]
 fn an_epoch_of_more_receipts_than_one_fact_holds_is_posted_after_a_restart() {
     let (mut net, honest) = answered();
-    let mut ledger = Ledger::default();
-    ledger.include(&honest.receipt).unwrap();
-    let mut body = EpochBody::of(1, &ledger);
-    body.receipts = (0..40_000_u32).map(|number| ReceiptId(Hash::of(&number.to_le_bytes()).0)).collect();
+    let mut body = first_epoch(&[&honest]);
+    let counted = |number: u32| Counted { receipt: ReceiptId(Hash::of(&number.to_le_bytes()).0), since: 1 };
+    body.receipts = (0..40_000).map(counted).collect();
     let facts = closing_facts(&wire::encode(&body));
     assert!(facts.len() > 1);
     // What a driver keeps as one fact has at most 1 MiB.
@@ -137,18 +139,14 @@ fn announced(net: &mut Net, number: u64, receipts: &[&SignedReceipt], change: im
 
 /// The same, its head `off` from the sum of its body.
 fn announced_with(net: &mut Net, number: u64, receipts: &[&SignedReceipt], off: u128, change: impl Fn(&mut EpochBody)) {
-    let mut ledger = Ledger::default();
-    for signed in receipts {
-        ledger.include(&signed.receipt).expect("sums fit");
-    }
-    let mut body = EpochBody::of(number, &ledger);
+    let mut body = EpochBody { epoch: number, ..first_epoch(receipts) };
     change(&mut body);
     let bytes = wire::encode(&body);
     let node = net.hosts[0].node.id();
     let head = EpochHead {
         epoch: number,
         node,
-        receipts_root: merkle::root(&body.receipts.iter().map(|id| Hash(id.0)).collect::<Vec<_>>()),
+        receipts_root: body.receipts_root(),
         body: Hash::of(&bytes),
         body_bytes: u64::try_from(bytes.len()).expect("a length fits"),
         total: Amount(body.earned.iter().map(|(_, amount)| amount.0).sum::<u128>() + off),
@@ -204,7 +202,7 @@ fn a_wrong_epoch_of_the_same_number_and_such_without_receipts_keep_no_true_one_o
     announced(&mut net, 1, &[&honest], |body| body.earned[0].1.0 += 1);
     net.pass(6);
     // Receipts that nobody has.
-    let unknown = |number: u64| ReceiptId(Hash::of(&number.to_le_bytes()).0);
+    let unknown = |number: u64| Counted { receipt: ReceiptId(Hash::of(&number.to_le_bytes()).0), since: number };
     for number in 2..12 {
         announced(&mut net, number, &[&honest], |body| body.receipts.push(unknown(number)));
     }

@@ -1,0 +1,84 @@
+//! Settlement audits among real nodes: what the chain draws of a payer's answers is computed again by two who did not serve
+//! them, and the next epoch counts what they found.
+
+use serde_json::{Value, json};
+
+use super::market::{CHAIN, datanet, state};
+use super::support::{NodeProcess, document, folder, on, until};
+
+/// Answers of one epoch, of which one in sixteen is drawn; and epochs until one of them is, at the most: that none is drawn of
+/// all of them happens once in five million times.
+const ANSWERS: usize = 16;
+const ROUNDS: usize = 15;
+
+/// Asks some questions and pays for them.
+fn ask(node: &NodeProcess, round: usize) {
+    for number in 0..ANSWERS {
+        let question = format!("Letter {}?", round * ANSWERS + number);
+        document(node, &["ask", &question, "--model", "letters", "--max-tokens", "2"]);
+    }
+    document(node, &["wallet", "redeem", "--yes"]);
+}
+
+/// Has an epoch count what there is to count, and waits until everybody has recomputed it.
+fn close(node: &NodeProcess, others: &[&NodeProcess]) {
+    let before = number_of(&node.get("/api/epochs").unwrap());
+    node.post("/api/epochs/close", &json!({})).unwrap();
+    let stands = |epochs: &Value| Some(number_of(epochs)).filter(|number| *number > before);
+    let number = until("the epoch", node, "/api/epochs", stands);
+    for other in others {
+        let checked = |epochs: &Value| epochs.as_array()?.iter().any(|epoch| epoch["epoch"] == number).then_some(());
+        until("the other's word", other, "/api/epochs", checked);
+    }
+}
+
+fn number_of(epochs: &Value) -> u64 {
+    epochs.as_array().into_iter().flatten().filter_map(|epoch| epoch["epoch"].as_u64()).max().unwrap_or(0)
+}
+
+fn audits(node: &NodeProcess) -> Vec<Value> {
+    let receipts = node.get("/api/receipts").unwrap();
+    receipts.as_array().unwrap().iter().filter(|receipt| receipt["kind"] == "audit").cloned().collect()
+}
+
+#[test]
+fn what_the_chain_draws_is_audited_by_two_and_counted_in_the_next_epoch() {
+    let folder = folder();
+    let node = NodeProcess::start(&folder.path().join("node"), CHAIN);
+    let id = datanet(&node, folder.path());
+    let ticket = node.get("/api/net/invite").unwrap()["ticket"].as_str().unwrap().to_owned();
+    let auditor =
+        |name: &str| NodeProcess::start(&folder.path().join(name), &["--join", &ticket, "--roles", "verifier,witness"]);
+    let others = [auditor("one"), auditor("other")];
+    let others: Vec<&NodeProcess> = others.iter().collect();
+    let start = ["train", "start", "--data", &id, "--name", "letters", "--budget", "2", "--steps", "20", "--yes"];
+    let run = document(&node, &start)["key"].as_str().unwrap().to_owned();
+    until("the release", &node, "/api/runs", |runs: &Value| state(&run)(runs).filter(|run| run["state"] == "done"));
+    for place in std::iter::once(&node).chain(others.iter().copied()) {
+        until("the loading", place, "/api/releases", |all: &Value| {
+            all[0]["served_here"].as_bool().filter(|here| *here)
+        });
+    }
+    let mut rounds = 0..ROUNDS;
+    let drawn = rounds.find(|round| {
+        ask(&node, *round);
+        close(&node, &others);
+        node.log().contains("drawn to be audited")
+    });
+    assert!(drawn.is_some(), "the chain drew nothing of {} answers", ANSWERS * ROUNDS);
+    let found =
+        until("the audits", &node, "/api/receipts", |_: &Value| Some(audits(&node)).filter(|all| all.len() >= 2));
+    let of_worker = |audit: &Value| audit["worker"].as_str().unwrap().to_owned();
+    assert_ne!(of_worker(&found[0]), node.get("/api/status").unwrap()["account"].as_str().unwrap());
+    let shown = on(&node, &["receipt", "why", found[0]["id"].as_str().unwrap()]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(text.contains("audit") && text.contains("no record explains"), "{text}");
+    // Should no epoch have been due meanwhile, the next one counts them.
+    node.post("/api/epochs/close", &json!({})).unwrap();
+    let counted = |wallet: &Value| wallet["audits"].as_u64().filter(|audits| *audits >= 2);
+    for place in std::iter::once(&node).chain(others.iter().copied()) {
+        until("an epoch with the audits", place, "/api/wallet", counted);
+        let epochs = place.get("/api/epochs").unwrap();
+        assert!(epochs.as_array().unwrap().iter().all(|epoch| epoch["agrees"] == true), "{epochs}");
+    }
+}

@@ -1,0 +1,166 @@
+//! What the chain says of epochs: which body of a number stands, and the beacon that came with it.
+//!
+//! Invariant: an epoch is checked against the body that stands on the chain before it and no other; a beacon is the
+//! chain's and nobody else's, and what a node is to have audited it reads in a body that stands. Nothing here is durable:
+//! the chain says it again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::batches::{WantedBody, WantedHead};
+use super::{Node, Out, Output};
+use crate::batch::{Anchored, EpochBody};
+use crate::id::{Hash, NodeId, ReceiptId};
+use crate::limits::{ANNOUNCE_MS, BATCH_HEADS_MAX, EPOCHS_MAX, EPOCHS_READ_MAX};
+
+/// Bodies that are remembered because another epoch follows from one of them.
+const BODIES_KEPT: usize = 4;
+
+#[derive(Default)]
+pub(super) struct Anchors {
+    beacons: BTreeMap<u64, Hash>,
+    standing: BTreeMap<u64, Hash>,
+    bodies: VecDeque<(Hash, EpochBody)>,
+    /// The furthest epoch that somebody announced since the chain was asked, and who.
+    rumour: Option<(u64, NodeId)>,
+    /// Who may have the newest body.
+    provider: Option<NodeId>,
+    /// The newest epoch that was looked through for this node's answers.
+    looked: u64,
+    /// This node's answers that wait for the beacon of the epoch that counted them first.
+    undrawn: BTreeMap<u64, Vec<ReceiptId>>,
+    asked_ms: u64,
+}
+
+impl Anchors {
+    /// The beacons of the epochs that are known to stand.
+    pub(super) const fn beacons(&self) -> &BTreeMap<u64, Hash> {
+        &self.beacons
+    }
+
+    /// The body that stands for an epoch, if it is here.
+    pub(super) fn standing(&self, epoch: u64) -> Option<&EpochBody> {
+        let hash = self.standing.get(&epoch)?;
+        self.bodies.iter().find(|(known, _)| known == hash).map(|(_, body)| body)
+    }
+
+    fn newest(&self) -> u64 {
+        self.standing.last_key_value().map_or(0, |(epoch, _)| *epoch)
+    }
+
+    pub(super) fn remember(&mut self, hash: Hash, body: EpochBody) {
+        if self.bodies.iter().any(|(known, _)| *known == hash) {
+            return;
+        }
+        if self.bodies.len() >= BODIES_KEPT {
+            self.bodies.pop_front();
+        }
+        self.bodies.push_back((hash, body));
+    }
+
+    /// Somebody says that an epoch stands.
+    pub(super) fn announced(&mut self, epoch: u64, by: NodeId) {
+        if epoch > self.newest() && self.rumour.is_none_or(|(furthest, _)| epoch > furthest) {
+            self.rumour = Some((epoch, by));
+        }
+    }
+
+    fn hear(&mut self, told: Anchored) {
+        if self.standing.len() < EPOCHS_MAX {
+            self.beacons.entry(told.epoch).or_insert(told.beacon);
+            self.standing.entry(told.epoch).or_insert(told.body);
+        }
+    }
+
+    /// The answers whose beacon is known by now, each with it.
+    fn take_drawable(&mut self) -> Vec<(ReceiptId, Hash)> {
+        let beacons = &self.beacons;
+        let mut drawable = Vec::new();
+        self.undrawn.retain(|epoch, answers| match beacons.get(epoch) {
+            Some(beacon) => {
+                drawable.extend(answers.drain(..).map(|answer| (answer, *beacon)));
+                false
+            }
+            None => true,
+        });
+        drawable
+    }
+}
+
+impl Node {
+    /// Asks what the chain says where something waits for it.
+    pub(super) fn anchors_tick(&mut self, now_ms: u64, out: &mut Out) {
+        if now_ms.saturating_sub(self.anchors.asked_ms) < ANNOUNCE_MS {
+            return;
+        }
+        self.anchors.asked_ms = now_ms;
+        let wanted: Vec<u64> = self.epochs_wanted().into_iter().take(EPOCHS_READ_MAX).collect();
+        let rumour = self.anchors.rumour.take();
+        if let Some((_, provider)) = rumour {
+            self.anchors.provider = Some(provider);
+        }
+        if !wanted.is_empty() || rumour.is_some() {
+            out.push(Output::ReadEpochs(wanted));
+        }
+        self.want_standing();
+    }
+
+    /// The epochs that one must know of: those before others that are to be checked, and those whose beacons draw.
+    fn epochs_wanted(&self) -> BTreeSet<u64> {
+        let before = self.batches.unchecked.keys().map(|(epoch, _)| epoch.saturating_sub(1));
+        let drawn = self.batches.unchecked.values().flat_map(|one| self.epochs_drawn_from(&one.body));
+        let own = self.anchors.undrawn.keys().copied();
+        let all = before.chain(drawn).chain(own).chain(self.batches.posted_epochs());
+        all.filter(|epoch| *epoch > 0 && !self.anchors.beacons.contains_key(epoch)).collect()
+    }
+
+    /// The epochs whose beacons say whether what is audited in this one was drawn.
+    pub(super) fn epochs_drawn_from(&self, body: &EpochBody) -> BTreeSet<u64> {
+        let Some(before) = self.anchors.standing(body.epoch.saturating_sub(1)) else { return BTreeSet::new() };
+        let audited = body.ids().filter_map(|id| self.receipts.get(id)?.receipt.audited());
+        audited.filter_map(|answer| before.since_of(&answer)).collect()
+    }
+
+    /// Has the bodies fetched that stand before those to be checked, and the newest for who has answers in it.
+    fn want_standing(&mut self) {
+        let before = |(epoch, node): (u64, NodeId)| (epoch.saturating_sub(1), node);
+        let heads = self.batches.unchecked.values().map(|one| &one.head.body);
+        let mut wanted: Vec<(u64, NodeId)> = heads.map(|head| before((head.epoch, head.node))).collect();
+        let newest = self.anchors.newest();
+        if newest > self.anchors.looked && self.audits.keeps_any() {
+            wanted.extend(self.anchors.provider.map(|provider| (newest, provider)));
+        }
+        for (epoch, provider) in wanted {
+            let Some(hash) = self.anchors.standing.get(&epoch).copied() else { continue };
+            if self.anchors.standing(epoch).is_none() && self.batches.wanted.len() < BATCH_HEADS_MAX {
+                let wanted = || WantedBody::new(WantedHead::Standing(provider));
+                self.batches.wanted.entry(hash).or_insert_with(wanted);
+            }
+        }
+    }
+
+    /// The chain's word on epochs that were asked for, or a body that it names: what it draws of this node's answers is to
+    /// be audited.
+    pub(super) fn epochs_read(&mut self, now_ms: u64, told: Vec<Anchored>, out: &mut Out) {
+        told.into_iter().for_each(|one| self.anchors.hear(one));
+        self.want_standing();
+        self.look_for_own();
+        for (answer, beacon) in self.anchors.take_drawable() {
+            self.draw(answer, &beacon, out);
+        }
+        self.recheck_epochs(out);
+        self.settling_tick(now_ms, out);
+    }
+
+    /// Looks through the newest body for answers of this node that it counts, since when.
+    fn look_for_own(&mut self) {
+        let (newest, looked) = (self.anchors.newest(), self.anchors.looked);
+        let Some(body) = self.anchors.standing(newest).filter(|_| newest > looked) else { return };
+        let is_own = |id: &ReceiptId| self.audits.of_receipt(id).is_some();
+        let new = body.receipts.iter().filter(|counted| counted.since > looked && is_own(&counted.receipt));
+        let own: Vec<(u64, ReceiptId)> = new.map(|counted| (counted.since, counted.receipt)).collect();
+        for (since, answer) in own {
+            self.anchors.undrawn.entry(since).or_default().push(answer);
+        }
+        self.anchors.looked = newest;
+    }
+}
