@@ -41,6 +41,8 @@ mod serving;
 mod serving_base;
 #[path = "it/shards.rs"]
 mod shards;
+#[path = "it/sharing.rs"]
+mod sharing;
 #[path = "it/studying.rs"]
 mod studying;
 #[path = "it/training.rs"]

@@ -170,6 +170,17 @@ pub enum Ask {
         /// Where to go on from.
         resume: Option<Vec<u8>>,
     },
+    /// Make a checkpoint of the run that leaves nobody out one of a run that does.
+    Adopt {
+        /// The job.
+        job: Hash,
+        /// What is to be trained.
+        run: Run,
+        /// The other run's recipe.
+        whole: String,
+        /// Its checkpoint.
+        checkpoint: Vec<u8>,
+    },
     /// Execute one segment of a run again.
     Replay {
         /// The job.
@@ -332,6 +343,7 @@ impl Ask {
             Self::Base { id: job, .. }
             | Self::Forget { id: job }
             | Self::Train { job, .. }
+            | Self::Adopt { job, .. }
             | Self::Replay { job, .. }
             | Self::Triage { job, .. }
             | Self::Estimate { job, .. }
@@ -464,6 +476,8 @@ pub enum Done {
         /// Last loss in micro-nats per token.
         loss_micro_nats: u64,
     },
+    /// A run's own checkpoint, or why the other run's is none of it.
+    Adopted(Result<Vec<u8>, String>),
     /// A segment ended with this checkpoint.
     Replayed {
         /// The checkpoint.

@@ -14,6 +14,7 @@ mod places;
 pub mod release;
 mod retrieve;
 mod room;
+mod shared;
 mod train;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -21,6 +21,7 @@ mod it {
     mod nodes;
     mod retrieval;
     mod settling;
+    mod sharing;
     mod stopping;
     mod support;
     mod training;

@@ -52,6 +52,7 @@ impl Limits {
             Ask::Export { .. } => Some(self.export),
             Ask::Inspect { .. }
             | Ask::Train { .. }
+            | Ask::Adopt { .. }
             | Ask::Replay { .. }
             | Ask::Triage { .. }
             | Ask::Estimate { .. }

@@ -49,6 +49,7 @@ fn text<E: std::fmt::Display>(error: E) -> String {
 pub(super) fn perform(context: &JobContext, ask: Ask) -> Result<Done, String> {
     match ask {
         Ask::Train { run, resume, .. } => training::train(context, &run, resume.as_deref()),
+        Ask::Adopt { run, whole, checkpoint, .. } => training::adopt(context, &run, &whole, &checkpoint),
         Ask::Replay { run, start, to_step, .. } => training::replay(context, &run, start.as_deref(), to_step),
         Ask::Triage { triage, .. } => triage::triage(context, &triage),
         Ask::Estimate { estimate, .. } => estimating::estimate(context, &estimate),

@@ -4,6 +4,7 @@
 //! recomputed in the same determinism class, and of an answer never without the proof; everything else that goes wrong
 //! is an abstention.
 
+use tributary_compute::train::Recipe;
 use tributary_protocol::datanet::Dated;
 use tributary_protocol::envelope::Signed;
 use tributary_protocol::id::{Hash, NodeId};
@@ -28,11 +29,16 @@ struct Replayed {
     is_over: bool,
 }
 
+/// A recipe out of its JSON, within its bounds.
+pub(super) fn recipe_of(recipe: &str) -> Result<Recipe, JobError> {
+    let recipe: Recipe = serde_json::from_str(recipe).map_err(|error| error.to_string())?;
+    recipe.check().map_err(|error| error.to_string())?;
+    Ok(recipe)
+}
+
 /// A number of steps out of a recipe; recipes were checked by the engine before anything was trained.
 pub(super) fn checkpoint_every(recipe: &str) -> Result<u32, JobError> {
-    let recipe: tributary_compute::train::Recipe = serde_json::from_str(recipe).map_err(|error| error.to_string())?;
-    recipe.check().map_err(|error| error.to_string())?;
-    Ok(recipe.checkpoint_every)
+    Ok(recipe_of(recipe)?.checkpoint_every)
 }
 
 impl Workshop {

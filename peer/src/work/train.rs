@@ -20,11 +20,12 @@ use super::{JobError, Workshop};
 use crate::engine::{Ask, Done, Reply};
 
 /// The journal's index of checkpoints to commit to, by what is trained.
-const CHECKPOINTS: &str = "checkpoints";
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 /// Its index of states that stopped trainings left.
 const SAVED: &str = "checkpoints-saved";
 
-type Noted = Vec<(u32, Hash)>;
+/// Hashes of states by the steps after which they stood, ascending.
+pub(super) type Noted = Vec<(u32, Hash)>;
 
 /// What is trained, in the classes in which this machine computes: another's checkpoints would lead to other bits, with
 /// dense bases or with quantised ones.
@@ -51,11 +52,15 @@ impl Workshop {
         self.hold_base(offer.work.base, &[offer.node]).await?;
         let run = self.run_of(&offer.work, entries).await?;
         let mut noted = self.noted(CHECKPOINTS, work)?;
-        let resume = self.newest(work, &noted).await?;
+        let mut resume = self.newest(work, &noted).await?;
         match &resume {
             Some((step, _)) => tracing::info!(job = %job.short(), step, "a training goes on from this step"),
-            None => noted.clear(),
+            None => {
+                noted = self.begun_as_whole(job, work, &offer.work, &run).await?;
+                resume = self.newest(work, &noted).await?;
+            }
         }
+        self.note_whole(work, &offer.work)?;
         let ask = Ask::Train { job, run, resume: resume.map(|(_, bytes)| bytes.to_vec()) };
         let mut replies = self.begin(job, &ask).await?;
         while let Some(reply) = replies.recv().await {
@@ -95,7 +100,7 @@ impl Workshop {
         Err("the training was stopped".into())
     }
 
-    fn noted(&self, index: &str, work: Hash) -> Result<Noted, JobError> {
+    pub(super) fn noted(&self, index: &str, work: Hash) -> Result<Noted, JobError> {
         let found = self.journal.index_get(index, &work.0).map_err(|error| error.to_string())?;
         Ok(found.and_then(|bytes| wire::decode(&bytes, REQUEST_MAX_BYTES).ok()).unwrap_or_default())
     }
@@ -119,7 +124,8 @@ impl Workshop {
         Ok(self.journal.index_put(SAVED, &work.0, &wire::encode(&saved)).map_err(|error| error.to_string())?)
     }
 
-    async fn note(&self, work: Hash, noted: &mut Noted, step: u32, bytes: Vec<u8>) -> Result<(), JobError> {
+    /// Keeps a checkpoint to commit to and notes it, unless one of this step is noted.
+    pub(super) async fn note(&self, work: Hash, noted: &mut Noted, step: u32, bytes: Vec<u8>) -> Result<(), JobError> {
         if noted.iter().any(|(known, _)| *known == step) {
             return Ok(());
         }

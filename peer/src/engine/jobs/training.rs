@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use tributary_compute::device::repeats_bits;
 use tributary_compute::loss::Target;
 use tributary_compute::model::Base;
-use tributary_compute::train::{Answers, Evaluation, Example, Recipe, StepReport, TrainError, Trainer, targets};
+use tributary_compute::train::{
+    Answers, Evaluation, Example, Prefix, Recipe, StepReport, TrainError, Trainer, targets,
+};
 use tributary_protocol::id::Hash;
 use tributary_protocol::limits::CURVE_POINTS_MAX;
 use tributary_protocol::message::{HeldOut, Measurement};
@@ -20,14 +22,20 @@ use super::{adapter_bytes, text};
 /// Examples that are trained on between two comparisons of answers, which are slow beside training: a recipe that evaluates
 /// after every step must not cost its worker many times what it pays for.
 const ANSWERS_AFTER: u64 = 128;
+/// How much an example counts that is not left out.
+const FULL_WEIGHT: f32 = 1.0;
 /// Time between reports of progress.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
+fn read(recipe: &str) -> Result<Recipe, String> {
+    let recipe: Recipe = serde_json::from_str(recipe).map_err(|error| format!("the recipe is refused: {error}"))?;
+    recipe.check().map_err(text)?;
+    Ok(recipe)
+}
+
 /// The recipe of a run. The offer may end before the recipe does, as leave-out runs of a run that ended early do.
 fn recipe_of(run: &Run) -> Result<Recipe, String> {
-    let recipe: Recipe =
-        serde_json::from_str(&run.recipe).map_err(|error| format!("the recipe is refused: {error}"))?;
-    recipe.check().map_err(text)?;
+    let recipe = read(&run.recipe)?;
     if run.steps == 0 || run.steps > recipe.steps {
         return Err(format!("the recipe says {} steps, the offer {}", recipe.steps, run.steps));
     }
@@ -42,7 +50,7 @@ pub(super) fn examples_of(frames: &[ExampleFrame]) -> Vec<Example> {
             completion: frame.completion.clone(),
             messages: frame.messages.clone(),
             contributor: frame.contributor,
-            weight: if frame.left_out { 0.0 } else { 1.0 },
+            weight: if frame.left_out { 0.0 } else { FULL_WEIGHT },
         })
         .collect()
 }
@@ -109,6 +117,19 @@ pub(super) fn train(context: &JobContext, run: &Run, resume: Option<&[u8]>) -> R
     }
     let (adapter, kept_step) = kept(&trainer, run.base)?;
     Ok(Done::Trained { adapter, steps: trainer.steps_done(), kept_step, loss_micro_nats: told.loss_micro_nats })
+}
+
+/// A checkpoint of the run of the recipe `whole` that leaves nobody out, as one of this run.
+pub(super) fn adopt(context: &JobContext, run: &Run, whole: &str, checkpoint: &[u8]) -> Result<Done, String> {
+    let base = context.shelf.base(run.base)?;
+    let (recipe, whole, examples) = (recipe_of(run)?, read(whole)?, examples_of(&run.examples));
+    let all: Vec<Example> = examples.iter().map(|example| Example { weight: FULL_WEIGHT, ..example.clone() }).collect();
+    let prefix = Prefix::of(&base, &recipe, &examples, (&whole, &all));
+    let adopted = prefix.and_then(|prefix| prefix.adopt(checkpoint)).map_err(text);
+    match context.is_stopped() {
+        true => Err("stopped".into()),
+        false => Ok(Done::Adopted(adopted)),
+    }
 }
 
 pub(super) fn replay(context: &JobContext, run: &Run, start: Option<&[u8]>, to_step: u32) -> Result<Done, String> {
