@@ -31,6 +31,8 @@ const RUNS: &str = "runs";
 const STOPPED: &str = "runs-stopped";
 /// Its index of who was found to teach the same in a run.
 const CLUSTERS: &str = "runs-clusters";
+/// Its index of who is left out together in a run for having few records.
+const POOLS: &str = "runs-pools";
 /// Its index of how often runs were resumed.
 const RESUMED: &str = "runs-resumed";
 /// Times one run can be resumed.
@@ -132,10 +134,16 @@ impl Runs {
         if resumption.count > 0 {
             spec.deadline_ms = resumption.deadline_ms;
         }
-        let found = self.journal.index_get(CLUSTERS, &spec.key.0)?;
-        let clusters = found.and_then(|bytes| wire::decode(&bytes, REQUEST_MAX_BYTES).ok());
+        let clusters = self.sets(CLUSTERS, &spec.key)?;
+        let pools = self.sets(POOLS, &spec.key)?.unwrap_or_default();
         let obstacle = locked(&self.looks).obstacles.get(&spec.key).cloned();
-        Ok(OpenRun { spec, clusters, resumed: resumption.count, is_stopped, obstacle })
+        Ok(OpenRun { spec, clusters, pools, resumed: resumption.count, is_stopped, obstacle })
+    }
+
+    /// Sets of contributors of a run.
+    fn sets(&self, index: &str, key: &Hash) -> Result<Option<Vec<Vec<AccountId>>>, JournalError> {
+        let found = self.journal.index_get(index, &key.0)?;
+        Ok(found.and_then(|bytes| wire::decode(&bytes, REQUEST_MAX_BYTES).ok()))
     }
 
     fn resumption(&self, key: &Hash) -> Result<Resumption, JournalError> {
@@ -246,7 +254,7 @@ impl Runs {
         locked(&self.looks).fail(run, Instant::now(), CLUSTERS_PAUSE) >= CLUSTERS_TRIES
     }
 
-    /// Finds and keeps who teaches the same, before anybody is left out.
+    /// Finds and keeps who is left out together, before anybody is: who teaches the same, and of the others who has few records.
     async fn cluster(&self, run: &OpenRun) -> Result<(), String> {
         let (node, spec) = (&self.workshop.node, &run.spec);
         let looked = run.clone();
@@ -266,12 +274,18 @@ impl Runs {
             }
             Err(error) => return Err(error.to_string()),
         };
-        let named = |members: Vec<u32>| -> Vec<AccountId> {
-            members.into_iter().filter_map(|member| accounts.get(usize::try_from(member).ok()?).copied()).collect()
-        };
-        let clusters: Vec<Vec<AccountId>> = found.into_iter().map(named).collect();
-        let kept = self.journal.index_put(CLUSTERS, &spec.key.0, &wire::encode(&clusters));
-        kept.map_err(|error| error.to_string())
+        let account = |number: u32| accounts.get(usize::try_from(number).ok()?).copied();
+        let is_wanted = |number: u32| account(number).is_some_and(|account| spec.is_left_out(&account));
+        let pools = self.workshop.pools(&accounts, &entries, &found, is_wanted).await;
+        let pools = pools.map_err(|error| error.to_string())?;
+        let named = |members: Vec<u32>| members.into_iter().filter_map(account).collect::<Vec<AccountId>>();
+        // The clusters last: once they are known, trainings are offered.
+        for (index, sets) in [(POOLS, pools), (CLUSTERS, found)] {
+            let sets: Vec<Vec<AccountId>> = sets.into_iter().map(named).collect();
+            let kept = self.journal.index_put(index, &spec.key.0, &wire::encode(&sets));
+            kept.map_err(|error| error.to_string())?;
+        }
+        Ok(())
     }
 
     async fn release(&self, run: &OpenRun) -> Result<(), String> {

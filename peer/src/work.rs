@@ -11,6 +11,7 @@ pub mod doubts;
 pub mod influence;
 pub(crate) mod judge;
 mod places;
+pub mod pools;
 pub mod release;
 mod retrieve;
 mod room;

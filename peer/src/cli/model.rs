@@ -19,6 +19,7 @@ use super::table::Table;
 use super::text;
 use super::{amount, quality};
 use crate::bases::BUILTIN;
+use crate::work::pools::OWN_ROWS_MAX;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
@@ -187,7 +188,13 @@ fn checked(release: &Value) -> String {
 /// How many there are, and for how many of them no leave-out adapter was trained.
 fn contributors(release: &Value) -> String {
     let all = text::rows(&release["contributors"]);
-    let estimated = match all.iter().filter(|one| one["estimated"] == true).count() {
+    let estimated = all.iter().filter(|one| one["estimated"] == true).count();
+    // A release does not say why; only where more are not estimated is anybody left out with others for having few records.
+    let why = match all.len() - estimated > OWN_ROWS_MAX {
+        true => "teach the same or have few records",
+        false => "teach the same",
+    };
+    let estimated = match estimated {
         0 => String::new(),
         estimated => format!(", the attribution of {estimated} by estimates"),
     };
@@ -196,7 +203,7 @@ fn contributors(release: &Value) -> String {
         let first = text::number(&one["together"]["first"]);
         together.entry(first).or_default().push(text::short(&one["account"]));
     }
-    let told = |members: &Vec<String>| format!("; {} teach the same and were left out together", members.join(" and "));
+    let told = |members: &Vec<String>| format!("; {} {why} and were left out together", members.join(" and "));
     format!("{}{estimated}{}", all.len(), together.values().map(told).collect::<String>())
 }
 

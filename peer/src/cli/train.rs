@@ -161,6 +161,7 @@ fn show(run: &Value) -> Output {
             names(members)
         )
     }));
+    output.notes.extend(pooled(run));
     output.notes.extend(unchecked(run));
     match next(run, stage.end) {
         Some(next) => output.next(next),
@@ -195,6 +196,18 @@ fn briefly(accounts: &Value) -> String {
 /// Accounts, shortened.
 fn names(accounts: &Value) -> String {
     text::rows(accounts).iter().map(text::short).collect::<Vec<_>>().join(" and ")
+}
+
+/// Who is left out together for having few records: too many to name.
+fn pooled(run: &Value) -> Option<String> {
+    let pools = text::rows(&run["pools"]);
+    let members: usize = pools.iter().map(|members| text::rows(members).len()).sum();
+    (members > 0).then(|| {
+        format!(
+            "{members} contributors with few records are left out in {}, and what that changes is divided among them",
+            text::counted(pools.len() as u64, "pool")
+        )
+    })
 }
 
 /// Where the best evaluation lies before the last step, whose adapter it is.

@@ -32,7 +32,7 @@ struct LeftOut {
     estimated: bool,
     /// Whether nothing is left without this contributor but the base.
     base_alone: bool,
-    /// Who was left out with it by the same training, since they teach the same.
+    /// Who was left out with it by the same training, since they teach the same or have few records.
     together_with: Vec<AccountId>,
 }
 

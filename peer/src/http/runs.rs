@@ -16,7 +16,7 @@ use super::{Answer, Api, ApiError, ApiState, bases, fresh_key, tasks};
 use crate::names;
 use crate::runs::{OpenRun, RunSpec, RunState, done_adapter};
 use crate::runtime::now_ms;
-use crate::work::BaseFault;
+use crate::work::{BaseFault, pools};
 
 #[derive(Deserialize)]
 pub(super) struct Start {
@@ -97,6 +97,7 @@ pub(super) async fn start(State(api): Api, Json(start): Json<Start>) -> Answer<V
             "records": ground.records,
             "contributors": ground.head.logs.len(),
             "leave_outs": leave_outs,
+            "leave_out_trainings": pools::trainings(leave_outs),
             "missing": ground.missing,
         })));
     }
@@ -205,6 +206,7 @@ fn show_run(run: &OpenRun, node: &Node) -> Value {
         "main": main.as_ref().map(|view| tasks::show(node, view)),
         "unchecked": unchecked,
         "clusters": run.left_out_together(),
+        "pools": run.pools,
         "leave_out": leave_out,
         "adapter": adapter,
         "release": release,

@@ -39,9 +39,12 @@ pub(super) async fn verify(State(api): Api, Path(adapter): Path<Hash>) -> Answer
 
 fn equal(release: &Release, verified: &Verified) -> Value {
     let estimated = release.contributors.iter().filter(|one| one.estimated || one.together.is_some()).count();
+    let (pooled, clusters): (Vec<_>, Vec<_>) =
+        release.clusters().into_iter().partition(|members| verified.pools.contains(members));
     json!({
         "index": {"theirs": release.index, "own": release.index, "equal": true},
-        "clusters": {"theirs": release.clusters(), "own": verified.clusters},
+        "clusters": {"theirs": clusters, "own": verified.clusters},
+        "pools": {"theirs": pooled, "own": verified.pools},
         "estimates": {"count": estimated, "worst_millionths": verified.estimates_millionths},
         "quality": {"theirs": release.quality, "own": verified.quality},
     })

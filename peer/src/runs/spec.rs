@@ -46,7 +46,7 @@ const LEAVE_OUTS_LEAST: usize = 8;
 /// or two of them say may be chance, and the others would be paid nothing.
 pub const LEAVE_OUTS_TOLD_BY: u64 = 4;
 
-/// How many leave-out trainings a run makes: as many as are wanted, else of half the contributors. Without the only contributor
+/// For how many contributors a run makes leave-out trainings: for as many as are wanted, else for half of them. Without the only contributor
 /// there is nothing to train on.
 #[must_use]
 pub fn leave_outs(contributors: usize, wanted: Option<u16>) -> usize {
@@ -84,6 +84,8 @@ pub struct OpenRun {
     pub spec: RunSpec,
     /// Contributors who teach the same, each cluster ascending; nothing until it was looked for.
     pub clusters: Option<Vec<Vec<AccountId>>>,
+    /// Contributors who are left out together for having few records, each pool ascending.
+    pub pools: Vec<Vec<AccountId>>,
     /// How often it was resumed: each time, what was given up is offered under a new key.
     pub resumed: u32,
     /// Whether its user wants no more of it.
@@ -117,7 +119,7 @@ impl RunSpec {
 
     /// Whether a leave-out training is made for a contributor.
     #[must_use]
-    fn is_left_out(&self, contributor: &AccountId) -> bool {
+    pub(super) fn is_left_out(&self, contributor: &AccountId) -> bool {
         self.attribution && self.trained.binary_search(contributor).is_ok()
     }
 
@@ -141,13 +143,13 @@ impl RunSpec {
 }
 
 impl OpenRun {
-    /// The contributor with those who teach the same, ascending.
+    /// The contributor with those who are left out by the same training, ascending.
     pub(super) fn together_with(&self, account: &AccountId) -> Vec<AccountId> {
-        let cluster = self.clusters.iter().flatten().find(|members| members.contains(account));
+        let cluster = self.clusters.iter().flatten().chain(&self.pools).find(|members| members.contains(account));
         cluster.cloned().unwrap_or_else(|| vec![*account])
     }
 
-    /// Whom leave-out trainings leave out: contributors alone, and all of a cluster where a training is wanted for one of
+    /// Whom leave-out trainings leave out: contributors alone, and all of a cluster or pool where a training is wanted for one of
     /// them. Nobody as long as it is not known who teaches the same, and not everybody.
     #[must_use]
     pub fn left_out(&self) -> Vec<Vec<AccountId>> {
@@ -261,9 +263,52 @@ pub fn done_adapter(view: &RequestView) -> Option<Hash> {
 
 #[cfg(test)]
 mod tests {
+    use tributary_protocol::datanet::LogHead;
+    use tributary_protocol::id::DatanetId;
     use tributary_protocol::limits::CONTRIBUTORS_MAX;
 
-    use super::leave_outs;
+    use super::*;
+
+    fn account(number: u8) -> AccountId {
+        AccountId([number; 32])
+    }
+
+    /// A run of 256 contributors without each of whom a training is wanted, and who are left out together in it.
+    fn run(clusters: Option<Vec<Vec<AccountId>>>, pools: Vec<Vec<AccountId>>) -> OpenRun {
+        let trained: Vec<AccountId> = (0..=u8::MAX).map(account).collect();
+        let log = |contributor: &AccountId| LogHead { contributor: *contributor, length: 1, newest: Hash::default() };
+        let logs = trained.iter().map(log).collect();
+        let spec = RunSpec {
+            key: Hash([1; 32]),
+            name: "many".into(),
+            base: Hash([2; 32]),
+            head: Head { datanet: DatanetId([0; 32]), logs, notes: Vec::new() },
+            recipe: "{}".into(),
+            steps: 1,
+            budget: Amount(0),
+            deadline_ms: 0,
+            segments_checked: 0,
+            answer_fee: Amount(0),
+            attribution: true,
+            trained,
+        };
+        OpenRun { spec, clusters, pools, resumed: 0, is_stopped: false, obstacle: None }
+    }
+
+    #[test]
+    fn a_pool_is_left_out_by_one_training_like_a_cluster() {
+        let set = |numbers: &[u8]| numbers.iter().copied().map(account).collect::<Vec<_>>();
+        let (clusters, pools) = (vec![set(&[3, 250])], vec![set(&[200, 201, 255]), set(&[240, 241])]);
+        assert!(run(None, pools.clone()).left_out().is_empty(), "it is not known yet who teaches the same");
+        let run = run(Some(clusters.clone()), pools.clone());
+        let left_out = run.left_out();
+        assert_eq!(left_out.len(), 256 - 1 - 2 - 1);
+        assert!(clusters.iter().chain(&pools).all(|members| left_out.contains(members)));
+        let mut all: Vec<AccountId> = left_out.concat();
+        all.sort_unstable();
+        assert_eq!(all, run.spec.trained, "everybody is left out once");
+        assert_eq!((run.together_with(&account(255)), run.left_out_together()), (pools[0].clone(), Some(clusters)));
+    }
 
     #[test]
     fn half_of_the_trainings_are_made_unless_others_are_wanted() {

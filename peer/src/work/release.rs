@@ -27,8 +27,11 @@ const RECORDS_OF_ONE: (usize, usize) = (8, 64);
 
 /// What a release's own files and records give, beside what it says.
 pub struct Verified {
-    /// Whom the release would name as left out together: the clusters that have a member without whom an adapter was trained.
+    /// Whom the release would name as left out together since they teach the same: the clusters that have a member without whom
+    /// an adapter was trained.
     pub clusters: Vec<Vec<u32>>,
+    /// Whom it would name since they have few records, beside those of its clusters that are found here too.
+    pub pools: Vec<Vec<u32>>,
     /// How far its estimated leave-out adapters are from what is estimated here, in millionths of what they move; none where
     /// nothing is estimated.
     pub estimates_millionths: Option<u64>,
@@ -104,6 +107,8 @@ impl Workshop {
         let mut clusters = self.clusters((base, adapter), &accounts, &entries, providers).await?;
         let is_trained = |number: &u32| contributors.get(*number as usize).is_some_and(|one| !one.estimated);
         clusters.retain(|members| members.iter().any(is_trained));
+        let agreed = agreed(release.clusters(), &clusters);
+        let pools = self.pools(&accounts, &entries, &agreed, |number| is_trained(&number)).await?;
         let wanted: Vec<_> = made(contributors).map(|(number, one)| (number, Some(one.leave_out))).collect();
         let estimates_millionths = match wanted.is_empty() {
             true => None,
@@ -111,7 +116,7 @@ impl Workshop {
         };
         let records = self.drawn(release.index, &entries).await?;
         let quality = self.measure_quality(base, adapter, contributors, records).await?;
-        Ok(Verified { clusters, estimates_millionths, quality })
+        Ok(Verified { clusters, pools, estimates_millionths, quality })
     }
 
     /// Has the engine estimate what is `wanted`: the blobs of what it made, and how far it is from what it was to be held against.
@@ -151,6 +156,13 @@ impl Workshop {
         })
         .await
     }
+}
+
+/// The clusters of a release that are found here too. A look at who teaches the same may have been given up by its builder, and
+/// whoever was in no cluster then was pooled.
+fn agreed(mut theirs: Vec<Vec<u32>>, own: &[Vec<u32>]) -> Vec<Vec<u32>> {
+    theirs.retain(|members| own.contains(members));
+    theirs
 }
 
 /// Whether a contributor's leave-out adapter is made from gradients.
@@ -202,6 +214,19 @@ fn sampled(admitted: Vec<Admitted>, adapter: Hash, accounts: &[AccountId]) -> (V
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::work::pools::pools;
+
+    #[test]
+    fn a_verifier_finds_the_pools_of_who_found_the_same_clusters_and_of_who_found_none() {
+        let records: Vec<(u32, usize)> = (0..210).map(|number| (number, 7)).collect();
+        let own = [vec![5, 202], vec![201, 204]];
+        for clusters in [own.to_vec(), own[..1].to_vec(), Vec::new()] {
+            let made = pools(&records, &clusters, |_| true);
+            assert!(!made.is_empty());
+            let theirs = [made.clone(), clusters].concat();
+            assert_eq!(pools(&records, &agreed(theirs, &own), |_| true), made);
+        }
+    }
 
     #[test]
     fn some_records_of_each_contributor_are_drawn_by_the_adapter_and_all_are_counted() {

@@ -12,6 +12,7 @@ use crate::cli::output::Output;
 use crate::cli::table::{Table, WIDTH};
 use crate::cli::{amount, ask, quality, text};
 use crate::percent::percents;
+use crate::work::pools::OWN_ROWS_MAX;
 
 /// What the adapter's contributors are paid by.
 const LEFT_OUT: &str = "The model was trained once more without the records of each contributor. A share tells how much less likely the \
@@ -21,6 +22,7 @@ const LEFT_OUT: &str = "The model was trained once more without the records of e
 /// How it differs for those who were left out together, who were not left out, and without whom nothing is left.
 const TOGETHER: &str = "Those who teach the same in their own words were left out together, and what that changes is divided among them \
                         by what their records say.";
+const POOLED: &str = "So were those who have the fewest records of so many contributors.";
 const ESTIMATED: &str = "Where it says so the change is estimated, from what their records pull at, and nothing was trained without \
                          them.";
 const BASE_ALONE: &str = "Without an only contributor, or without everybody, the base model is left.";
@@ -186,8 +188,11 @@ fn beginning(words: &str) -> String {
 /// How contributors' shares are known, as far as it is so for one of these.
 fn left_out_how(contributors: &Value) -> String {
     let is_any = |is_so: fn(&Value) -> bool| text::rows(contributors).iter().any(is_so);
+    let not_estimated = text::rows(contributors).iter().filter(|one| one["estimated"] == false).count();
+    let together = is_any(|one| !text::rows(&one["together_with"]).is_empty());
     let special = [
-        (is_any(|one| !text::rows(&one["together_with"]).is_empty()), TOGETHER),
+        (together, TOGETHER),
+        (together && not_estimated > OWN_ROWS_MAX, POOLED),
         (is_any(|one| one["estimated"] == true && text::rows(&one["together_with"]).is_empty()), ESTIMATED),
         (is_any(|one| one["base_alone"] == true), BASE_ALONE),
     ];
@@ -268,6 +273,9 @@ mod tests {
         let how = left_out_how(&contributors);
         assert!(how.contains(TOGETHER) && how.contains(ESTIMATED) && !how.contains(BASE_ALONE), "{how}");
         assert_eq!(left_out_how(&Value::Null), LEFT_OUT);
+        assert!(!how.contains(POOLED));
+        let many = |estimated: bool| (0..=OWN_ROWS_MAX).map(|_| of(&one, estimated, &[&two])).collect::<Value>();
+        assert!(left_out_how(&many(false)).contains(POOLED) && !left_out_how(&many(true)).contains(POOLED));
     }
 
     #[test]

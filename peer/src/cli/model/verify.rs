@@ -26,11 +26,13 @@ pub(super) async fn verify(context: &Context, release: &Value) -> Result<Output,
 
 fn shown(id: String, found: Value) -> Output {
     let parts = [
-        ("index", index(&found)),
-        ("alike", clusters(&found)),
-        ("estimates", estimates(&found)),
-        ("quality", qualities(&found)),
+        ("index", Some(index(&found))),
+        ("alike", Some(clusters(&found))),
+        ("pools", pools(&found)),
+        ("estimates", Some(estimates(&found))),
+        ("quality", Some(qualities(&found))),
     ];
+    let parts: Vec<_> = parts.into_iter().filter_map(|(name, part)| Some((name, part?))).collect();
     let lines: Vec<(&str, String)> = parts.iter().map(|(name, (_, told))| (*name, told.clone())).collect();
     let is_right = parts.iter().all(|(_, (is_right, _))| *is_right);
     let output = Output::new(found, vec![id], text::fields(&lines));
@@ -68,6 +70,19 @@ fn clusters(found: &Value) -> (bool, String) {
         (false, true) => (true, format!("by the release {}; here {}", told(theirs), told(own))),
         (false, false) => (false, format!("UNEQUAL: by the release {}; here {}", told(theirs), told(own))),
     }
+}
+
+/// Who is left out together for having few records, where there are so many contributors. To leave somebody out alone tells
+/// more, and is nothing false; who is pooled and must not be stands among those who teach the same.
+fn pools(found: &Value) -> Option<(bool, String)> {
+    let members =
+        |whose: &str| text::rows(&found["pools"][whose]).iter().map(|members| text::rows(members).len()).sum::<usize>();
+    let told = match (members("theirs"), members("own")) {
+        (_, 0) => return None,
+        (theirs, own) if theirs == own => format!("equal: {own} contributors have few records"),
+        (theirs, own) => format!("{theirs} of {own} contributors with few records are left out together"),
+    };
+    Some((true, told))
 }
 
 fn estimates(found: &Value) -> (bool, String) {
@@ -118,6 +133,16 @@ mod tests {
                 "quality": {"theirs": quality(noise), "own": quality(100_000)},
             }),
         )
+    }
+
+    #[test]
+    fn pools_are_told_where_there_are_some_and_false_ones_are_clusters_that_nobody_finds() {
+        assert_eq!(pools(&json!({})), None);
+        assert_eq!(pools(&json!({"pools": {"theirs": [], "own": []}})), None);
+        let told = |theirs: Value| pools(&json!({"pools": {"theirs": theirs, "own": [[0, 1], [2, 3, 4]]}}));
+        assert_eq!(told(json!([[0, 1], [2, 3, 4]])), Some((true, "equal: 5 contributors have few records".into())));
+        assert_eq!(told(json!([])), Some((true, "0 of 5 contributors with few records are left out together".into())));
+        assert!(!clusters(&json!({"clusters": {"theirs": [[7, 8]], "own": []}})).0);
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub(crate) struct StartArgs {
     deadline_min: u64,
     /// Leave-out trainings: as many, for the contributors with the most records. What the others' would give is estimated from the
     /// gradients of their records, which is cheaper and less exact. Half of the contributors unless given, and eight at least; four at
-    /// the least, or all.
+    /// the least, or all. Of more than 200, those with the fewest records are left out by threes.
     #[arg(long, value_name = "COUNT", conflicts_with = "no_attribution", value_parser = clap::value_parser!(u16).range(1..))]
     leave_outs: Option<u16>,
     /// Train no leave-out adapters: cheaper, but the model cannot say whose records made an answer and is not released.
@@ -259,12 +259,14 @@ fn preview_lines(args: &StartArgs, name: &str, (datanet, tried): (&Value, &Value
         (true, _) => "one training; no attribution, so it is not released".to_owned(),
         (false, 1) => "one training; without its only contributor there is the base alone".to_owned(),
         (false, _) => {
-            let many = text::number(&tried["leave_outs"]);
-            let estimated = match contributors.saturating_sub(many) {
-                0 => String::new(),
-                others => format!(" ({} estimated from gradients)", text::counted(others, "contributor")),
-            };
-            format!("one training, and {} for attribution{estimated}", text::counted(many, "leave-out training"))
+            let [left_out, many] = ["leave_outs", "leave_out_trainings"].map(|name| text::number(&tried[name]));
+            let pooled = (many < left_out).then(|| "who has few records with up to two others".to_owned());
+            let estimated = contributors.saturating_sub(left_out);
+            let estimated = (estimated > 0)
+                .then(|| format!("{} estimated from gradients", text::counted(estimated, "contributor")));
+            let others: Vec<String> = pooled.into_iter().chain(estimated).collect();
+            let others = if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
+            format!("one training, and {} for attribution{others}", text::counted(many, "leave-out training"))
         }
     };
     let others = match (all.saturating_sub(trained), text::number(&tried["missing"])) {
@@ -373,7 +375,8 @@ mod tests {
     #[test]
     fn the_preview_says_what_it_may_cost_at_most() {
         let datanet = json!({"name": "rivers", "records": 1214});
-        let mut tried = json!({"records": 1204, "contributors": 5, "leave_outs": 5, "missing": 0});
+        let mut tried =
+            json!({"records": 1204, "contributors": 5, "leave_outs": 5, "leave_out_trainings": 5, "missing": 0});
         let shown =
             |tried: &Value| preview_lines(&args(&[]), "rivers", (&datanet, tried), &Recipe::default()).join("\n");
         for part in [
@@ -384,13 +387,17 @@ mod tests {
         ] {
             assert!(shown(&tried).contains(part), "{part} is missing in\n{}", shown(&tried));
         }
-        (tried["leave_outs"], tried["missing"]) = (json!(4), json!(1));
+        (tried["leave_outs"], tried["leave_out_trainings"], tried["missing"]) = (json!(4), json!(4), json!(1));
         let four = shown(&tried);
         assert!(
             four.contains("4 leave-out trainings for attribution (1 contributor estimated from gradients)"),
             "{four}"
         );
         assert!(four.contains("those of 1 shard not here"), "{four}");
+        let many = json!({"records": 1204, "contributors": 256, "leave_outs": 206, "leave_out_trainings": 202});
+        let pooled =
+            "202 leave-out trainings for attribution (who has few records with up to two others, 50 contributors";
+        assert!(shown(&many).contains(pooled), "{}", shown(&many));
     }
 
     #[test]
