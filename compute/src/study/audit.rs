@@ -21,17 +21,18 @@ const AUDITS_PER_DRAW: usize = 10;
 const COMMONS: ChainAddress = ChainAddress([u8::MAX; 20]);
 
 /// Total variation of contributors' totals after the audit of one in `one_in` answers, the mean over [`AUDITS`]: `given` and `due` are
-/// the parts of each answer, a list for each question. The interval's draws are of questions and audits.
+/// the parts of each answer, a list for each question, which is answered so many `times`. The interval's draws are of questions and
+/// audits.
 ///
 /// # Errors
 /// When one in zero is to be audited.
 pub(super) fn misallocated_after(
     seed: u64,
-    given: &[Vec<f64>],
-    due: &[Vec<f64>],
+    (given, due): (&[Vec<f64>], &[Vec<f64>]),
     one_in: u32,
+    times: usize,
 ) -> Result<Option<Figure>, AuditError> {
-    let receipts: Vec<ReceiptId> = (0..given.len()).map(|place| ReceiptId(name(seed, place))).collect();
+    let receipts: Vec<ReceiptId> = (0..given.len() * times).map(|place| ReceiptId(name(seed, place))).collect();
     let rate = AuditRate::one_in(one_in)?;
     let drawn = |audit| {
         let beacon = Hash(name(seed, audit));
@@ -41,7 +42,8 @@ pub(super) fn misallocated_after(
     let contributors = due.first().map_or(0, Vec::len);
     let epoch = Epoch { given: payments(given), due: payments(due), receipts, contributors, rate };
     let left = |answers: &[usize], chosen: &[usize]| {
-        mean(&chosen.iter().map(|audit| epoch.misallocated(answers, &audits[*audit])).collect::<Vec<_>>())
+        let answers = answers.repeat(times);
+        mean(&chosen.iter().map(|audit| epoch.misallocated(&answers, &audits[*audit])).collect::<Vec<_>>())
     };
     let all: Vec<usize> = (0..given.len()).collect();
     let value = left(&all, &(0..AUDITS).collect::<Vec<_>>());
@@ -145,14 +147,14 @@ mod tests {
     #[test]
     fn an_audit_of_every_answer_leaves_nothing_misallocated() {
         let (given, due) = parts();
-        let found = misallocated_after(1, &given, &due, 1).unwrap().unwrap();
+        let found = misallocated_after(1, (&given, &due), 1, 1).unwrap().unwrap();
         assert!(found.value.abs() < 1e-12 && found.high.abs() < 1e-12, "{found:?}");
     }
 
     #[test]
     fn an_audit_of_some_answers_takes_back_most_of_what_is_always_wrong() {
         let (given, due) = parts();
-        let of = |one_in| misallocated_after(1, &given, &due, one_in).unwrap().unwrap();
+        let of = |one_in| misallocated_after(1, (&given, &due), one_in, 1).unwrap().unwrap();
         let [four, eight, never] = [4, 8, u32::MAX].map(of);
         assert!((never.value - 0.1).abs() < 1e-5, "{never:?}");
         // By chance alone a share of .1 is off by .1 · sqrt((n - 1) / 80), four fifths of that in the mean.
@@ -160,13 +162,16 @@ mod tests {
         assert!((eight.value - 0.0236).abs() < 0.004, "{eight:?}");
         assert!(four.low <= four.value && four.value <= four.high, "{four:?}");
         assert_eq!(four, of(4));
+        // Of sixteen times as many answers a quarter is left of what chance did.
+        let many = misallocated_after(1, (&given, &due), 4, 16).unwrap().unwrap();
+        assert!((many.value - 0.0155 / 4.0).abs() < 0.001, "{many:?}");
     }
 
     #[test]
     fn answers_that_nobody_explains_are_the_commons() {
         let (none, due) = (vec![vec![0.0; 2]; 8], vec![vec![0.5; 2]; 8]);
-        let found = misallocated_after(1, &none, &due, u32::MAX).unwrap().unwrap();
+        let found = misallocated_after(1, (&none, &due), u32::MAX, 1).unwrap().unwrap();
         assert!((found.value - 1.0).abs() < 1e-12, "{found:?}");
-        assert!(misallocated_after(1, &none, &due, 0).is_err());
+        assert!(misallocated_after(1, (&none, &due), 0, 1).is_err());
     }
 }

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use tributary_protocol::limits::AUDIT_ONE_IN;
+
 use super::StudyError;
 use super::attributor::Scores;
 use super::audit::misallocated_after;
@@ -14,7 +16,7 @@ use super::truth::{Subsets, Truth};
 use crate::statistics::{auc, mean, misallocated, parts, pearson, spearman};
 
 /// Every measure with what it means, in the order of tables.
-pub const MEASURES: [(&str, &str); 51] = [
+pub const MEASURES: [(&str, &str); 52] = [
     ("clds-tenth", "cLDS, a tenth of the contributors left out"),
     ("clds-half", "cLDS, half of the contributors left out"),
     ("loco-r", "leave one contributor out, r for each answer"),
@@ -23,6 +25,7 @@ pub const MEASURES: [(&str, &str); 51] = [
     ("tv-totals", "fee misallocated, totals"),
     ("tv-audited-4", "totals misallocated after an audit, one answer in four"),
     ("tv-audited-8", "totals misallocated after an audit, one answer in eight"),
+    ("tv-settled", "the same of sixteen times as many answers, one in sixteen, as epochs are settled"),
     ("net-r", "net totals, r"),
     ("net-rho", "net totals, rank correlation"),
     ("unseen-loco-r", "unseen seeds: r for each answer"),
@@ -72,7 +75,8 @@ pub const MEASURES: [(&str, &str); 51] = [
 pub type Judgement = BTreeMap<&'static str, Figure>;
 
 /// The totals after an audit, and of how many answers one is audited.
-const AUDITS: [(&str, u32); 2] = [("tv-audited-4", 4), ("tv-audited-8", 8)];
+const AUDITS: [(&str, u32, usize); 3] =
+    [("tv-audited-4", 4, 1), ("tv-audited-8", 8, 1), ("tv-settled", AUDIT_ONE_IN.get(), 16)];
 
 /// Seed of the intervals' draws.
 const SEED: u64 = 1;
@@ -89,8 +93,8 @@ pub fn judge(truth: &Truth, scores: &Scores) -> Result<Judgement, StudyError> {
         found.put("clds-half", datamodel(&truth.halves, contributors));
         against(&mut found, ["loco-r", "loco-rho", "tv-answer", "tv-totals", "net-r", "net-rho"], contributors, truth);
         let (given, due) = (shares(&columns(contributors, truth)), shares(&columns(&truth.without, truth)));
-        for (measure, one_in) in AUDITS {
-            found.put(measure, misallocated_after(SEED, &given, &due, one_in)?);
+        for (measure, one_in, times) in AUDITS {
+            found.put(measure, misallocated_after(SEED, (&given, &due), one_in, times)?);
         }
         if let Some(unseen) = mean_of(&truth.unseen)? {
             let names = ["unseen-loco-r", "", "", "unseen-tv-totals", "unseen-net-r", "unseen-net-rho"];

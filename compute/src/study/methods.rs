@@ -14,7 +14,7 @@ use super::table::Finding;
 const COSTS: [&str; 3] = ["build-seconds", "query-seconds", "bytes-per-contributor"];
 
 /// Columns: measure and heading.
-const COLUMNS: [(&str, &str); 13] = [
+const COLUMNS: [(&str, &str); 14] = [
     ("clds-tenth", "cLDS, tenth"),
     ("clds-half", "cLDS, half"),
     ("loco-r", "per answer r"),
@@ -23,6 +23,7 @@ const COLUMNS: [(&str, &str); 13] = [
     ("tv-totals", "totals"),
     ("tv-audited-4", "totals, 1 in 4 audited"),
     ("tv-audited-8", "1 in 8"),
+    ("tv-settled", "16 times as many, 1 in 16"),
     ("net-r", "net r"),
     ("net-rho", "net ρ"),
     ("auc-mislabelled", "wrong labels"),

@@ -99,7 +99,7 @@ const EQUAL: Against = Against::Rule("equal split");
 const COUNT: Against = Against::Rule("record count");
 
 /// Every row, in the order of the table.
-const ROWS: [Spec; 48] = [
+const ROWS: [Spec; 50] = [
     more("alike: cLDS, a tenth left out", ALIKE, "clds-tenth", Against::Best, ">= 0.8"),
     more("alike: cLDS, half left out", ALIKE, "clds-half", Against::Best, ">= 0.8"),
     more("alike: per answer, r", ALIKE, "loco-r", Against::Best, ">= 0.95"),
@@ -110,6 +110,7 @@ const ROWS: [Spec; 48] = [
     less("alike: fee misallocated, totals", ALIKE, "tv-totals", COUNT, ""),
     less("alike: after audit, 1 in 4", ALIKE, "tv-audited-4", Against::Best, "<= 0.05"),
     less("alike: after audit, 1 in 8", ALIKE, "tv-audited-8", Against::Best, "<= 0.05"),
+    less("alike: settled, 1 in 16", ALIKE, "tv-settled", Against::Best, "<= 0.05"),
     more("differing: cLDS, tenth left out", DIFFERING, "clds-tenth", Against::Best, ">= 0.8"),
     more("differing: cLDS, half left out", DIFFERING, "clds-half", Against::Best, ">= 0.8"),
     more("differing: per answer, r", DIFFERING, "loco-r", Against::Best, ">= 0.97"),
@@ -119,6 +120,7 @@ const ROWS: [Spec; 48] = [
     less("differing: misallocated, totals", DIFFERING, "tv-totals", COUNT, ""),
     less("differing: after audit, 1 in 4", DIFFERING, "tv-audited-4", Against::Best, "<= 0.05"),
     less("differing: after audit, 1 in 8", DIFFERING, "tv-audited-8", Against::Best, "<= 0.05"),
+    less("differing: settled, 1 in 16", DIFFERING, "tv-settled", Against::Best, "<= 0.05"),
     more("differing: net totals, r", DIFFERING, "net-r", Against::Best, ">= 0.97"),
     more("differing: net totals, rank", DIFFERING, "net-rho", Against::Best, ">= 0.9"),
     more("differing: net totals, r", DIFFERING, "net-r", COUNT, ""),
