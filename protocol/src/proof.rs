@@ -4,7 +4,8 @@
 //! task is the hash of, the transcript and the list of contributors that it commits to. Sums, shares and terms are judged
 //! by these alone, in integers. Whether an answer, its probabilities or its weights are what base, adapter and index give
 //! takes one computation, whose result comes in as [`Found`]; a row of an index is recomputed from its two adapters,
-//! without a model; a span index is judged by the pages shown.
+//! without a model; a span index is judged by the pages shown; an audit for settlement by the answer and all leave-out
+//! adapters.
 //!
 //! Invariant: nobody is convicted by anything but bytes that they signed or committed to in what they signed. What cannot
 //! be computed here, was computed in another determinism class, or comes to a third result convicts nobody
@@ -15,10 +16,12 @@ mod case;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use crate::envelope::{NetworkId, Signed};
-use crate::id::{AccountId, Hash};
+use crate::attribution::Share;
+use crate::envelope::{NetworkId, Signed, verify_digest};
+use crate::id::{AccountId, Hash, Signature};
 use crate::limits::PROOF_MAX_BYTES;
 use crate::message::Release;
+use crate::receipt::Receipt;
 use crate::span::{self, SpanRoots};
 use crate::wire::{self, WireError};
 
@@ -70,6 +73,8 @@ pub enum Kind {
     Row,
     /// See [`Proof::Span`].
     Span,
+    /// See [`Proof::Audit`].
+    Audit,
 }
 
 /// Evidence against one account.
@@ -101,6 +106,18 @@ pub enum Proof {
         /// The fault, with the pages that show it.
         fault: Box<span::Fault>,
     },
+    /// An auditor signed that an answer would have paid other shares than it would by the adapters that were really trained
+    /// without each contributor.
+    Audit {
+        /// The answer, as its worker signed and sent it.
+        case: Box<Case>,
+        /// What the auditor found.
+        audit: Box<Receipt>,
+        /// The auditor's signature over its id.
+        signature: Signature,
+        /// The shares that the release's adapters give.
+        shares: Vec<Share>,
+    },
 }
 
 /// What has to be computed before a proof can be judged.
@@ -112,6 +129,8 @@ pub enum Need {
     Index,
     /// Whether a record of that id has that text.
     Record,
+    /// The answer again, and its shares by the release's leave-out adapters.
+    Shares,
 }
 
 /// What was computed.
@@ -123,6 +142,8 @@ pub enum Found {
     Index(Hash),
     /// For [`Need::Record`].
     Record(bool),
+    /// For [`Need::Shares`], with the determinism class they were computed in.
+    Shares(String, Vec<Share>),
     /// Nothing, and why.
     Nothing(String),
 }
@@ -193,6 +214,7 @@ impl Proof {
             Self::Answer { case, .. } => case.receipt.worker,
             Self::Row { release, .. } => release.account,
             Self::Span { roots, .. } => roots.account,
+            Self::Audit { audit, .. } => audit.worker,
         }
     }
 
@@ -207,6 +229,7 @@ impl Proof {
             Self::Answer { claim: Claim::Logprobs { .. }, .. } => Kind::Logprobs,
             Self::Row { .. } => Kind::Row,
             Self::Span { .. } => Kind::Span,
+            Self::Audit { .. } => Kind::Audit,
         }
     }
 
@@ -217,6 +240,7 @@ impl Proof {
             Self::Answer { case, .. } => Hash(case.receipt.id().0),
             Self::Row { network, release, .. } => release.id(*network),
             Self::Span { network, roots, .. } => roots.id(*network),
+            Self::Audit { audit, .. } => Hash(audit.id().0),
         }
     }
 
@@ -238,6 +262,7 @@ impl Proof {
                 Judgement::Needs(Need::Index)
             }
             Self::Span { network, roots, fault } => judge_span(*network, roots, fault),
+            Self::Audit { case, audit, signature, shares } => judge_audit(case, audit, signature, shares),
         }
     }
 
@@ -260,6 +285,9 @@ impl Proof {
             (Need::Record, Found::Record(false), _) => {
                 Judgement::Fails("the record that the proof shows has another id".into())
             }
+            (Need::Shares, Found::Shares(class, again), Self::Audit { audit, shares, .. }) => {
+                conclude_audit(audit, shares, class, again)
+            }
             _ => Judgement::Unknown("something else was computed than the proof needs".into()),
         }
     }
@@ -273,6 +301,38 @@ fn conclude_row(release: &Release, claimed: &Hash, again: &Hash) -> Judgement {
         return Judgement::Unknown("the release's adapters make a third index here".into());
     }
     Judgement::Proven("a row of the released index is not the difference of its adapters".into())
+}
+
+fn judge_audit(case: &Case, audit: &Receipt, signature: &Signature, shares: &[Share]) -> Judgement {
+    if verify_digest(&audit.worker.0, Hash(audit.id().0), signature).is_err() {
+        return Judgement::Fails("the audit is not signed by its auditor".into());
+    }
+    if audit.audited() != Some(case.receipt.id()) {
+        return Judgement::Fails("the audit is of another answer".into());
+    }
+    if !case.is_known_method() {
+        return Judgement::Unknown("the weights were found by a method that this program does not know".into());
+    }
+    if let Some(reason) = case.inconsistency() {
+        return Judgement::Fails(reason.into());
+    }
+    if audit.shares == shares {
+        return Judgement::Fails("the proof itself says that the audit is right".into());
+    }
+    Judgement::Needs(Need::Shares)
+}
+
+fn conclude_audit(audit: &Receipt, claimed: &[Share], class: &str, again: &[Share]) -> Judgement {
+    if class != audit.class {
+        return Judgement::Unknown(format!("computed in class {}, here in {class}", audit.class));
+    }
+    if again == audit.shares {
+        return Judgement::Fails("computed again, the shares are as the auditor signed".into());
+    }
+    if again != claimed {
+        return Judgement::Unknown("computed again, it comes to a third result".into());
+    }
+    Judgement::Proven("the shares that an auditor signed are not what the release's adapters give".into())
 }
 
 fn judge_span(network: NetworkId, roots: &Signed<SpanRoots>, fault: &span::Fault) -> Judgement {

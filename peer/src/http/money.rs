@@ -34,6 +34,7 @@ fn summary(id: &ReceiptId, signed: &SignedReceipt, own: ChainAddress) -> Value {
     json!({
         "id": id,
         "kind": kind,
+        "audited": receipt.audited(),
         "payer": receipt.payer,
         "worker": receipt.worker,
         "price": receipt.price,

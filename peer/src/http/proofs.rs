@@ -10,6 +10,7 @@ use tributary_protocol::limits::PROOF_MAX_BYTES;
 use tributary_protocol::message::Contributor;
 use tributary_protocol::node::{Input, KeptProof, Node, shares_of};
 use tributary_protocol::proof::{Case, Comparison, Found, Judgement, Proof, Recomputed};
+use tributary_protocol::receipt::SignedReceipt;
 use tributary_protocol::retrieval::Context;
 
 use super::{Answer, Api, ApiError, ApiState, fresh_key};
@@ -40,18 +41,19 @@ pub(super) async fn verify(State(api): Api, Path(key): Path<Hash>) -> Answer<Val
             (Some(again), compared)
         }
         Found::Nothing(reason) => (None, Comparison::Unknown(reason)),
-        Found::Index(_) | Found::Record(_) => return Err(ApiError::internal("something else was computed")),
+        Found::Index(_) | Found::Record(_) | Found::Shares(..) => {
+            return Err(ApiError::internal("something else was computed"));
+        }
     };
     let (outcome, detail, proof) = match compared {
         Comparison::Equal => ("equal", String::new(), Value::Null),
         Comparison::Unknown(reason) => ("unknown", reason, Value::Null),
         Comparison::Unequal(claim, reason) => {
             let proof = Proof::Answer { case: Box::new(case.clone()), claim };
-            let shown = json!({"id": id_of(&proof), "kind": proof.kind(), "file": hex::encode(proof.to_bytes())});
-            api.handle.input(Input::FalsehoodFound(Box::new(proof))).await?;
-            ("unequal", reason, shown)
+            ("unequal", reason, keep(&api, proof).await?)
         }
     };
+    let (audits, false_audit) = audits(&api, &case).await?;
     let classes = api.handle.view(|node| node.record_view().classes).await?;
     // Nothing but the fault stands for anything where the answer itself is another one.
     let again = again.filter(|again| again.fault.is_none());
@@ -65,8 +67,48 @@ pub(super) async fn verify(State(api): Api, Path(key): Path<Hash>) -> Answer<Val
         "commons": case.receipt.commons,
         "recomputed_commons": recomputed.as_deref().map(commons_weight),
         "whole": WHOLE,
-        "proof": proof,
+        "audits": audits,
+        "proof": if proof.is_null() { false_audit } else { proof },
     })))
+}
+
+/// Has the node keep a proof; as it is shown, with its file.
+async fn keep(api: &ApiState, proof: Proof) -> Result<Value, ApiError> {
+    let shown = json!({"id": id_of(&proof), "kind": proof.kind(), "file": hex::encode(proof.to_bytes())});
+    api.handle.input(Input::FalsehoodFound(Box::new(proof))).await?;
+    Ok(shown)
+}
+
+/// What was found about the answer for settlement, each held against what is computed here; and a proof against the first
+/// auditor who signed something else.
+async fn audits(api: &ApiState, case: &Case) -> Result<(Vec<Value>, Value), ApiError> {
+    let of = case.receipt.id();
+    let look = move |node: &Node| -> Vec<SignedReceipt> {
+        let found = node.receipts().filter(|(_, signed)| signed.receipt.audited() == Some(of));
+        found.map(|(_, signed)| signed.clone()).collect()
+    };
+    let signed = api.handle.view(look).await?;
+    if signed.is_empty() {
+        return Ok((Vec::new(), Value::Null));
+    }
+    let again = api.workshop.true_shares(fresh_key()?, case).await;
+    let (mut shown, mut made) = (Vec::new(), Value::Null);
+    for SignedReceipt { receipt, worker_signature, .. } in signed {
+        let (outcome, detail) = match &again {
+            Found::Shares(class, _) if *class != receipt.class => ("unknown", "computed in another class".into()),
+            Found::Shares(_, shares) if *shares == receipt.shares => ("equal", String::new()),
+            Found::Shares(_, shares) => {
+                let (case, audit, shares) = (Box::new(case.clone()), Box::new(receipt.clone()), shares.clone());
+                made = keep(api, Proof::Audit { case, audit, signature: worker_signature, shares }).await?;
+                ("unequal", String::new())
+            }
+            Found::Nothing(reason) => ("unknown", reason.clone()),
+            _ => ("unknown", "something else was computed".into()),
+        };
+        let (id, auditor) = (receipt.id(), receipt.worker);
+        shown.push(json!({"receipt": id, "auditor": auditor, "outcome": outcome, "detail": detail}));
+    }
+    Ok((shown, made))
 }
 
 /// The shares that what was computed again gives, with the records that the worker sent.

@@ -165,14 +165,26 @@ impl Workshop {
             JobOutcome::AnswerChecked(Outcome::Confirmed, _) => {}
             otherwise => return Ok(otherwise),
         }
-        let (release, worker) = (&release.body, audit.receipt.receipt.worker_node);
+        let providers = [release.body.node, audit.receipt.receipt.worker_node];
+        let credits = self.credits_by_adapters(job, &release.body, &audit.transcript, &providers).await?;
+        Ok(JobOutcome::TrueCredits(credits))
+    }
+
+    /// The credits of an answer whose `transcript` this is, by the release's leave-out adapters as far as these were trained.
+    pub(super) async fn credits_by_adapters(
+        &self,
+        job: Hash,
+        release: &Release,
+        transcript: &[u8],
+        providers: &[NodeId],
+    ) -> Result<Vec<(u32, i64)>, JobError> {
         let leave_out = left_out_alone(&release.contributors);
         let blobs: Vec<Hash> = leave_out.iter().filter_map(|(_, blob)| *blob).collect();
         let job = Hash::of(&[b"true credits".as_slice(), &job.0].concat());
-        let (base, id, transcript) = (release.base, release.adapter, audit.transcript.clone());
+        let (base, id, transcript) = (release.base, release.adapter, transcript.to_vec());
         let ask = Ask::TrueCredits { job, base, id, leave_out, transcript };
-        match self.ask_with(&blobs, &[release.node, worker], std::future::ready(Ok(())), &ask).await? {
-            Done::TrueCredits(credits) => Ok(JobOutcome::TrueCredits(credits)),
+        match self.ask_with(&blobs, providers, std::future::ready(Ok(())), &ask).await? {
+            Done::TrueCredits(credits) => Ok(credits),
             other => Err(format!("the engine answered another question: {other:?}").into()),
         }
     }

@@ -5,7 +5,9 @@
 
 use tributary_protocol::id::{Hash, NodeId};
 use tributary_protocol::message::Release;
+use tributary_protocol::node::shares_of;
 use tributary_protocol::proof::{Case, Comparison, Found, Judgement, Need, Proof, Recomputed};
+use tributary_protocol::retrieval::Context;
 use tributary_protocol::span::Fault;
 use tributary_storage::shard::record_id;
 
@@ -73,6 +75,31 @@ impl Workshop {
         }
     }
 
+    /// What the answer of `case`, if it is as its worker signed, pays by the adapters that were really trained without each
+    /// contributor. `job` is nobody else's.
+    pub async fn true_shares(&self, job: Hash, case: &Case) -> Found {
+        match self.try_true_shares(job, case).await {
+            Ok(found) => found,
+            Err(error) => self.nothing(&error),
+        }
+    }
+
+    async fn try_true_shares(&self, job: Hash, case: &Case) -> Result<Found, JobError> {
+        let again = match self.try_recompute(job, case).await? {
+            Ok(again) => again,
+            Err(reason) => return Ok(Found::Nothing(reason)),
+        };
+        if case.compare(&again) != Comparison::Equal {
+            return Ok(Found::Nothing("the answer itself is not what its worker signed".into()));
+        }
+        let release = &case.release.body;
+        let providers = self.providers_of(release).await?;
+        let _loading = self.begin_loading(release.adapter)?;
+        let credits = self.credits_by_adapters(job, release, &case.transcript, &providers).await?;
+        let context = Context { passages: case.transcript()?.context.passages, losses: again.losses };
+        Ok(Found::Shares(again.class, shares_of(release, &credits, &context)))
+    }
+
     async fn try_recompute(&self, job: Hash, case: &Case) -> Result<Result<Recomputed, String>, JobError> {
         if let Some(reason) = case.inconsistency() {
             return Err(reason.into());
@@ -119,6 +146,7 @@ impl Workshop {
                 Ok(built) => Found::Index(built),
                 Err(error) => self.nothing(&error),
             },
+            (Need::Shares, Proof::Audit { case, .. }) => self.true_shares(job, case).await,
             _ => {
                 let shown = proof.clone();
                 let looked = tokio::task::spawn_blocking(move || with_record(&shown)).await;

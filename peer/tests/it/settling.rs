@@ -41,6 +41,15 @@ fn audits(node: &NodeProcess) -> Vec<Value> {
     receipts.as_array().unwrap().iter().filter(|receipt| receipt["kind"] == "audit").cloned().collect()
 }
 
+/// Its payer computes the audits of an answer again.
+fn verified(node: &NodeProcess, receipt: &str) {
+    let asks = node.get("/api/asks").unwrap();
+    let ask = asks.as_array().unwrap().iter().find(|ask| ask["receipt"] == receipt).unwrap();
+    let verified = document(node, &["answer", "verify", ask["key"].as_str().unwrap()]);
+    let audits = verified["recomputed"]["audits"].as_array().unwrap();
+    assert!(audits.len() >= 2 && audits.iter().all(|audit| audit["outcome"] == "equal"), "{verified}");
+}
+
 #[test]
 fn what_the_chain_draws_is_audited_by_two_and_counted_in_the_next_epoch() {
     let folder = folder();
@@ -73,6 +82,7 @@ fn what_the_chain_draws_is_audited_by_two_and_counted_in_the_next_epoch() {
     let shown = on(&node, &["receipt", "why", found[0]["id"].as_str().unwrap()]);
     let text = String::from_utf8(shown.stdout).unwrap();
     assert!(text.contains("audit") && text.contains("no record explains"), "{text}");
+    verified(&node, found[0]["audited"].as_str().unwrap());
     // Should no epoch have been due meanwhile, the next one counts them.
     node.post("/api/epochs/close", &json!({})).unwrap();
     let counted = |wallet: &Value| wallet["audits"].as_u64().filter(|audits| *audits >= 2);

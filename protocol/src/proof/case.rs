@@ -131,7 +131,7 @@ impl Case {
     }
 
     /// Whether this program knows how the receipt's shares are to be found.
-    fn is_known_method(&self) -> bool {
+    pub(super) fn is_known_method(&self) -> bool {
         let note = &self.receipt.attribution;
         (note.method.as_str(), note.version) == method_of(&self.request.body)
     }

@@ -19,6 +19,7 @@ use crate::transcript::Transcript;
 const PAYER: u8 = 1;
 const WORKER: u8 = 2;
 const BUILDER: u8 = 3;
+const AUDITOR: u8 = 4;
 const CREDITS: [(u32, i64); 3] = [(0, 900_000), (1, 200_000), (2, -40_000)];
 
 fn network() -> NetworkId {
@@ -184,6 +185,7 @@ fn judged(proof: &Proof) -> Judgement {
     match proof.judge() {
         Judgement::Needs(Need::Answer) => proof.conclude(&Found::Answer(truth())),
         Judgement::Needs(Need::Index) => proof.conclude(&Found::Index(release().index)),
+        Judgement::Needs(Need::Shares) => proof.conclude(&Found::Shares(truth().class, plain(&REAL))),
         judged => judged,
     }
 }
@@ -474,4 +476,43 @@ proptest! {
             prop_assert!(!is_proven(&read));
         }
     }
+}
+
+/// The credits that the adapters really trained without each give: the index is a little off.
+const REAL: [(u32, i64); 2] = [(0, 700_000), (1, 150_000)];
+
+/// What an auditor signs about an honest answer, and the proof that it is another thing.
+fn audited(found: &[(u32, i64)], claimed: &[(u32, i64)], change: impl Fn(&mut Receipt)) -> Proof {
+    let case = case_of(&CREDITS);
+    let mut audit = Receipt {
+        task: TaskId([5; 32]),
+        worker: account(AUDITOR),
+        work: Work::Audit { of: case.receipt.id() },
+        shares: plain(found),
+        price: Amount::ZERO,
+        worker_part: Amount::ZERO,
+        ..case.receipt.clone()
+    };
+    change(&mut audit);
+    let signature = ReceiptOffer::new(audit.clone(), &key(AUDITOR)).worker_signature;
+    Proof::Audit { case: Box::new(case), audit: Box::new(audit), signature, shares: plain(claimed) }
+}
+
+#[test]
+fn an_auditor_who_signs_other_shares_than_the_adapters_give_is_convicted() {
+    assert_ne!(plain(&REAL), plain(&CREDITS));
+    let of = |found: &[(u32, i64)], claimed: &[(u32, i64)]| audited(found, claimed, |_| ());
+    let proof = of(&CREDITS, &REAL);
+    assert!(is_proven(&proof), "{:?}", judged(&proof));
+    assert_eq!((proof.accused(), proof.kind()), (account(AUDITOR), Kind::Audit));
+    assert_eq!(Proof::from_bytes(&proof.to_bytes()), Ok(proof));
+    // Who was right is never convicted, whatever is claimed, nor by what is computed here neither of them says.
+    assert!(matches!(judged(&of(&REAL, &CREDITS)), Judgement::Fails(_)));
+    assert!(matches!(judged(&of(&REAL, &REAL)), Judgement::Fails(_)));
+    assert!(matches!(judged(&of(&CREDITS, &[(0, 1)])), Judgement::Unknown(_)));
+    assert!(matches!(judged(&audited(&CREDITS, &REAL, |audit| audit.class = "other".into())), Judgement::Unknown(_)));
+    let other = |audit: &mut Receipt| audit.work = Work::Audit { of: crate::id::ReceiptId([9; 32]) };
+    assert!(matches!(judged(&audited(&CREDITS, &REAL, other)), Judgement::Fails(_)));
+    let stranger = |audit: &mut Receipt| audit.worker = account(WORKER);
+    assert!(matches!(judged(&audited(&CREDITS, &REAL, stranger)), Judgement::Fails(_)));
 }

@@ -86,16 +86,30 @@ fn shown(receipt: &str, verdict: &Value, again: &Value) -> Output {
         (_, Some("refuted")) => VERIFICATION,
         _ => UNJUDGED,
     };
-    let fields = text::fields(&[
+    let mut pairs = vec![
         ("receipt", "both signatures, the shares and the payments hold".into()),
         ("text", "is the text the receipt was signed for".into()),
         ("here", here),
         ("check", finding(verdict)),
-    ]);
+    ];
+    pairs.extend(text::rows(&again["audits"]).iter().map(|audit| ("audit", audited(audit))));
+    let is_false_audit = text::rows(&again["audits"]).iter().any(|audit| audit["outcome"] == "unequal");
+    let code = if is_false_audit { VERIFICATION } else { code };
+    let fields = text::fields(&pairs);
     let document = json!({
         "valid": code == 0, "receipt": receipt, "text": true, "verdict": verdict, "recomputed": again,
     });
     Output::new(document, vec![receipt.to_owned()], format!("{fields}{}", weights(again))).ending(code)
+}
+
+/// What an auditor found for settlement, held against what was computed here.
+fn audited(audit: &Value) -> String {
+    let auditor = text::short(&audit["auditor"]);
+    match audit["outcome"].as_str() {
+        Some("equal") => format!("by {auditor}: equal, as the adapters trained without each give it here"),
+        Some("unequal") => format!("by {auditor}: unequal, the adapters trained without each give other shares"),
+        _ => format!("by {auditor}: cannot be computed here: {}", text::field(&audit["detail"])),
+    }
 }
 
 /// Each contributor's weight as the worker signed it and as it was computed here.
@@ -140,6 +154,17 @@ mod tests {
         assert!(row.contains("90.0 %") && row.contains("30.0 %") && row.ends_with("unequal"), "{row}");
         assert!(unequal.text.contains("unequal: the attribution weights are others"));
         assert_eq!(unequal.document["recomputed"]["commons"], 100_000);
+    }
+
+    #[test]
+    fn a_false_audit_is_shown_and_ends_like_a_false_answer() {
+        let audited = |outcome: &str| {
+            let mut again = again("equal", 900_000);
+            again["audits"] = json!([{"auditor": "cd".repeat(32), "outcome": outcome, "detail": "no base"}]);
+            shown("id", &Value::Null, &again)
+        };
+        assert_eq!((audited("equal").code, audited("unequal").code, audited("unknown").code), (0, VERIFICATION, 0));
+        assert!(audited("unequal").text.contains("by cdcdcdcdcd: unequal"), "{}", audited("unequal").text);
     }
 
     #[test]
