@@ -80,6 +80,8 @@ struct Runtime {
     strikes: BTreeMap<NodeId, u32>,
     posting: Arc<tokio::sync::Mutex<()>>,
     reading: Arc<tokio::sync::Mutex<()>>,
+    /// Epochs are read one after the other too.
+    anchoring: Arc<tokio::sync::Mutex<()>>,
     fetching: Arc<Semaphore>,
     loopback: VecDeque<Vec<u8>>,
 }
@@ -103,6 +105,7 @@ pub async fn run(parts: Parts, mut sources: Sources, failed: watch::Sender<Optio
         strikes: BTreeMap::new(),
         posting: Arc::default(),
         reading: Arc::default(),
+        anchoring: Arc::default(),
         fetching: Arc::new(Semaphore::new(FETCHES_AT_ONCE)),
         loopback: VecDeque::new(),
     };
@@ -355,7 +358,9 @@ impl Runtime {
             Output::PostEpoch(body) => self.post_epoch(*body),
             Output::ReadFunding(streams) => self.read_funding(streams),
             Output::ReadEpochs(epochs) => {
+                let Ok(turn) = Arc::clone(&self.anchoring).try_lock_owned() else { return };
                 tokio::spawn(async move {
+                    let _turn = turn;
                     match settlement.anchored(&epochs).await {
                         Ok(told) => {
                             let _ = handle.input(Input::EpochsRead(told)).await;

@@ -288,6 +288,14 @@ impl Settlement {
         }
     }
 
+    /// The number of the newest final epoch; 0 before the first.
+    ///
+    /// # Errors
+    /// When the chain is down.
+    pub async fn newest(&self) -> Result<u64, SettleError> {
+        Ok(self.chain().await?.latest().await?.number)
+    }
+
     /// Whether `body` is what stands on the chain as the newest final epoch.
     ///
     /// # Errors
@@ -306,8 +314,12 @@ impl Settlement {
         let newest = chain.latest().await?.number;
         let mut found = Vec::with_capacity(epochs.len() + 1);
         for epoch in epochs.iter().copied().chain([newest]).collect::<BTreeSet<u64>>() {
-            if let Some((batch, beacon)) = chain.finalized(epoch).await? {
-                found.push(Anchored { epoch, body: batch.epoch.data_hash, beacon });
+            match chain.finalized(epoch).await {
+                Ok(Some((batch, beacon))) => found.push(Anchored { epoch, body: batch.epoch.data_hash, beacon }),
+                Ok(None) => {}
+                Err(error) if found.is_empty() => return Err(error.into()),
+                // The others are asked for again.
+                Err(_) => break,
             }
         }
         Ok(found)

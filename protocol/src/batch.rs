@@ -12,7 +12,9 @@ use crate::id::{Amount, Hash, NodeId, ReceiptId};
 use crate::merkle;
 use crate::receipt::SignedReceipt;
 
-pub use epoch::{AUDITORS, Anchored, Counted, EpochBody, EpochError, EpochHead, is_drawn, pair_of};
+pub use epoch::{
+    AUDITORS, Anchored, Counted, EpochBody, EpochError, EpochHead, FINDINGS_MAX, has_part, is_drawn, pair_of,
+};
 
 /// A witness sealed a batch; about 300 bytes that are gossiped, while the body stays a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]

@@ -74,7 +74,7 @@ pub struct NodeConfig {
     pub answer_price: Amount,
     /// Trainings it runs at once.
     pub training_slots: u32,
-    /// The part of answers it has checked, in parts per million.
+    /// The part of answers it has checked, in parts per million; with none, none is audited for settlement either.
     pub audit_ppm: u32,
     /// As a poster, anchor an epoch by itself about this often, in milliseconds; zero waits for a command.
     pub epoch_interval_ms: u64,

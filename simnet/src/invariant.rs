@@ -325,6 +325,6 @@ pub fn kind_of(fact: &Fact) -> &'static str {
         Fact::VerifierPayout { .. } => "verifier_payout",
         Fact::CardChanged(_) => "card_changed",
         Fact::Noted(_) => "noted",
-        Fact::AuditDrawn(_) => "audit_drawn",
+        Fact::AuditDrawn { .. } => "audit_drawn",
     }
 }

@@ -147,8 +147,18 @@ fn show(answer: Value) -> Output {
         (Some(reason), _) => output.note(format!("! there is no answer: {}", text::line(reason))),
         (None, false) => output.note("the answer is not there yet"),
         (None, true) => output
-            .note(format!("✓ {} OPEN; {}", amount::exact(text::amount(&answer["price"])), finding(&answer["verdict"])))
+            .note(format!("✓ {} OPEN; {}", amount::exact(text::amount(&answer["price"])), looked_at(&answer)))
             .next(format!("tributary answer explain {}", text::short(&answer["key"]))),
+    }
+}
+
+/// Who computed an answer again, and what they found.
+fn looked_at(answer: &Value) -> String {
+    match text::rows(&answer["auditors"]).len() {
+        auditors if auditors > 0 && answer["verdict"].is_null() => {
+            format!("computed again by {}", text::counted(u64::try_from(auditors).unwrap_or(u64::MAX), "auditor"))
+        }
+        _ => finding(&answer["verdict"]),
     }
 }
 
@@ -258,5 +268,7 @@ mod tests {
         assert!(of("refuted").contains("refutes it: token 32"));
         assert!(of("abstained").contains("could not check it: token 32"));
         assert!(finding(&Value::Null).contains("no other peer"));
+        assert!(looked_at(&json!({"auditors": []})).contains("no other peer"));
+        assert_eq!(looked_at(&json!({"auditors": ["ab", "cd"]})), "computed again by 2 auditors");
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde_json::{Value, json};
 use tributary_protocol::id::{Amount, ReceiptId};
-use tributary_protocol::receipt::SignedReceipt;
+use tributary_protocol::receipt::{Receipt, SignedReceipt};
 
 use super::failure::{FAILED, Failure, VERIFICATION};
 use super::output::{Context, Output};
@@ -70,9 +70,15 @@ pub(super) async fn run(context: &Context, command: ReceiptCommand) -> Result<Ou
             let is_path = path.is_file() || receipt.contains(['.', '/', '\\']);
             let bytes = if is_path { read(path)? } else { fetch(context, &receipt).await?.into_bytes() };
             let (id, signed) = checked(&bytes)?;
-            Ok(why::explain(id, &signed.receipt))
+            Ok(why::explain(id, &signed.receipt, audited(context, &signed.receipt).await.as_ref()))
         }
     }
+}
+
+/// The receipt of what was audited, if this is an audit's and the node knows it.
+async fn audited(context: &Context, audit: &Receipt) -> Option<Receipt> {
+    let answer = fetch(context, &audit.audited()?.to_string()).await.ok()?;
+    checked(answer.as_bytes()).ok().map(|(_, signed)| signed.receipt)
 }
 
 fn list(known: Value) -> Output {

@@ -57,7 +57,8 @@ pub(crate) struct UpArgs {
     /// Find peers on the local network by multicast.
     #[arg(long)]
     mdns: bool,
-    /// The part of answers to have checked by another peer, in parts per million.
+    /// The part of answers to have checked by another peer, in parts per million; 0 also keeps them from being audited for
+    /// settlement: nobody but its worker then sees a question.
     #[arg(long, default_value_t = 100_000)]
     audit_ppm: u32,
     /// Where models run: auto is a GPU if this program was built for one and it is there.

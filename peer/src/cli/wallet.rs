@@ -87,11 +87,14 @@ fn show(wallet: Value) -> Output {
     let is_up = wallet["chain_state"] == "up";
     if is_up {
         pairs.push(("balance", open(text::amount(&wallet["balance"]))));
-        pairs.push(("earned", format!("{} in epochs so far", open(text::amount(&wallet["earned"])))));
-        pairs.extend(audited(&wallet).map(|text| ("audits", text)));
+        let is_behind = wallet["behind"] == true;
+        let earned = format!("{} in epochs so far", open(text::amount(&wallet["earned"])));
+        pairs.push(("earned", if is_behind { BEHIND.into() } else { earned }));
+        pairs.extend(audited(&wallet).filter(|_| !is_behind).map(|text| ("audits", text)));
         pairs.push(("for work", format!("{} redeemed so far", open(redeemed(&wallet)))));
-        pairs.push(("to claim", format!("{} now", open(text::amount(&wallet["claimable"])))));
-        let waiting = text::amount(&wallet["waiting"]);
+        let claimable = format!("{} now", open(text::amount(&wallet["claimable"])));
+        pairs.push(("to claim", if is_behind { BEHIND.into() } else { claimable }));
+        let waiting = if is_behind { Amount::ZERO } else { text::amount(&wallet["waiting"]) };
         if waiting > Amount::ZERO {
             pairs.push(("not yet", format!("{} in receipts that no epoch counts", open(waiting))));
         }
@@ -124,6 +127,9 @@ fn show(wallet: Value) -> Output {
     output.next = next.map(str::to_owned);
     output
 }
+
+/// What is not known while the newest epoch is fetched.
+const BEHIND: &str = "not known yet: the newest epoch is being fetched, which takes seconds";
 
 /// What audits of answers changed in what the receipts pay, if anything.
 fn audited(wallet: &Value) -> Option<String> {
@@ -268,6 +274,14 @@ mod tests {
             assert!(output.text.contains(line), "{line} is missing in\n{}", output.text);
         }
         assert_eq!(output.next.unwrap(), "tributary wallet redeem");
+    }
+
+    #[test]
+    fn a_wallet_whose_newest_epoch_is_not_here_says_so_instead_of_nothing() {
+        let wallet = json!({"chain_state": "up", "earned": "0", "claimable": "0", "waiting": ONE, "behind": true});
+        let text = show(wallet).text;
+        assert!(text.contains("earned     not known yet") || text.contains("earned      not known yet"), "{text}");
+        assert!(!text.contains("not yet  ") && !text.contains("0 OPEN in epochs"), "{text}");
     }
 
     #[test]

@@ -328,6 +328,7 @@ fn show_ask(node: &Node, key: Hash, view: &AskView) -> Value {
         "worker": receipt.map(|receipt| receipt.worker_node).or(view.worker),
         "failure": view.failure.as_ref().map(|refusal| &refusal.reason),
         "verdict": verdict.map(|verdict| tasks::verdict_json(&verdict.account.to_string(), &verdict.body)),
+        "auditors": view.receipt.map(|id| node.auditors_of(&id)),
         "shares": receipt.map(|receipt| &receipt.shares),
         "commons": receipt.map(|receipt| receipt.commons),
         "price": receipt.map(|receipt| receipt.price),

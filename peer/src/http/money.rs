@@ -156,6 +156,7 @@ async fn on_chain(api: &Arc<ApiState>, address: ChainAddress, vouchers: &[Vouche
         }
         None => (Amount::ZERO, Amount::ZERO),
     };
+    let is_behind = body.is_none() && api.settlement.newest().await? > 0;
     let claimed = earned.checked_sub(claimable).unwrap_or(Amount::ZERO);
     let Received { counted, waiting, audits } = received(api, address, body).await?;
     let (next_epoch_ms, posters) = api.handle.view(posting).await?;
@@ -166,6 +167,7 @@ async fn on_chain(api: &Arc<ApiState>, address: ChainAddress, vouchers: &[Vouche
         "claimed": claimed,
         "claimable": claimable,
         "waiting": waiting,
+        "behind": is_behind,
         "audits": audits,
         "audits_gave": Amount(earned.0.saturating_sub(counted.0)),
         "audits_took": Amount(counted.0.saturating_sub(earned.0)),
@@ -220,8 +222,10 @@ pub(super) async fn claim(State(api): Api) -> Answer<Value> {
     let held = vouchers(&api).await?;
     let (redeemed, _) = api.settlement.redeem(&held).await?;
     let Some(body) = newest_epoch(&api).await? else {
-        let reason =
-            "no epoch is anchored yet: fees are counted once the workers that hold vouchers have redeemed them";
+        let reason = match api.settlement.newest().await? {
+            0 => "no epoch is anchored yet: fees are counted once the workers that hold vouchers have redeemed them",
+            _ => "the newest epoch is not here yet: try again in some seconds",
+        };
         return Ok(Json(json!({"claimed": Amount::ZERO, "redeemed": redeemed, "reason": reason})));
     };
     let own = api.handle.view(Node::chain_address).await?;

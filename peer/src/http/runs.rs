@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use tributary_compute::train::Recipe;
 use tributary_protocol::id::{AccountId, Amount, DatanetId, Hash};
 use tributary_protocol::limits::{CHECKPOINTS_MAX, CLOCK_WINDOW_MS, DEADLINE_MAX_MS, SEGMENTS_MAX};
+use tributary_protocol::message::PeerRecord;
 use tributary_protocol::node::{Node, RequestView};
 
 use self::ground::Ground;
@@ -293,12 +294,13 @@ pub(super) async fn releases(State(api): Api) -> Answer<Vec<Value>> {
         node.releases()
             .map(|release| {
                 let adapter = release.body.adapter;
-                let serving =
-                    node.peers().filter(|(_, peer)| peer.is_fresh(now) && peer.record.serving.contains(&adapter));
-                let here = node.record_view().serving.contains(&adapter);
+                let answers = |record: &PeerRecord| record.roles.worker && record.serving.contains(&adapter);
+                let serving = node.peers().filter(|(_, peer)| peer.is_fresh(now) && answers(&peer.record)).count();
+                let own = node.record_view();
+                let here = own.serving.contains(&adapter);
                 let mut shown = json!(release.body);
                 if let Some(fields) = shown.as_object_mut() {
-                    fields.insert("served_by".into(), json!(serving.count() + usize::from(here)));
+                    fields.insert("served_by".into(), json!(serving + usize::from(answers(&own))));
                     fields.insert("served_here".into(), json!(here));
                     fields.insert("builder_account".into(), json!(release.account));
                     fields.insert("kept_bytes".into(), json!(sizes.get(&adapter)));

@@ -17,7 +17,7 @@ use super::{BatchError, root_of};
 use crate::attribution::audit::{Amounts, AuditError, AuditRate, Audited, Books, Corrections, settled};
 use crate::economy::{self, Payment, PaymentRole};
 use crate::envelope::Statement;
-use crate::id::{Amount, ChainAddress, Hash, NodeId, ReceiptId};
+use crate::id::{AccountId, Amount, ChainAddress, Hash, NodeId, ReceiptId};
 use crate::limits::{AUDIT_ONE_IN, LEDGER_ACCOUNTS_MAX};
 use crate::receipt::{Receipt, Work};
 
@@ -89,6 +89,9 @@ pub enum EpochError {
     /// What the epoch before counted is not among them.
     #[error("receipt {0} was counted before and is missing")]
     Missing(ReceiptId),
+    /// The beacon of an epoch that drew what is audited is not known.
+    #[error("the beacon of epoch {0} is not known")]
+    Beacon(u64),
     /// An audit that does not hold.
     #[error("the audits of receipt {receipt} don't hold: {reason}")]
     Audit {
@@ -138,13 +141,19 @@ fn audits<'a>(receipts: &BTreeMap<ReceiptId, &'a Receipt>) -> BTreeMap<ReceiptId
     audits
 }
 
+/// Whether somebody paid for an answer, gave it, or is paid for his records by it or by what was found.
+#[must_use]
+pub fn has_part(account: AccountId, answer: &Receipt, found: &Receipt) -> bool {
+    let shares = answer.shares.iter().chain(&found.shares);
+    [answer.payer, answer.worker].contains(&account) || shares.into_iter().any(|share| share.account == account)
+}
+
 /// Why two findings say nothing of an answer, if they don't.
 fn fault(answer: &Receipt, [one, other]: [&Receipt; AUDITORS]) -> Option<&'static str> {
-    let is_party = |account| [answer.payer, answer.worker].contains(&account);
     if !matches!(answer.work, Work::Inference { .. }) {
         return Some("no answer was audited");
     }
-    if one.worker == other.worker || is_party(one.worker) || is_party(other.worker) {
+    if one.worker == other.worker || has_part(one.worker, answer, one) || has_part(other.worker, answer, other) {
         return Some("an auditor stands twice or has a part in the answer");
     }
     if one.payer != answer.payer || other.payer != answer.payer {
@@ -153,9 +162,13 @@ fn fault(answer: &Receipt, [one, other]: [&Receipt; AUDITORS]) -> Option<&'stati
     (one.shares != other.shares).then_some("the auditors disagree")
 }
 
+/// Findings about one answer that are looked at: a payer who has it audited again and again pays with his own answer only.
+pub const FINDINGS_MAX: usize = 8;
+
 /// The first two of these audits of an answer, in the order given, that agree and come from two who have no part in it.
 #[must_use]
 pub fn pair_of<'a>(answer: &Receipt, audits: &[&'a Receipt]) -> Option<[&'a Receipt; AUDITORS]> {
+    let audits = &audits[..audits.len().min(FINDINGS_MAX)];
     audits.iter().enumerate().find_map(|(place, one)| {
         let others = &audits[place + 1..];
         others.iter().map(|other| [*one, *other]).find(|pair| fault(answer, *pair).is_none())
@@ -259,7 +272,7 @@ fn differences<'a>(
         let wrong = |reason| EpochError::Audit { receipt: of, reason };
         let answer = *receipts.get(&of).ok_or(wrong("the answer is not counted"))?;
         let since = known.get(&of).ok_or(wrong("no epoch before counted the answer"))?;
-        let beacon = beacons.get(since).ok_or(wrong("the beacon is not known"))?;
+        let beacon = beacons.get(since).ok_or(EpochError::Beacon(*since))?;
         if !is_drawn(beacon, &of) {
             return Err(wrong("the answer was not drawn"));
         }

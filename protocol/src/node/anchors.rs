@@ -10,10 +10,10 @@ use super::batches::{WantedBody, WantedHead};
 use super::{Node, Out, Output};
 use crate::batch::{Anchored, EpochBody};
 use crate::id::{Hash, NodeId, ReceiptId};
-use crate::limits::{ANNOUNCE_MS, BATCH_HEADS_MAX, EPOCHS_MAX, EPOCHS_READ_MAX};
+use crate::limits::{ANNOUNCE_MS, BATCH_HEADS_MAX, EPOCHS_MAX, EPOCHS_READ_MAX, EPOCHS_UNCHECKED_MAX};
 
-/// Bodies that are remembered because another epoch follows from one of them.
-const BODIES_KEPT: usize = 4;
+/// Bodies that are remembered: those that stand before the epochs that are to be checked, and the newest.
+const BODIES_KEPT: usize = EPOCHS_UNCHECKED_MAX + 1;
 
 #[derive(Default)]
 pub(super) struct Anchors {
@@ -71,13 +71,13 @@ impl Anchors {
         }
     }
 
-    /// The answers whose beacon is known by now, each with it.
-    fn take_drawable(&mut self) -> Vec<(ReceiptId, Hash)> {
+    /// The answers whose beacon is known by now, each with it and its epoch.
+    fn take_drawable(&mut self) -> Vec<(u64, ReceiptId, Hash)> {
         let beacons = &self.beacons;
         let mut drawable = Vec::new();
         self.undrawn.retain(|epoch, answers| match beacons.get(epoch) {
             Some(beacon) => {
-                drawable.extend(answers.drain(..).map(|answer| (answer, *beacon)));
+                drawable.extend(answers.drain(..).map(|answer| (*epoch, answer, *beacon)));
                 false
             }
             None => true,
@@ -93,7 +93,7 @@ impl Node {
             return;
         }
         self.anchors.asked_ms = now_ms;
-        let wanted: Vec<u64> = self.epochs_wanted().into_iter().take(EPOCHS_READ_MAX).collect();
+        let wanted = self.epochs_wanted();
         let rumour = self.anchors.rumour.take();
         if let Some((_, provider)) = rumour {
             self.anchors.provider = Some(provider);
@@ -101,21 +101,32 @@ impl Node {
         if !wanted.is_empty() || rumour.is_some() {
             out.push(Output::ReadEpochs(wanted));
         }
-        self.want_standing();
+        // Those wait who were drawn when too few verifiers were known.
+        self.epochs_read(now_ms, Vec::new(), out);
     }
 
-    /// The epochs that one must know of: those before others that are to be checked, and those whose beacons draw.
-    fn epochs_wanted(&self) -> BTreeSet<u64> {
+    /// Epochs that one must know of, those first without which nothing goes on: those before others that are to be checked, and
+    /// those whose beacons drew what is counted; then those that this node posted, the newest first.
+    fn epochs_wanted(&self) -> Vec<u64> {
         let before = self.batches.unchecked.keys().map(|(epoch, _)| epoch.saturating_sub(1));
         let drawn = self.batches.unchecked.values().flat_map(|one| self.epochs_drawn_from(&one.body));
         let own = self.anchors.undrawn.keys().copied();
-        let all = before.chain(drawn).chain(own).chain(self.batches.posted_epochs());
-        all.filter(|epoch| *epoch > 0 && !self.anchors.beacons.contains_key(epoch)).collect()
+        let last = self.batches.last.as_ref();
+        let counted = last.into_iter().flat_map(|last| self.audited_since(last, last));
+        let first: BTreeSet<u64> = before.chain(drawn).chain(own).chain(counted).collect();
+        let posted = self.batches.posted_epochs().rev().filter(|epoch| !first.contains(epoch));
+        let is_unknown = |epoch: &u64| *epoch > 0 && !self.anchors.beacons.contains_key(epoch);
+        first.iter().copied().chain(posted).filter(is_unknown).take(EPOCHS_READ_MAX).collect()
     }
 
     /// The epochs whose beacons say whether what is audited in this one was drawn.
     pub(super) fn epochs_drawn_from(&self, body: &EpochBody) -> BTreeSet<u64> {
-        let Some(before) = self.anchors.standing(body.epoch.saturating_sub(1)) else { return BTreeSet::new() };
+        let before = self.anchors.standing(body.epoch.saturating_sub(1));
+        before.map(|before| self.audited_since(body, before)).unwrap_or_default()
+    }
+
+    /// Since when `before` counts what is audited in `body`.
+    fn audited_since(&self, body: &EpochBody, before: &EpochBody) -> BTreeSet<u64> {
         let audited = body.ids().filter_map(|id| self.receipts.get(id)?.receipt.audited());
         audited.filter_map(|answer| before.since_of(&answer)).collect()
     }
@@ -144,8 +155,10 @@ impl Node {
         told.into_iter().for_each(|one| self.anchors.hear(one));
         self.want_standing();
         self.look_for_own();
-        for (answer, beacon) in self.anchors.take_drawable() {
-            self.draw(answer, &beacon, out);
+        for (epoch, answer, beacon) in self.anchors.take_drawable() {
+            if !self.draw(now_ms, answer, &beacon, out) {
+                self.anchors.undrawn.entry(epoch).or_default().push(answer);
+            }
         }
         self.recheck_epochs(out);
         self.settling_tick(now_ms, out);

@@ -245,7 +245,8 @@ impl Node {
 
     /// The nodes that serve `adapter` and were not found lying; this one last.
     fn serving(&self, now_ms: u64, adapter: &Hash) -> Vec<NodeId> {
-        let mut serving = self.peers.fresh(now_ms, |record| record.serving.contains(adapter));
+        // Verifiers keep models too, to compute others' answers again.
+        let mut serving = self.peers.fresh(now_ms, |record| record.roles.worker && record.serving.contains(adapter));
         serving.retain(|node| !self.asker.refuted.contains(node));
         if self.config.roles.worker && self.worker.is_serving(adapter) {
             serving.push(self.id);

@@ -178,7 +178,7 @@ impl Batches {
         &self.epochs
     }
 
-    pub(super) fn posted_epochs(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn posted_epochs(&self) -> impl DoubleEndedIterator<Item = u64> {
         self.posted.keys().copied()
     }
 

@@ -13,7 +13,7 @@ use super::batches::{EpochKey, Unchecked, WantedBody, WantedHead};
 use super::facts::FACT_PART_BYTES;
 use super::io::{FeeStream, Funding};
 use super::{Event, Fact, Node, Out, Output};
-use crate::batch::{EpochBody, EpochHead, pair_of};
+use crate::batch::{EpochBody, EpochError, EpochHead, pair_of};
 use crate::envelope::Signed;
 use crate::id::{AccountId, Amount, ChainAddress, Hash, NodeId, ReceiptId};
 use crate::limits::{
@@ -46,6 +46,8 @@ pub(super) struct FundingRead {
     next: [Option<FeeStream>; 2],
     /// Readings since each unchecked epoch's receipts were all here.
     readings: BTreeMap<EpochKey, u32>,
+    /// Those whose sums were found right and whose fees are waited for.
+    looked: BTreeSet<EpochKey>,
 }
 
 fn stream_of(signed: &SignedReceipt) -> FeeStream {
@@ -71,6 +73,11 @@ impl FundingRead {
 
     fn fees_of(&self, escrow: &Escrow) -> Amount {
         self.fees.get(escrow).copied().unwrap_or_default()
+    }
+
+    fn forget(&mut self, epoch: &EpochKey) {
+        self.readings.remove(epoch);
+        self.looked.remove(epoch);
     }
 
     /// Whether fees of `payer` are known to have arrived.
@@ -136,8 +143,7 @@ impl Node {
         }
         self.recheck_epochs(out);
         if self.funding.close_wanted && self.batches.closing.is_none() && self.knows_counted() {
-            self.funding.close_wanted = false;
-            self.anchor_funded(out);
+            self.funding.close_wanted = self.anchor_funded(out);
         }
     }
 
@@ -147,16 +153,20 @@ impl Node {
         counted.all(|signed| signed.receipt.fee() == Amount::ZERO || self.funding.from.contains_key(&stream_of(signed)))
     }
 
-    fn anchor_funded(&mut self, out: &mut Out) {
+    /// Whether it has to wait for the chain's word on an epoch.
+    fn anchor_funded(&mut self, out: &mut Out) -> bool {
         let last = self.batches.last.as_ref();
         let receipts = self.receipts_to_count();
         let unchanged = last.is_some_and(|last| last.receipts.len() == receipts.len());
         let body = EpochBody::after(last, &receipts, self.anchors.beacons(), self.config.treasury);
-        let Ok(body) = body else { return };
+        let body = match body {
+            Ok(body) => body,
+            Err(error) => return matches!(error, EpochError::Beacon(_)),
+        };
         // The chain would not take more than arrived, and an epoch that it does not take holds up all later ones.
         let is_funded = body.total().is_some_and(|total| total <= self.funding.arrived);
         if receipts.is_empty() || unchanged || !is_funded {
-            return;
+            return false;
         }
         let bytes = wire::encode(&body);
         for fact in closing_facts(&bytes) {
@@ -164,6 +174,7 @@ impl Node {
         }
         out.provide(bytes);
         out.push(Output::PostEpoch(Box::new(body)));
+        false
     }
 
     /// Those counted before, those whose fees have arrived, and the audits of what was drawn.
@@ -171,11 +182,14 @@ impl Node {
         let mut receipts = self.funded_receipts();
         let Some(last) = &self.batches.last else { return receipts };
         let drawn = last.all_drawn(self.anchors.beacons());
+        let settled: BTreeSet<ReceiptId> = receipts.values().filter_map(|one| one.audited()).collect();
         for of in self.receipts.audited().filter(|of| drawn.contains(of)) {
-            let found: Vec<&Receipt> = self.receipts.audits_of(of).collect();
-            let is_counted = |one: &&Receipt| self.batches.counted.contains(&one.id());
+            if settled.contains(of) {
+                continue;
+            }
+            let found = self.receipts.audits_of(of);
             let answer = self.receipts.get(of).map(|signed| &signed.receipt);
-            if let Some(pair) = answer.filter(|_| !found.iter().any(is_counted)).and_then(|it| pair_of(it, &found)) {
+            if let Some(pair) = answer.and_then(|answer| pair_of(answer, &found)) {
                 receipts.extend(pair.map(|one| (one.id(), one)));
             }
         }
@@ -248,7 +262,6 @@ impl Node {
 
     pub(super) fn epoch(&mut self, now_ms: u64, from: NodeId, head: Signed<EpochHead>, out: &mut Out) {
         let key = (head.body.epoch, head.body.body);
-        self.anchors.announced(head.body.epoch, head.body.node);
         if self.batches.epochs.contains_key(&key) || self.batches.unchecked.contains_key(&key) {
             return;
         }
@@ -258,6 +271,7 @@ impl Node {
         if !by_poster || head.body.body_bytes > BATCH_MAX_BYTES || head.verify(self.config.network).is_err() {
             return self.blame(Some(from), "sent an epoch that does not hold".into(), out);
         }
+        self.anchors.announced(head.body.epoch, head.body.node);
         self.make_room_for_epoch(now_ms);
         let room = self.batches.wanted.len() < BATCH_HEADS_MAX && self.batches.epochs.len() < EPOCHS_MAX;
         if head.body.node != self.id && room && self.batches.unchecked.len() < EPOCHS_UNCHECKED_MAX {
@@ -279,7 +293,7 @@ impl Node {
         let turns = u32::try_from(self.funding.from.len() / (FUNDING_STREAMS_MAX / 2)).unwrap_or(u32::MAX);
         let enough = READINGS_MAX.saturating_mul(turns.saturating_add(1));
         if let Some((key, _)) = longest.filter(|(_, readings)| *readings >= enough) {
-            self.funding.readings.remove(&key);
+            self.funding.forget(&key);
             self.batches.unchecked.remove(&key);
         }
     }
@@ -329,16 +343,17 @@ impl Node {
         for key in self.complete_epochs() {
             let Some(Unchecked { body, .. }) = self.batches.unchecked.get(&key) else { continue };
             // Sums do not change while fees are waited for: they are looked at once, and when it is decided.
-            let is_new = self.funding.readings.get(&key) == Some(&1);
+            let is_new = self.funding.readings.contains_key(&key) && !self.funding.looked.contains(&key);
             let is_funded = self.is_funded(body);
             if !self.is_told(body) || !is_funded && !is_new {
                 continue;
             }
             let agrees = self.follows(body);
             if agrees && !is_funded {
+                self.funding.looked.insert(key);
                 continue;
             }
-            self.funding.readings.remove(&key);
+            self.funding.forget(&key);
             let Some(Unchecked { head, body, .. }) = self.batches.unchecked.remove(&key) else { continue };
             if agrees {
                 self.anchors.remember(key.1, body);

@@ -161,7 +161,12 @@ pub enum Fact {
     /// A note was accepted.
     Noted(Box<Signed<Note>>),
     /// The chain drew an answer of this node to be audited for settlement.
-    AuditDrawn(crate::id::ReceiptId),
+    AuditDrawn {
+        /// The answer.
+        receipt: crate::id::ReceiptId,
+        /// Who may be asked, in this order.
+        auditors: Vec<NodeId>,
+    },
 }
 
 impl Node {
@@ -212,7 +217,7 @@ impl Node {
             Fact::VerifierPayout { key, to } => self.requester.apply_payout(key, to),
             Fact::ProofKept(kept) => self.proofs.apply_kept(kept),
             Fact::Noted(note) => self.datanets.apply_note(*note),
-            Fact::AuditDrawn(receipt) => self.settling.apply_drawn(receipt),
+            Fact::AuditDrawn { receipt, auditors } => self.settling.apply_drawn(receipt, auditors),
             Fact::CardChanged(entry) => self.cards.apply_change(self.account, *entry),
         }
     }

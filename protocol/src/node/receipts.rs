@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Event, Fact, Node, Out, Output};
+use crate::batch::FINDINGS_MAX;
 use crate::economy::FeePolicy;
 use crate::id::{AccountId, Amount, ChainAddress, NodeId, ReceiptId, TaskId};
 use crate::limits::{
@@ -116,10 +117,13 @@ impl Receipts {
         }
     }
 
-    /// What was found about an answer, in the order of the receipts' ids.
-    pub(super) fn audits_of(&self, answer: &ReceiptId) -> impl Iterator<Item = &Receipt> {
-        let found = self.audits.get(answer).into_iter().flatten();
-        found.filter_map(|id| self.kept.get(id)).map(|signed| &signed.receipt)
+    /// What was found about an answer and its own payer signed, one finding of each auditor, in the order of the receipts' ids.
+    pub(super) fn audits_of(&self, answer: &ReceiptId) -> Vec<&Receipt> {
+        let payer = self.kept.get(answer).map(|signed| signed.receipt.payer);
+        let mut auditors = BTreeSet::new();
+        let found = self.audits.get(answer).into_iter().flatten().filter_map(|id| self.kept.get(id));
+        let own = found.map(|signed| &signed.receipt).filter(|one| Some(one.payer) == payer);
+        own.filter(|one| auditors.insert(one.worker)).take(FINDINGS_MAX).collect()
     }
 
     /// The answers that were audited.

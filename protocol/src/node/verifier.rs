@@ -47,10 +47,16 @@ const CHECKS_AT_ONCE: usize = 16;
 
 /// Of these, those for settlement, which take a forward pass for each contributor.
 const AUDITS_AT_ONCE: usize = 4;
+/// Of these, those of one payer.
+const AUDITS_OF_PAYER: usize = 2;
 
 impl Node {
     /// Starts a check unless it is known; a finished one is answered again.
     fn begin_check(&mut self, now_ms: u64, job: Hash, check: Check, out: &mut Out) -> bool {
+        let of_payer = |one: &&Check| one.asker == check.asker;
+        let settling = || self.verifier.checks.values().filter(|one| one.audit.is_some() && one.found.is_none());
+        let is_crowded = check.audit.is_some()
+            && (settling().count() >= AUDITS_AT_ONCE || settling().filter(of_payer).count() >= AUDITS_OF_PAYER);
         let known = self.verifier.checks.get(&job);
         if let Some(known) = known.filter(|known| !known.deserves_another_try(now_ms)) {
             let (asker, found) = (known.asker, known.found.clone());
@@ -60,7 +66,7 @@ impl Node {
             return false;
         }
         let running = self.verifier.checks.values().filter(|check| check.found.is_none()).count();
-        if !self.config.roles.verifier || running >= CHECKS_AT_ONCE {
+        if !self.config.roles.verifier || running >= CHECKS_AT_ONCE || is_crowded {
             return false;
         }
         self.forget_checks(now_ms);
@@ -138,11 +144,6 @@ impl Node {
         }
         let receipt = audit.receipt.receipt.id();
         let Some(release) = self.worker.release(&audit.request.body.adapter).cloned() else { return };
-        let settling =
-            self.verifier.checks.values().filter(|check| check.audit.is_some() && check.found.is_none()).count();
-        if settles && settling >= AUDITS_AT_ONCE {
-            return;
-        }
         let job = self.derived(if settles { "shares" } else { "audit" }, &receipt.0);
         let (task, subject) = (audit.receipt.receipt.task, Subject::Answer(receipt));
         let (audit, release) = (Box::new(audit), Box::new(release));

@@ -117,6 +117,12 @@ impl Node {
         self.audits.of(key)
     }
 
+    /// Who found what an answer would have paid, for settlement, as far as its payer signed it.
+    #[must_use]
+    pub fn auditors_of(&self, answer: &ReceiptId) -> Vec<AccountId> {
+        self.receipts.audits_of(answer).into_iter().map(|found| found.worker).collect()
+    }
+
     /// The node that works for an account, as far as it is known.
     #[must_use]
     pub fn node_of(&self, account: &AccountId) -> Option<NodeId> {

@@ -3,6 +3,8 @@
 
 #[path = "market/attacks.rs"]
 mod attacks;
+#[path = "market/auditors.rs"]
+mod auditors;
 #[path = "market/bids.rs"]
 mod bids;
 #[path = "market/crowding.rs"]
@@ -107,7 +109,7 @@ fn declined_kind() -> u16 {
 
 /// The same where many are witnesses and check what others did.
 fn verifying(config: NodeConfig) -> NodeConfig {
-    NodeConfig { roles: Roles { verifier: true, witness: true, ..config.roles }, ..config }
+    NodeConfig { roles: Roles { verifier: true, witness: true, ..config.roles }, audit_ppm: 1, ..config }
 }
 
 fn config(number: usize, worker: bool) -> NodeConfig {

@@ -216,6 +216,9 @@ fn method(receipt: &Receipt, answer: &Value, contributors: &Value) -> String {
         Some("confirmed") => "Another peer computed answer and shares again and found them equal.",
         Some("refuted") => "Another peer computed answer and shares again and found OTHERS: do not rely on them.",
         Some(_) => "Another peer could not check the answer.",
+        None if text::rows(&answer["auditors"]).len() > 1 => {
+            "For settlement, auditors who did not serve it computed answer and shares again: receipt why tells of each what was found."
+        }
         None => "No other peer has checked the answer.",
     };
     let by = format!(

@@ -2,6 +2,8 @@
 //!
 //! Invariant: every payment of the receipt is explained once, and their sum is shown beside the price.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use tributary_protocol::attribution::WHOLE;
 use tributary_protocol::economy::{self, BASIS_POINTS, Payment, PaymentRole};
@@ -9,7 +11,7 @@ use tributary_protocol::id::{AccountId, Amount, ReceiptId};
 use tributary_protocol::receipt::{Receipt, Work};
 
 use crate::cli::output::Output;
-use crate::cli::table::WIDTH;
+use crate::cli::table::{Table, WIDTH};
 use crate::cli::{amount, quality, text};
 
 /// Where reasons begin: behind the longest role.
@@ -23,7 +25,7 @@ struct Line {
     reason: String,
 }
 
-pub(super) fn explain(id: ReceiptId, receipt: &Receipt) -> Output {
+pub(super) fn explain(id: ReceiptId, receipt: &Receipt, answer: Option<&Receipt>) -> Output {
     let lines = lines(receipt);
     let sum = economy::total(&receipt.payments).unwrap_or(Amount::ZERO);
     let document = json!({
@@ -33,6 +35,8 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt) -> Output {
         "price": receipt.price,
         "fee": receipt.fee(),
         "payments": lines.iter().map(line_json).collect::<Vec<Value>>(),
+        "audited": receipt.audited(),
+        "shares": receipt.shares,
         "commons": receipt.commons,
         "sum": sum,
         "sums_exact": sum == receipt.price,
@@ -53,8 +57,9 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt) -> Output {
     let exactly = if sum == receipt.price { "exactly" } else { "not" };
     shown.push_str(&format!("\n{} OPEN in all: {exactly} the price.\n", amount::exact(sum)));
     if matches!(receipt.work, Work::Audit { .. }) {
-        shown.push_str(&format!("{}\n", text::wrapped(AUDIT, WIDTH).join("\n")));
-        shown.push_str(&audit_shares(receipt));
+        let shares = audit_shares(receipt, answer);
+        let [first, last] = [AUDIT, FOLLOWS].map(|part| text::wrapped(part, WIDTH).join("\n"));
+        shown.push_str(&format!("{first}\n\n{shares}\n{last}\n"));
     }
     if matches!(receipt.work, Work::Inference { .. }) {
         let (method, version) = (text::line(&receipt.attribution.method), receipt.attribution.version);
@@ -69,14 +74,28 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt) -> Output {
 }
 
 /// What an audit is for.
-const AUDIT: &str = "The chain drew the answer for an audit. Where a second auditor finds the same shares, what the contributors \
-                     earned is corrected by them in the next epoch:";
+const AUDIT: &str =
+    "The chain drew the answer for an audit. Shares by the models that were really trained without each:";
+/// What follows from it.
+const FOLLOWS: &str = "Once a second auditor finds the same, what the answer paid somebody too little is given to him in the \
+                       epochs after, and what it paid too much is taken off what he earns then: sixteen times the difference, \
+                       since one answer in sixteen is drawn. The wallet shows the sum under audits.";
 
-/// The shares that an audit found, a line each.
-fn audit_shares(receipt: &Receipt) -> String {
-    let line = |who: String, weight: u32| format!("  {:>7}  {who}\n", text::percent(weight.into()));
-    let shares = receipt.shares.iter().map(|share| line(share.account.short(), share.weight));
-    shares.chain([line("no record explains".into(), receipt.commons)]).collect()
+/// The shares that an audit found, beside those that the answer paid where they are known.
+fn audit_shares(audit: &Receipt, answer: Option<&Receipt>) -> String {
+    let weight = |receipt: &Receipt, account: &AccountId| {
+        receipt.shares.iter().find(|share| share.account == *account).map_or(0, |share| share.weight)
+    };
+    let percent = |weight: Option<u32>| weight.map_or_else(|| "-".into(), |weight| text::percent(weight.into()));
+    let shares = audit.shares.iter().chain(answer.into_iter().flat_map(|answer| &answer.shares));
+    let accounts: BTreeSet<AccountId> = shares.map(|share| share.account).collect();
+    let mut table = Table::new(&["CONTRIBUTOR", "PAID", "FOUND"]);
+    for account in &accounts {
+        let paid = answer.map(|answer| weight(answer, account));
+        table.row([account.short(), percent(paid), percent(Some(weight(audit, account)))]);
+    }
+    table.row(["nobody".into(), percent(answer.map(|answer| answer.commons)), percent(Some(audit.commons))]);
+    table.render()
 }
 
 fn kind(receipt: &Receipt) -> &'static str {
@@ -175,9 +194,9 @@ fn worker_reason(receipt: &Receipt) -> String {
         Work::Inference { prompt_tokens, answer_tokens, .. } => {
             format!("read {prompt_tokens} tokens and wrote {answer_tokens}: its own price")
         }
-        Work::Audit { .. } => "found what the answer would have paid by the models really trained without each \
-                               contributor: asked for, and not paid"
-            .into(),
+        Work::Audit { .. } => {
+            "computed the answer again by all models trained without a contributor; nobody pays for it".into()
+        }
     }
 }
 
@@ -266,7 +285,7 @@ mod tests {
     #[test]
     fn every_payment_is_explained_and_the_sum_is_the_price() {
         let receipt = receipt();
-        let output = explain(receipt.id(), &receipt);
+        let output = explain(receipt.id(), &receipt, None);
         assert_eq!(output.document["payments"].as_array().unwrap().len(), receipt.payments.len());
         assert_eq!(output.document["sums_exact"], true);
         for part in [
@@ -286,11 +305,35 @@ mod tests {
     #[test]
     fn a_payment_goes_to_the_account_of_its_own_share() {
         let receipt = receipt();
-        let document = explain(receipt.id(), &receipt).document;
+        let document = explain(receipt.id(), &receipt, None).document;
         let contributors: Vec<&Value> =
             document["payments"].as_array().unwrap().iter().filter(|line| line["role"] == "contributor").collect();
         assert_eq!(contributors.len(), 2);
         assert_eq!(contributors[1]["account"], json!(AccountId([0x0c; 32])));
         assert_eq!(contributors[1]["weight"], 200_000);
+    }
+
+    #[test]
+    fn an_audit_is_shown_beside_what_the_answer_paid() {
+        let answer = receipt();
+        let found = vec![Share { weight: 250_000, ..answer.shares[0] }];
+        let audit = Receipt {
+            work: Work::Audit { of: answer.id() },
+            commons: commons_weight(&found).unwrap(),
+            shares: found,
+            price: Amount::ZERO,
+            worker_part: Amount::ZERO,
+            payments: Vec::new(),
+            ..answer.clone()
+        };
+        let output = explain(audit.id(), &audit, Some(&answer));
+        let line = output.text.lines().find(|line| line.starts_with(&answer.shares[0].account.short())).unwrap();
+        let paid = text::percent(answer.shares[0].weight.into());
+        assert!(line.contains(&paid) && line.contains("25.0 %"), "{}", output.text);
+        assert!(output.text.contains("sixteen"), "{}", output.text);
+        assert!(output.text.lines().all(|line| line.chars().count() <= WIDTH), "{}", output.text);
+        assert_eq!(output.document["audited"], json!(answer.id()));
+        let unknown = explain(audit.id(), &audit, None).text;
+        assert!(unknown.lines().any(|line| line.starts_with("nobody") && line.contains(" -")), "{unknown}");
     }
 }

@@ -82,8 +82,8 @@ pub(crate) struct StartArgs {
     deadline_min: u64,
     /// Leave-out trainings: as many, for the contributors with the most records. What the others' would give is estimated from the
     /// gradients of their records, which is cheaper and less exact. Half of the contributors unless given, and eight at least; four at
-    /// the least, or all. Of more than 200, those with the fewest records are left out by threes.
-    #[arg(long, value_name = "COUNT", conflicts_with = "no_attribution", value_parser = clap::value_parser!(u16).range(1..))]
+    /// the least, or *all*. Of more than 200, those with the fewest records are left out by threes.
+    #[arg(long, value_name = "COUNT|all", conflicts_with = "no_attribution", value_parser = leave_outs)]
     leave_outs: Option<u16>,
     /// Train no leave-out adapters: cheaper, but the model cannot say whose records made an answer and is not released.
     #[arg(long)]
@@ -239,6 +239,14 @@ fn preset(args: &StartArgs, recipe: &Recipe) -> String {
 }
 
 /// Whether so many leave-out trainings tell how far estimates of the others reach.
+/// How many leave-out trainings are wanted.
+fn leave_outs(wanted: &str) -> Result<u16, String> {
+    match wanted {
+        "all" => Ok(u16::MAX),
+        _ => wanted.parse().ok().filter(|count| *count > 0).ok_or_else(|| "a number from 1 on, or all".into()),
+    }
+}
+
 fn enough(wanted: Option<u16>, contributors: u64) -> Result<(), Failure> {
     let least = LEAVE_OUTS_TOLD_BY.min(contributors);
     match wanted.map(u64::from) {

@@ -141,7 +141,8 @@ fn audits_that_do_not_hold_make_no_epoch() {
     };
     let with = |audits: [&Receipt; 2]| refused(all([&wrong, audits[0], audits[1]]), &beacons);
     assert_eq!(refused(all([&wrong, &one]), &beacons), "there are not two");
-    assert_eq!(refused(all([&wrong, &one, &other]), &BTreeMap::new()), "the beacon is not known");
+    let unknown = EpochBody::after(Some(&first), &all([&wrong, &one, &other]), &BTreeMap::new(), COMMONS);
+    assert_eq!(unknown, Err(EpochError::Beacon(1)));
     let unlucky = answer(9, 5, &[]);
     let never = BTreeMap::from([(1, beacon_that_draws(&unlucky.id(), Some(&wrong.id())))]);
     assert_eq!(refused(all([&wrong, &one, &other]), &never), "the answer was not drawn");
@@ -152,6 +153,9 @@ fn audits_that_do_not_hold_make_no_epoch() {
         let own = audit(&wrong, party, &[0, 200]);
         assert_eq!(with([&one, &own]), "an auditor stands twice or has a part in the answer");
     }
+    let paid = [audit(&wrong, 70, &[0, 0, 200]), audit(&wrong, 3, &[0, 0, 200])];
+    assert_eq!(with([&paid[0], &paid[1]]), "an auditor stands twice or has a part in the answer");
+    assert_eq!(with([&one, &audit(&wrong, 1, &[0, 200])]), "an auditor stands twice or has a part in the answer");
     let stranger = Receipt { payer: AccountId([1; 32]), ..other.clone() };
     assert_eq!(with([&one, &stranger]), "somebody else than its payer signed");
     // Of an answer that is counted in the same epoch nobody could know that it would be drawn.
@@ -175,6 +179,10 @@ fn a_liar_among_auditors_needs_a_second_one() {
     assert_eq!(pair_of(&wrong, &[&liar, &one]), None);
     assert_eq!(pair_of(&wrong, &[&liar, &one, &other]), Some([&one, &other]));
     assert_eq!(pair_of(&wrong, &[]), None);
+    // Whoever is asked again and again is not looked at for ever.
+    let liars: Vec<Receipt> = (100..=200).map(|liar| audit(&wrong, liar, &[liar])).collect();
+    let many: Vec<&Receipt> = liars.iter().chain([&one, &other]).collect();
+    assert_eq!(pair_of(&wrong, &many), None);
 }
 
 /// Answers of an epoch: price, shares, and what the audits would find.

@@ -3,17 +3,17 @@
 use tributary_protocol::attribution::WHOLE;
 use tributary_protocol::economy::{FeePolicy, PaymentRole};
 use tributary_protocol::id::{Amount, ReceiptId};
-use tributary_protocol::node::{Command, Fact, Node};
+use tributary_protocol::node::{Command, Fact, Node, NodeConfig};
 use tributary_protocol::receipt::Receipt;
 
 use super::{BEGIN_MS, FEE, Host, Net, address, config, limit, verifying};
 
 /// Answers of the first epoch: some are drawn, whatever the beacon.
-const ANSWERS: u8 = 80;
+pub(super) const ANSWERS: u8 = 80;
 const WORKER: usize = 1;
 
 /// A payer, the only worker, and auditors; all are witnesses. Each auditor finds `found`.
-fn audited(found: &[i64]) -> Net {
+pub(super) fn audited(found: &[i64]) -> Net {
     let mut net = Net::new(2 + found.len(), false);
     for (place, host) in net.hosts.iter_mut().enumerate() {
         host.node = Node::new(BEGIN_MS, verifying(config(place, place == WORKER)), Vec::new());
@@ -26,7 +26,7 @@ fn audited(found: &[i64]) -> Net {
 }
 
 /// Asks and pays for `count` answers, beginning with the `first`.
-fn ask(net: &mut Net, first: u8, count: u8) {
+pub(super) fn ask(net: &mut Net, first: u8, count: u8) {
     for number in first..first + count {
         net.ask(number, limit()).receipt.expect("the worker answers");
         net.pass(1);
@@ -36,13 +36,13 @@ fn ask(net: &mut Net, first: u8, count: u8) {
     net.pass(12);
 }
 
-fn close(net: &mut Net) {
+pub(super) fn close(net: &mut Net) {
     net.command(0, Command::CloseEpoch);
     net.pass(12);
 }
 
 /// The audits that the payer's node holds.
-fn audits(host: &Host) -> Vec<Receipt> {
+pub(super) fn audits(host: &Host) -> Vec<Receipt> {
     host.node.receipts().map(|(_, one)| one.receipt.clone()).filter(|one| one.audited().is_some()).collect()
 }
 
@@ -95,13 +95,11 @@ fn what_is_drawn_is_audited_and_later_earnings_make_up_for_it() {
 }
 
 #[test]
-fn one_auditor_corrects_nothing_and_a_third_decides_between_two() {
+fn one_auditor_is_not_enough_and_a_third_decides_between_two() {
     let mut alone = audited(&[0]);
     ask(&mut alone, 1, ANSWERS);
     close(&mut alone);
-    assert!(!audits(&alone.hosts[0]).is_empty());
-    close(&mut alone);
-    assert_eq!(alone.hosts[0].posted.len(), 1, "there is nothing to count");
+    assert_eq!(audits(&alone.hosts[0]), [], "a single one is not even asked");
     for (liar, found) in [[0, 0, 5_000_000], [0, 5_000_000, 0], [5_000_000, 0, 0]].into_iter().enumerate() {
         let mut net = audited(&found);
         ask(&mut net, 1, ANSWERS);
@@ -115,13 +113,24 @@ fn one_auditor_corrects_nothing_and_a_third_decides_between_two() {
 }
 
 #[test]
+fn who_has_nothing_checked_shows_nothing_to_auditors() {
+    let mut net = audited(&[0, 0]);
+    net.hosts[0].node = Node::new(net.now_ms, NodeConfig { audit_ppm: 0, ..verifying(config(0, false)) }, Vec::new());
+    net.pass(6);
+    net.release();
+    ask(&mut net, 1, ANSWERS);
+    close(&mut net);
+    assert_eq!((net.hosts[0].posted.len(), audits(&net.hosts[0]).len()), (1, 0));
+}
+
+#[test]
 fn an_auditor_who_cannot_compute_is_replaced_and_what_is_drawn_survives_a_restart() {
     let mut net = audited(&[0, 0, 0]);
     net.found.clear();
     ask(&mut net, 1, ANSWERS);
     close(&mut net);
     assert_eq!(audits(&net.hosts[0]), []);
-    let drawn = net.hosts[0].facts.iter().filter(|fact| matches!(fact, Fact::AuditDrawn(_))).count();
+    let drawn = net.hosts[0].facts.iter().filter(|fact| matches!(fact, Fact::AuditDrawn { .. })).count();
     assert!(drawn > 0);
     let facts = net.hosts[0].facts.clone();
     net.hosts[0].node = Node::new(net.now_ms, verifying(config(0, false)), facts);
