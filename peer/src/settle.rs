@@ -186,14 +186,6 @@ impl Settlement {
         Ok((paid, fees))
     }
 
-    /// What a voucher paid the worker so far.
-    ///
-    /// # Errors
-    /// When the chain is down.
-    pub async fn redeemed(&self, voucher: &Voucher) -> Result<Amount, SettleError> {
-        Ok(self.settled(voucher.payer_address, voucher.payee).await?.0)
-    }
-
     /// What vouchers of `payer` paid `payee` and moved to the distributor, ever.
     ///
     /// # Errors

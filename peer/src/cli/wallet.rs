@@ -180,11 +180,13 @@ async fn send(context: &Context, wallet: &Value, to: ChainAddress, amount: Amoun
 
 async fn redeem(context: &Context, wallet: &Value) -> Result<Output, Failure> {
     let promised = redeemable(wallet);
-    if promised == Amount::ZERO {
+    // Who works for himself asks himself for nothing, and owes the fees all the same.
+    let fees = sum(text::rows(&wallet["vouchers"]).iter().map(|voucher| text::amount(&voucher["fees"])));
+    if promised == Amount::ZERO && fees == Amount::ZERO {
         return Ok(Output::new(json!({"redeemed": promised, "fees": promised}), Vec::new(), String::new())
             .note("no payer owes a voucher: there is nothing to redeem"));
     }
-    let lines = [format!("redeem {} that payers promised", open(promised))];
+    let lines = [format!("redeem {} that payers promised, and {} of fees", open(promised), open(fees))];
     if let Some(end) = spend::preview(context, json!({"redeem": promised}), &lines, "Redeem?")? {
         return Ok(end);
     }

@@ -145,8 +145,10 @@ async fn on_chain(api: &Arc<ApiState>, address: ChainAddress, vouchers: &[Vouche
     let balance = api.settlement.balance(address).await?;
     let mut shown = Vec::with_capacity(vouchers.len());
     for voucher in vouchers {
-        let redeemed = api.settlement.redeemed(voucher).await?;
-        shown.push(json!({"payer": voucher.payer, "cumulative": voucher.cumulative, "redeemed": redeemed}));
+        let (redeemed, moved) = api.settlement.settled(voucher.payer_address, voucher.payee).await?;
+        let fees = Amount(voucher.fees_cumulative.0.saturating_sub(moved.0));
+        let Voucher { payer, cumulative, .. } = voucher;
+        shown.push(json!({"payer": payer, "cumulative": cumulative, "redeemed": redeemed, "fees": fees}));
     }
     let body = newest_epoch(api).await?;
     let (earned, claimable) = match &body {

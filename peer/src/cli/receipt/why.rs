@@ -41,6 +41,15 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt, answer: Option<&Receipt>
         "sum": sum,
         "sums_exact": sum == receipt.price,
     });
+    let shown = match receipt.audited() {
+        Some(of) => audit(receipt, of, answer),
+        None => payments(receipt, &lines, sum),
+    };
+    Output::new(document, vec![id.to_string()], format!("{shown}Receipt {id}\n"))
+}
+
+/// Who paid what for what, payment by payment, and how the shares were found.
+fn payments(receipt: &Receipt, lines: &[Line], sum: Amount) -> String {
     let first = format!(
         "{} paid {} OPEN for {}, finished {}.",
         receipt.payer.short(),
@@ -51,16 +60,11 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt, answer: Option<&Receipt>
     let fee = format!("Of that, {} OPEN are the fee, which all but the worker divide.", amount::exact(receipt.fee()));
     let first = if receipt.fee() > Amount::ZERO { format!("{first} {fee}") } else { first };
     let mut shown = format!("{}\n\n", text::wrapped(&first, WIDTH).join("\n"));
-    for line in &lines {
+    for line in lines {
         shown.push_str(&render(line));
     }
     let exactly = if sum == receipt.price { "exactly" } else { "not" };
     shown.push_str(&format!("\n{} OPEN in all: {exactly} the price.\n", amount::exact(sum)));
-    if matches!(receipt.work, Work::Audit { .. }) {
-        let shares = audit_shares(receipt, answer);
-        let [first, last] = [AUDIT, FOLLOWS].map(|part| text::wrapped(part, WIDTH).join("\n"));
-        shown.push_str(&format!("{first}\n\n{shares}\n{last}\n"));
-    }
     if matches!(receipt.work, Work::Inference { .. }) {
         let (method, version) = (text::line(&receipt.attribution.method), receipt.attribution.version);
         let right = format!(
@@ -69,8 +73,19 @@ pub(super) fn explain(id: ReceiptId, receipt: &Receipt, answer: Option<&Receipt>
         );
         shown.push_str(&format!("{}\n", text::wrapped(&right, WIDTH).join("\n")));
     }
-    shown.push_str(&format!("Receipt {id}\n"));
-    Output::new(document, vec![id.to_string()], shown)
+    shown
+}
+
+/// Who audited which answer, what was found, and what follows from it.
+fn audit(receipt: &Receipt, of: ReceiptId, answer: Option<&Receipt>) -> String {
+    let first = format!(
+        "{} had the answer of receipt {of} audited by {}, {}. Nobody is paid for it.",
+        receipt.payer.short(),
+        receipt.worker.short(),
+        text::ago(receipt.finished_ms),
+    );
+    let [first, second, last] = [&first, AUDIT, FOLLOWS].map(|part| text::wrapped(part, WIDTH).join("\n"));
+    format!("{first}\n\n{second}\n\n{}\n{last}\n", audit_shares(receipt, answer))
 }
 
 /// What an audit is for.
