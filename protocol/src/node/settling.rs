@@ -121,6 +121,10 @@ impl Node {
         search.given_up.extend(search.asked.iter().filter(|(_, asked)| late(asked)).map(|(node, _)| *node));
         let is_left = |node: &&NodeId| !search.given_up.contains(*node) && !done.contains(*node);
         let chosen: Vec<NodeId> = search.auditors.iter().filter(is_left).take(wanted).copied().collect();
+        if chosen.is_empty() {
+            // Nobody is left; after a restart all are asked once more.
+            self.settling.drawn.remove(&receipt);
+        }
         for auditor in chosen {
             self.ask_auditor(now_ms, receipt, auditor, &audit, out);
         }
@@ -170,9 +174,7 @@ impl Node {
         self.keep_receipt(now_ms, signed, out);
         self.seek_auditors(now_ms, of, out);
     }
-}
 
-impl Node {
     /// Whether all shares are those of contributors of the model that gave this node's answer, paid where they said.
     fn are_contributors(&self, answer: &ReceiptId, shares: &[Share]) -> bool {
         let adapter = self.audits.of_receipt(answer).map(|audit| audit.request.body.adapter);

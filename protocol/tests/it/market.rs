@@ -345,6 +345,7 @@ impl Net {
             }
             Work::TrueCredits { .. } => {
                 let outcome = match self.found.get(&host) {
+                    Some(&settling::STILL_COMPUTING) => return,
                     Some(nats) => JobOutcome::TrueCredits(vec![(0, *nats)]),
                     None => JobOutcome::Failed("no room for the adapters".into()),
                 };

@@ -13,7 +13,7 @@ use tributary_protocol::node::{Command, Fact, Input, Node, NodeConfig};
 use tributary_protocol::receipt::{Receipt, ReceiptOffer, Work};
 use tributary_protocol::wire;
 
-use super::settling::{ANSWERS, ask, audited, audits, close};
+use super::settling::{ANSWERS, STILL_COMPUTING, ask, audited, audits, close};
 use super::{BEGIN_MS, FEE, Host, Net, TREASURY, address, config, key, verifying};
 
 const WORKER: usize = 1;
@@ -21,15 +21,15 @@ const WORKER: usize = 1;
 const STRANGER: usize = 4;
 const THIEF: ChainAddress = ChainAddress([0x66; 20]);
 
-/// A payer, a worker and two auditors, who find what `found` says, if anything; then some who do nothing.
-fn market(found: Option<i64>, strangers: usize) -> Net {
+/// A payer, a worker and two auditors, who find what `found` says; then some who do nothing.
+fn market(found: i64, strangers: usize) -> Net {
     let mut net = audited(&vec![0; 2 + strangers]);
     for place in STRANGER..STRANGER + strangers {
         let nothing = Roles { worker: false, verifier: false, witness: false, poster: false };
         let config = NodeConfig { roles: nothing, ..config(place, false) };
         net.hosts[place].node = Node::new(BEGIN_MS, config, Vec::new());
     }
-    net.found = (2..STRANGER).filter_map(|place| Some((place, found?))).collect();
+    net.found = (2..STRANGER).map(|place| (place, found)).collect();
     // Until their records say so everywhere.
     net.pass(60);
     net
@@ -72,7 +72,7 @@ fn send(net: &mut Net, (from, to): (usize, usize), message: &Message, turn: u64)
 
 #[test]
 fn nobody_who_was_not_asked_is_an_auditor() {
-    let mut net = market(None, 2);
+    let mut net = market(STILL_COMPUTING, 2);
     ask(&mut net, 1, ANSWERS);
     close(&mut net);
     let (drawn, payer) = (drawn(&net.hosts[0]), net.hosts[0].node.account());
@@ -92,7 +92,7 @@ fn nobody_who_was_not_asked_is_an_auditor() {
 
 #[test]
 fn who_was_asked_finds_shares_of_contributors_alone() {
-    let mut net = market(None, 0);
+    let mut net = market(STILL_COMPUTING, 0);
     ask(&mut net, 1, ANSWERS);
     close(&mut net);
     let (drawn, payer) = (drawn(&net.hosts[0]), net.hosts[0].node.account());
@@ -108,7 +108,7 @@ fn who_was_asked_finds_shares_of_contributors_alone() {
 
 #[test]
 fn strangers_cannot_keep_an_answer_from_being_audited() {
-    let mut net = market(Some(0), 1);
+    let mut net = market(0, 1);
     ask(&mut net, 1, ANSWERS);
     let payer = key(200);
     let account = AccountId(payer.verifying_key().to_bytes());
@@ -130,7 +130,7 @@ fn strangers_cannot_keep_an_answer_from_being_audited() {
 
 #[test]
 fn a_restarted_poster_that_is_told_to_close_an_epoch_closes_it() {
-    let mut net = market(Some(0), 0);
+    let mut net = market(0, 0);
     ask(&mut net, 1, ANSWERS);
     close(&mut net);
     close(&mut net);
@@ -165,7 +165,7 @@ fn false_epoch(net: &Net) -> (EpochHead, Vec<u8>) {
 #[test]
 fn wrong_sums_are_disputed_although_the_body_before_came_late() {
     for is_funded in [true, false] {
-        let mut net = market(Some(0), 0);
+        let mut net = market(0, 0);
         ask(&mut net, 1, 2);
         close(&mut net);
         ask(&mut net, 3, 1);

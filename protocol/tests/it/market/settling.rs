@@ -11,6 +11,8 @@ use super::{BEGIN_MS, FEE, Host, Net, address, config, limit, verifying};
 /// Answers of the first epoch: some are drawn, whatever the beacon.
 pub(super) const ANSWERS: u8 = 80;
 const WORKER: usize = 1;
+/// Of an auditor who has not found anything yet.
+pub(super) const STILL_COMPUTING: i64 = i64::MIN;
 
 /// A payer, the only worker, and auditors; all are witnesses. Each auditor finds `found`.
 pub(super) fn audited(found: &[i64]) -> Net {
