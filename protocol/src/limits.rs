@@ -203,7 +203,7 @@ pub const RECEIPTS_UNPAID_MAX: usize = RECEIPTS_MAX / 2;
 /// Unpaid work a worker does for one payer before it asks for a voucher, in answers.
 pub const EXPOSURE_ANSWERS_MAX: u32 = 256;
 /// One in so many answers is audited for settlement, by two who did not serve it: each takes a forward pass for every
-/// contributor without whom an adapter was trained, so twice one in sixteen is about what the answer's own attribution takes.
+/// contributor without whom an adapter was trained. A policy until governance sets another.
 pub const AUDIT_ONE_IN: core::num::NonZeroU32 = core::num::NonZeroU32::new(16).unwrap();
 /// Earnings in one epoch's ledger.
 pub const LEDGER_ACCOUNTS_MAX: usize = 1_048_576;
