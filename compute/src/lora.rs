@@ -218,6 +218,29 @@ impl Adapter {
         Ok(Self { config: self.config.clone(), layers: self.layers, pairs })
     }
 
+    /// The exact mean of what adapters of one shape add to the base's products: their pairs side by side, so that ranks add up.
+    ///
+    /// # Errors
+    /// When there is none, shapes differ, or the sum of the ranks breaks its bound.
+    pub fn averaged(adapters: &[Self]) -> Result<Self, LoraError> {
+        let first = adapters.first().ok_or_else(|| LoraError::Config("no adapters to average".into()))?;
+        if adapters.iter().any(|other| other.config != first.config || other.layers != first.layers) {
+            return Err(LoraError::Config("adapters of different shapes have no mean".into()));
+        }
+        let count = adapters.len() as f64;
+        let alpha = if first.config.rslora { first.config.alpha / count.sqrt() } else { first.config.alpha };
+        let rank = first.config.rank * adapters.len();
+        let config = LoraConfig { rank, alpha, ..first.config.clone() }.checked()?;
+        let side_by_side = |at: usize| {
+            let all = || adapters.iter().map(|adapter| &adapter.pairs[at]);
+            let down = Tensor::cat(&all().map(|pair| &pair.down).collect::<Vec<_>>(), 1)?;
+            let up = Tensor::cat(&all().map(|pair| &pair.up).collect::<Vec<_>>(), 0)?;
+            Ok(Pair { down, up })
+        };
+        let pairs = (0..first.pairs.len()).map(side_by_side).collect::<Result<_, LoraError>>()?;
+        Ok(Self { config, layers: first.layers, pairs })
+    }
+
     /// Whether the adapter fits a model of that shape.
     #[must_use]
     pub fn fits(&self, model: &Config) -> bool {

@@ -22,7 +22,8 @@ mod matrix;
 pub mod methods;
 mod peers;
 pub mod redundancy;
-pub mod shrinkage;
+mod shrinkage;
+pub mod stability;
 pub mod table;
 mod truth;
 
@@ -31,7 +32,7 @@ pub use bootstrap::{DRAWS, Figure};
 pub use cost::{CostPlan, cost};
 pub use journal::{Journal, Outcome};
 pub use judge::{Judgement, MEASURES, judge};
-pub use laboratory::{Laboratory, OnTraining, Training, recipe, recipes};
+pub use laboratory::{Laboratory, OnTraining, Training, recipe};
 pub use matrix::Matrix;
 pub use peers::unrolled;
 pub use truth::{Plan, Truth};

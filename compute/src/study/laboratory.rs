@@ -29,26 +29,6 @@ pub fn recipe() -> Recipe {
     Recipe { rank: 4, alpha: 8.0, steps: 60, batch: 16, max_len: 128, lr: 0.01, warmup: 6, ..Recipe::default() }
 }
 
-/// What a truth less a matter of chance could be made by, from cheap to dear: each beside [`recipe`] with its name in tables.
-#[must_use]
-pub fn recipes() -> Vec<(&'static str, Recipe)> {
-    let plain = recipe();
-    let of = |batch: u32, average_last: u32| Recipe { batch, average_last, ..plain.clone() };
-    vec![
-        ("plain recipe", plain.clone()),
-        ("stable recipe", plain.stable()),
-        ("batches of 32, a quarter averaged", of(32, 15)),
-        ("batches of 64, nothing averaged", of(64, 1)),
-        ("batches of 64, a quarter averaged", of(64, 15)),
-        ("batches of 64, half averaged", of(64, 30)),
-        ("batches of 64, longer warm-up", Recipe { warmup: 18, ..of(64, 15) }),
-        ("batches of 32, twice the steps", Recipe { steps: 120, ..of(32, 30) }),
-        ("batches of 32, half the rate", Recipe { lr: 0.005, ..of(32, 15) }),
-        ("batches of 32, half the rate, twice the steps", Recipe { lr: 0.005, steps: 120, ..of(32, 30) }),
-        ("batches of 128, a quarter averaged", of(128, 15)),
-    ]
-}
-
 /// One training.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Training {

@@ -163,7 +163,7 @@ impl Truth {
 }
 
 /// The run with everybody, then one without each contributor.
-fn leave_one_out(laboratory: &Laboratory, seed: u64) -> Vec<Training> {
+pub(super) fn leave_one_out(laboratory: &Laboratory, seed: u64) -> Vec<Training> {
     let contributors = u32::try_from(laboratory.dealt().contributors).unwrap_or(u32::MAX);
     let without = (0..contributors).map(|contributor| laboratory.without(seed, &[contributor]));
     std::iter::once(laboratory.without(seed, &[])).chain(without).collect()
@@ -182,7 +182,7 @@ pub(super) fn drawn(seed: u64, stream: u32, all: usize, size: usize, count: usiz
     (0..count).map(draw).collect()
 }
 
-fn rise(losses: &Matrix, full: &[f32]) -> Matrix {
+pub(super) fn rise(losses: &Matrix, full: &[f32]) -> Matrix {
     losses.clone().map_rows(|row| row.iter_mut().zip(full).for_each(|(loss, full)| *loss -= full))
 }
 

@@ -1,14 +1,17 @@
 //! The study of attribution: truth by real trainings, journalled; methods that score it; what can't be studied is refused.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tributary_compute::linear::Hook;
+use tributary_compute::lora::Adapter;
 use tributary_compute::loss::{Target, token_losses};
-use tributary_compute::model::{Base, Mode};
+use tributary_compute::model::{Base, Mode, Module};
 use tributary_compute::statistics::pearson;
 use tributary_compute::study::attacks::assail;
 use tributary_compute::study::dataset::{Dataset, Item};
 use tributary_compute::study::deal::{Dealt, Setting, deal};
+use tributary_compute::study::stability::stability;
 use tributary_compute::study::{
     Case, Journal, Laboratory, Plan, Scores, StudyError, Training, Truth, all, judge, unrolled,
 };
@@ -149,6 +152,42 @@ fn weights_are_averaged_over_the_last_steps() {
 }
 
 #[test]
+fn seeds_are_averaged_exactly() {
+    let base = base(1);
+    let dealt = dealt(Setting::Alike, 4);
+    let laboratory = laboratory(&base, &dealt, None, 1);
+    let trained = |seed| laboratory.train(&[laboratory.without(seed, &[])], &|_, _| {}).unwrap().remove(0);
+    let adapters = [1, 2].map(|seed| laboratory.adapter(&trained(seed)).unwrap());
+    let mean = Adapter::averaged(&adapters).unwrap();
+    assert_eq!(mean.config().rank, 2 * adapters[0].config().rank);
+    let added = |adapter: &Adapter| {
+        let pair = adapter.pair(0, Module::ALL[0]).unwrap();
+        let product = pair.down.matmul(&pair.up).unwrap() * f64::from(adapter.config().scale());
+        product.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let halves = added(&adapters[0]).into_iter().zip(added(&adapters[1])).map(|(a, b)| f32::midpoint(a, b));
+    assert!(added(&mean).into_iter().zip(halves).all(|(found, due)| (found - due).abs() < 1e-6));
+    let other = Recipe { rank: 3, ..recipe() };
+    let other = Laboratory::new(&base, &other, &dealt, None, 1).unwrap();
+    let of_rank_3 = other.adapter(&other.train(&[other.without(1, &[])], &|_, _| {}).unwrap()[0]).unwrap();
+    assert!(Adapter::averaged(&[adapters[0].clone(), of_rank_3]).is_err());
+    assert!(Adapter::averaged(&[]).is_err());
+
+    let loss_of = |seeds| {
+        let figures: BTreeMap<_, _> = stability(&laboratory, seeds, 1, &|_, _| {}).unwrap().into_iter().collect();
+        assert!(figures["seeds-net-r"].value.abs() <= 1.0, "{figures:?}");
+        figures["loss"].value
+    };
+    let mean_loss = |adapter: &Adapter| {
+        let losses = dealt.queries.iter().map(|item| loss_with(&base, adapter, item));
+        losses.sum::<f64>() / dealt.queries.len() as f64
+    };
+    assert!((loss_of(1) - mean_loss(&adapters[0])).abs() < 1e-5);
+    assert!((loss_of(2) - mean_loss(&mean)).abs() < 1e-5);
+    assert!((loss_of(1) - loss_of(2)).abs() > 1e-4, "two seeds are one");
+}
+
+#[test]
 fn a_warm_start_shares_the_first_steps() {
     let base = base(1);
     let dealt = dealt(Setting::Alike, 4);
@@ -171,6 +210,13 @@ fn answer_of(base: &Base, item: &Item) -> Target {
     Target::new(&prompt, &base.tokenizer().encode_completion(&item.completion).expect("a completion of few words"))
 }
 
+/// Mean loss of an answer by an adapter.
+fn loss_with(base: &Base, adapter: &Adapter, item: &Item) -> f64 {
+    let answer = [answer_of(base, item)];
+    let losses = token_losses(base.model(), Mode::Infer, Hook::One(adapter, None), &answer).expect("a short answer");
+    f64::from(losses.mean_all().and_then(|mean| mean.to_scalar::<f32>()).expect("a number"))
+}
+
 /// Mean losses of the first `queries` answers after a training with one example at another weight.
 fn losses_with(root: &Trainer, dealt: &Dealt, place: usize, weight: f32, queries: usize) -> Vec<f64> {
     let base = base(1);
@@ -181,12 +227,7 @@ fn losses_with(root: &Trainer, dealt: &Dealt, place: usize, weight: f32, queries
         trainer.step().unwrap();
     }
     let (adapter, _) = trainer.kept().unwrap();
-    let loss = |item: &Item| {
-        let target = answer_of(&base, item);
-        let losses = token_losses(base.model(), Mode::Infer, Hook::One(&adapter, None), &[target]).unwrap();
-        f64::from(losses.mean_all().unwrap().to_scalar::<f32>().unwrap())
-    };
-    dealt.queries[..queries].iter().map(loss).collect()
+    dealt.queries[..queries].iter().map(|item| loss_with(&base, &adapter, item)).collect()
 }
 
 #[test]

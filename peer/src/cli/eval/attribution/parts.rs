@@ -8,11 +8,10 @@ use tributary_compute::study::dataset::Dataset;
 use tributary_compute::study::deal::{Dealt, Setting, deal};
 use tributary_compute::study::economy::{COMPARED, prior};
 use tributary_compute::study::redundancy::{clusters_left_out, redundancy};
-use tributary_compute::study::shrinkage::shrinkage;
+use tributary_compute::study::stability::{candidates, stability};
 use tributary_compute::study::table::{CLUSTERS, COST, Finding, OURS, TRUE_RUN, UNROLLED};
 use tributary_compute::study::{
-    Case, CostPlan, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, cost, judge, recipe, recipes,
-    unrolled,
+    Case, CostPlan, Figure, Journal, Laboratory, Plan, Scores, StudyError, Truth, all, cost, judge, recipe, unrolled,
 };
 use tributary_compute::train::{Example, Recipe};
 use tributary_protocol::id::AccountId;
@@ -186,31 +185,11 @@ impl<'a> Study<'a> {
     /// How far two true runs agree, by each recipe.
     pub(super) fn recipes(&mut self, setting: Setting, seed: u64) -> Result<(), Failure> {
         let most = if self.quick { QUICK_RECIPES } else { usize::MAX };
-        for (name, recipe) in recipes().into_iter().take(most) {
-            let laboratory = self.laboratory(setting, seed, &recipe)?;
-            self.begin(&laboratory, seed, name);
-            let plan = Plan { seed, unseen: vec![seed + 1], subsets: 0, record_subsets: 0, singles: 0 };
-            let truth = Truth::measure(&laboratory, &plan, &self.teller())?;
-            let loss = Figure { value: truth.loss, low: truth.loss, high: truth.loss };
-            let judged = judge(&truth, &Scores::of_contributors(truth.without.clone()))?;
-            let seeds = judged.into_iter().filter_map(|(measure, figure)| {
-                let measure = match measure {
-                    "unseen-loco-r" => "seeds-loco-r",
-                    "unseen-net-r" => "seeds-net-r",
-                    "unseen-net-rho" => "seeds-net-rho",
-                    "unseen-tv-totals" => "seeds-tv-totals",
-                    _ => return None,
-                };
-                Some((measure, figure))
-            });
-            let of = |value: f64| Figure { value, low: value, high: value };
-            let shrunk = truth.unseen.first().and_then(|unseen| shrinkage(&truth.without, unseen));
-            let shrunk = shrunk.into_iter().flat_map(|found| {
-                let figures = [found.spread, found.spreads, found.explained].map(of);
-                ["seeds-spread", "seeds-spreads", "seeds-explained"].into_iter().zip(figures)
-            });
-            let known: Vec<_> = seeds.chain(shrunk).chain([("loss", loss)]).collect();
-            self.add(setting, seed, &self.of(name), known);
+        for candidate in candidates().into_iter().take(most) {
+            let laboratory = self.laboratory(setting, seed, &candidate.recipe)?;
+            self.begin(&laboratory, seed, candidate.name);
+            let figures = stability(&laboratory, candidate.seeds, seed, &self.teller())?;
+            self.add(setting, seed, &self.of(candidate.name), figures);
         }
         Ok(())
     }
