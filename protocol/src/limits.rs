@@ -207,6 +207,9 @@ pub const EXPOSURE_ANSWERS_MAX: u32 = 256;
 pub const AUDIT_ONE_IN: core::num::NonZeroU32 = core::num::NonZeroU32::new(16).unwrap();
 /// Earnings in one epoch's ledger.
 pub const LEDGER_ACCOUNTS_MAX: usize = 1_048_576;
+/// Earnings in a ledger that the fees of one paying address may bring: addresses are free to pay and a ledger's room is not, so nobody
+/// fills it with dust alone.
+pub const LEDGER_ACCOUNTS_PER_PAYER_MAX: usize = LEDGER_ACCOUNTS_MAX / 256;
 /// Streams whose fees are read on the chain in one go: two calls each.
 pub const FUNDING_STREAMS_MAX: usize = 1024;
 /// Milliseconds between the epochs that a poster anchors by itself.

@@ -185,6 +185,18 @@ impl Release {
         datanet.head_of(&self.head, logs, self.notes.iter().copied())
     }
 
+    /// The first contributor who would not be paid where he said with the last of his entries that was trained on, if the version
+    /// is known here.
+    #[must_use]
+    pub fn redirected(&self, datanet: &Datanet) -> Option<AccountId> {
+        self.version(datanet)?;
+        let said = |one: &Contributor| {
+            Some(datanet.entries(&one.account, one.entries.checked_sub(1)?, 1).first()?.body.payout)
+        };
+        let is_other = |one: &&Contributor| said(one).is_some_and(|payout| payout != one.payout);
+        self.contributors.iter().find(is_other).map(|one| one.account)
+    }
+
     /// See [`clusters_of`].
     #[must_use]
     pub fn clusters(&self) -> Vec<Vec<u32>> {

@@ -116,10 +116,16 @@ pub fn is_drawn(beacon: &Hash, receipt: &ReceiptId) -> bool {
     rate().draws(beacon, receipt)
 }
 
+/// These payments, but what nobody can claim, since no tree of earnings has the zero address, is the commons'.
+fn claimable(payments: &[Payment], commons: ChainAddress) -> Vec<Payment> {
+    let to = |payment: &Payment| if payment.to == ChainAddress::default() { commons } else { payment.to };
+    payments.iter().map(|payment| Payment { to: to(payment), ..*payment }).collect()
+}
+
 /// What receipts pay beside workers' parts, by payee.
-fn paid_by<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> Result<Amounts, EpochError> {
+fn paid_by<'a>(receipts: impl Iterator<Item = &'a Receipt>, commons: ChainAddress) -> Result<Amounts, EpochError> {
     let mut paid = Amounts::new();
-    let payments = receipts.flat_map(|receipt| &receipt.payments);
+    let payments = receipts.flat_map(|receipt| claimable(&receipt.payments, commons));
     for payment in payments.filter(|payment| payment.role != PaymentRole::Worker) {
         let sum = paid.entry(payment.to).or_default();
         *sum = sum.checked_add(payment.amount).ok_or(EpochError::Overflow)?;
@@ -176,7 +182,7 @@ pub fn pair_of<'a>(answer: &Receipt, audits: &[&'a Receipt]) -> Option<[&'a Rece
 }
 
 /// What an answer paid, and what it would have by the audit.
-type Difference<'a> = (ReceiptId, &'a [Payment], Vec<Payment>);
+type Difference = (ReceiptId, Vec<Payment>, Vec<Payment>);
 
 impl EpochBody {
     /// The epoch after `before`, which is none for the first, that counts `receipts`; `beacons` are those of epochs before, as
@@ -196,9 +202,10 @@ impl EpochBody {
             return Err(EpochError::Missing(*missing));
         }
         let published: Amounts = before.map(|before| before.earned.iter().copied().collect()).unwrap_or_default();
-        let paid_then = paid_by(receipts.iter().filter(|(id, _)| known.contains_key(id)).map(|(_, one)| *one))?;
-        let paid = paid_by(receipts.values().copied())?;
-        let differences = differences(receipts, &known, beacons)?;
+        let paid_then =
+            paid_by(receipts.iter().filter(|(id, _)| known.contains_key(id)).map(|(_, one)| *one), commons)?;
+        let paid = paid_by(receipts.values().copied(), commons)?;
+        let differences = differences(receipts, &known, beacons, commons)?;
         let audited: Vec<Audited<'_>> =
             differences.iter().map(|(receipt, paid, due)| Audited { receipt: *receipt, paid, due }).collect();
         let books = Books { published: &published, paid_then: &paid_then, paid: &paid };
@@ -263,11 +270,12 @@ impl EpochBody {
 }
 
 /// What audits say of the answers that earlier epochs counted.
-fn differences<'a>(
-    receipts: &BTreeMap<ReceiptId, &'a Receipt>,
+fn differences(
+    receipts: &BTreeMap<ReceiptId, &Receipt>,
     known: &BTreeMap<ReceiptId, u64>,
     beacons: &BTreeMap<u64, Hash>,
-) -> Result<Vec<Difference<'a>>, EpochError> {
+    commons: ChainAddress,
+) -> Result<Vec<Difference>, EpochError> {
     let difference = |(of, found): (ReceiptId, Vec<&Receipt>)| {
         let wrong = |reason| EpochError::Audit { receipt: of, reason };
         let answer = *receipts.get(&of).ok_or(wrong("the answer is not counted"))?;
@@ -282,7 +290,8 @@ fn differences<'a>(
         }
         let Receipt { price, worker_part, policy, to, .. } = answer;
         let due = economy::split(*price, *worker_part, *policy, to, &pair[0].shares);
-        Ok((of, answer.payments.as_slice(), due.map_err(|_| EpochError::Overflow)?))
+        let due = due.map_err(|_| EpochError::Overflow)?;
+        Ok((of, claimable(&answer.payments, commons), claimable(&due, commons)))
     };
     audits(receipts).into_iter().map(difference).collect()
 }

@@ -61,6 +61,7 @@ impl Node {
             return Err(format!("adapter {} is not served here", body.adapter.short()).into());
         }
         let release = self.worker.release(&body.adapter).ok_or("the adapter's release is unknown here")?;
+        self.check_payouts(&release.body)?;
         let own_part = self.answer_price_for(&request.account);
         let price = own_part.checked_add(release.body.answer_fee).ok_or("the price overflows")?;
         if price > body.price_max {
@@ -101,6 +102,15 @@ impl Node {
             }
             Err(error) => out.push(Output::RefuseAnswer { stream: done.stream, refusal: error.to_string().into() }),
         }
+    }
+
+    /// Refuses a release that pays somebody else for a contributor's records, as far as the datanet's logs are known here.
+    pub(super) fn check_payouts(&self, release: &Release) -> Result<(), Refusal> {
+        let Some(account) = self.datanet(&release.datanet).and_then(|datanet| release.redirected(datanet)) else {
+            return Ok(());
+        };
+        let reason = format!("the model pays contributor {} at an address that he did not name", account.short());
+        Err(Refusal::new(RefusalKind::Invalid, reason))
     }
 
     /// What this node asks `payer` for an answer: nobody pays himself.

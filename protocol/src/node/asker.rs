@@ -215,7 +215,9 @@ impl Node {
     fn choose_worker(&self, now_ms: u64, ask: &Ask) -> Result<Option<NodeId>, Refusal> {
         let adapter = ask.command.adapter;
         let mut serving = self.serving(now_ms, &adapter);
-        let fee = self.worker.release(&adapter).map_or(Amount::ZERO, |release| release.body.answer_fee);
+        let release = self.worker.release(&adapter).map(|release| &release.body);
+        release.map_or(Ok(()), |release| self.check_payouts(release))?;
+        let fee = release.map_or(Amount::ZERO, |release| release.answer_fee);
         let price = |node: &NodeId| Amount(self.posted_price(node).0.saturating_add(fee.0));
         let Some(cheapest) = serving.iter().map(price).min() else { return Ok(None) };
         if cheapest > ask.command.price_max {

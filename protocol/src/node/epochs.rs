@@ -14,11 +14,12 @@ use super::facts::FACT_PART_BYTES;
 use super::io::{FeeStream, Funding};
 use super::{Event, Fact, Node, Out, Output};
 use crate::batch::{EpochBody, EpochError, EpochHead, pair_of};
+use crate::economy::PaymentRole;
 use crate::envelope::Signed;
 use crate::id::{AccountId, Amount, ChainAddress, Hash, NodeId, ReceiptId};
 use crate::limits::{
     ANNOUNCE_MS, BATCH_HEADS_MAX, BATCH_MAX_BYTES, EPOCH_INCOMPLETE_MS, EPOCHS_MAX, EPOCHS_UNCHECKED_MAX,
-    FUNDING_STREAMS_MAX,
+    FUNDING_STREAMS_MAX, LEDGER_ACCOUNTS_MAX, LEDGER_ACCOUNTS_PER_PAYER_MAX,
 };
 use crate::receipt::{Receipt, SignedReceipt};
 use crate::wire;
@@ -83,6 +84,35 @@ impl FundingRead {
     /// Whether fees of `payer` are known to have arrived.
     pub(super) fn has_paid(&self, payer: &AccountId) -> bool {
         self.payers.contains(payer)
+    }
+}
+
+/// Who has a place in a ledger, and by whose fees.
+#[derive(Default)]
+struct LedgerRoom {
+    payees: BTreeSet<ChainAddress>,
+    by_payer: BTreeMap<Option<ChainAddress>, BTreeSet<ChainAddress>>,
+}
+
+impl LedgerRoom {
+    fn payees(receipt: &Receipt) -> impl Iterator<Item = ChainAddress> {
+        let payments = receipt.payments.iter().filter(|payment| payment.role != PaymentRole::Worker);
+        payments.map(|payment| payment.to)
+    }
+
+    /// Whether whom a receipt pays has a place or finds one, in the ledger and in what its payer may bring.
+    fn fits(&self, payer: Option<ChainAddress>, receipt: &Receipt) -> bool {
+        let new = Self::payees(receipt).filter(|payee| !self.payees.contains(payee)).collect::<BTreeSet<_>>().len();
+        let brought = self.by_payer.get(&payer).map_or(0, BTreeSet::len);
+        // Whom an audit finds to be due something has to find a place beside them.
+        new == 0
+            || (brought + new <= LEDGER_ACCOUNTS_PER_PAYER_MAX && self.payees.len() + new <= LEDGER_ACCOUNTS_MAX / 2)
+    }
+
+    fn take(&mut self, payer: Option<ChainAddress>, receipt: &Receipt) {
+        let new: Vec<_> = Self::payees(receipt).filter(|payee| !self.payees.contains(payee)).collect();
+        self.payees.extend(&new);
+        self.by_payer.entry(payer).or_default().extend(new);
     }
 }
 
@@ -177,9 +207,9 @@ impl Node {
         false
     }
 
-    /// Those counted before, those whose fees have arrived, and the audits of what was drawn.
+    /// Those counted before, those whose fees have arrived as far as there is room for whom they pay, and the audits of what was drawn.
     fn receipts_to_count(&self) -> BTreeMap<ReceiptId, &Receipt> {
-        let mut receipts = self.funded_receipts();
+        let mut receipts = self.within_bounds(self.funded_receipts());
         let Some(last) = &self.batches.last else { return receipts };
         let drawn = last.all_drawn(self.anchors.beacons());
         let settled: BTreeSet<ReceiptId> = receipts.values().filter_map(|one| one.audited()).collect();
@@ -194,6 +224,28 @@ impl Node {
             }
         }
         receipts
+    }
+
+    /// Without those that would fill the ledger, or one payer's part of it: whose sums can't be posted would hold up everybody's.
+    fn within_bounds<'a>(&self, funded: BTreeMap<ReceiptId, &'a Receipt>) -> BTreeMap<ReceiptId, &'a Receipt> {
+        let (mut counted, mut others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            funded.into_iter().partition(|(id, _)| self.batches.counted.contains(id));
+        let mut room = LedgerRoom::default();
+        counted.iter().for_each(|(id, receipt)| room.take(self.payer_of(id), receipt));
+        others.retain(|id, receipt| {
+            let fits = room.fits(self.payer_of(id), receipt);
+            if fits {
+                room.take(self.payer_of(id), receipt);
+            }
+            fits
+        });
+        counted.append(&mut others);
+        counted
+    }
+
+    /// The address that pays a receipt's fee, if the chain is known to bind it.
+    fn payer_of(&self, id: &ReceiptId) -> Option<ChainAddress> {
+        self.funding.escrow_of(&stream_of(self.receipts.get(id)?)).map(|(from, _)| from)
     }
 
     /// The receipts whose fees have arrived: of each escrow those counted before, then the oldest that fit.

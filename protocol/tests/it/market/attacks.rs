@@ -1,18 +1,21 @@
-//! Epochs among payers who lie: forged workers, changed bindings, fees that are not there, receipts for nothing.
+//! Epochs among payers who lie: forged workers, changed bindings, fees that are not there, receipts for nothing, dust; and a
+//! builder who pays himself for others' records.
 
 use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
+use tributary_protocol::attribution::{Share, WHOLE};
 use tributary_protocol::batch::{Counted, EpochBody, EpochHead};
 use tributary_protocol::economy;
 use tributary_protocol::envelope::{self, NetworkId, Signed};
 use tributary_protocol::id::{AccountId, Amount, ChainAddress, Hash, ReceiptId};
-use tributary_protocol::message::Message;
-use tributary_protocol::node::{FACT_PART_BYTES, Fact, Input, closing_facts};
+use tributary_protocol::limits::LEDGER_ACCOUNTS_PER_PAYER_MAX;
+use tributary_protocol::message::{BASE_ALONE, Contributor, Message, Release, Roles};
+use tributary_protocol::node::{Command, FACT_PART_BYTES, Fact, Input, NewShard, Node, NodeConfig, closing_facts};
 use tributary_protocol::receipt::{ReceiptOffer, SignedReceipt};
 use tributary_protocol::wire;
 
-use super::{FEE, Net, TREASURY, address, key, limit};
+use super::{ADAPTER, FEE, Net, TREASURY, address, config, key, limit};
 
 /// The worker whose fees are in question.
 const WORKER: usize = 1;
@@ -225,4 +228,111 @@ fn epochs_that_nobody_funds_give_way_to_one_that_is() {
     net.fees.insert((address(0), address(WORKER)), FEE);
     net.pass(6);
     assert!(verdicts(&net).contains(&(1, true)));
+}
+
+#[test]
+fn a_payee_without_an_address_stops_no_epoch() {
+    let mut net = Net::new(3, false);
+    let roles = Roles { worker: false, verifier: true, witness: false, poster: false };
+    let nobody = NodeConfig { roles, chain_address: ChainAddress::default(), ..config(2, false) };
+    net.hosts[2].node = Node::new(net.now_ms + 1_000, nobody, Vec::new());
+    net.pass(60);
+    net.release();
+    let receipt = net.ask(1, limit()).receipt.expect("the worker answers");
+    let signed = net.hosts[0].node.receipt_of(&receipt).expect("it was paid").receipt.clone();
+    assert_eq!(signed.to.verifier, ChainAddress::default());
+    net.fees.insert((address(0), address(WORKER)), FEE);
+    assert!(net.close_epoch(0).contains(&receipt));
+    let earned: BTreeMap<_, _> = net.hosts[0].posted[0].earned.iter().copied().collect();
+    // No tree of earnings has the zero address: what nobody can claim is the treasury's.
+    let lost = signed.payments.iter().filter(|one| one.to == ChainAddress::default()).map(|one| one.amount.0);
+    assert!(lost.clone().sum::<u128>() > 0 && !earned.contains_key(&ChainAddress::default()));
+    assert!(earned[&TREASURY].0 >= lost.sum::<u128>(), "{earned:?}");
+    assert_eq!(earned.values().map(|amount| amount.0).sum::<u128>(), signed.fee().0);
+}
+
+/// A receipt of next to nothing for as many payees as a receipt has, none of whom anybody else pays.
+fn dust(honest: &SignedReceipt, payer: &SigningKey, worker: &SigningKey, number: u32) -> SignedReceipt {
+    let share = |place: u32| {
+        let id = (number * 256 + place).to_be_bytes();
+        let (mut account, mut payout) = ([1; 32], [1; 20]);
+        account[..4].copy_from_slice(&id);
+        payout[..4].copy_from_slice(&id);
+        Share { account: AccountId(account), payout: ChainAddress(payout), weight: 3_900 }
+    };
+    let mut receipt = honest.receipt.clone();
+    (receipt.payer, receipt.worker, receipt.to.worker) = (account(payer), account(worker), address(78));
+    (receipt.sequence, receipt.finished_ms) = (number.into(), 1);
+    (receipt.price, receipt.worker_part) = (Amount(600), Amount::ZERO);
+    receipt.shares = (0..256).map(share).collect();
+    receipt.commons = WHOLE - 256 * 3_900;
+    receipt.payments =
+        economy::split(receipt.price, receipt.worker_part, receipt.policy, &receipt.to, &receipt.shares).expect("sums");
+    ReceiptOffer::new(receipt, worker).countersign(payer)
+}
+
+#[test]
+fn dust_for_ever_new_payees_fills_no_ledger() {
+    const DUST: u32 = 40;
+    let (mut net, honest) = answered();
+    let (payer, worker) = (key(77), key(78));
+    let receipts: Vec<SignedReceipt> = (0..DUST).map(|number| dust(&honest, &payer, &worker, number)).collect();
+    receipts[0].verify(NetworkId::named("market")).unwrap();
+    net.bound.insert(account(&payer), address(77));
+    net.bound.insert(account(&worker), address(78));
+    net.restart(0, receipts.into_iter().map(|one| Fact::ReceiptKept(Box::new(one))));
+    net.fees.insert((address(0), address(WORKER)), FEE);
+    net.fees.insert((address(77), address(78)), Amount(600 * u128::from(DUST)));
+    let counted = net.close_epoch(0);
+    assert!(counted.contains(&honest.receipt.id()), "who pays others' fees finds room");
+    let rows = net.hosts[0].posted[0].earned.len();
+    assert!((LEDGER_ACCOUNTS_PER_PAYER_MAX / 2..LEDGER_ACCOUNTS_PER_PAYER_MAX + 16).contains(&rows), "{rows} payees");
+    // What was counted stays so, and takes no second place.
+    net.fees.insert((address(0), address(WORKER)), Amount(2 * FEE.0));
+    let next = net.ask(2, limit()).receipt.expect("the worker answers");
+    assert!(net.close_epoch(0).contains(&next));
+    assert_eq!(net.hosts[0].posted.last().map(|body| body.earned.len()), Some(rows));
+}
+
+#[test]
+fn a_release_that_pays_somebody_else_for_a_contributors_records_is_not_served() {
+    let mut net = Net::new(3, false);
+    let datanet = net.datanet();
+    net.pass(6);
+    let shard = NewShard { datanet, shard: Hash([3; 32]), bytes: 700, records: 8, records_root: Hash([9; 32]) };
+    net.command(2, Command::Contribute(shard));
+    net.pass(10);
+    let contributor = net.hosts[2].node.account();
+    let release = |net: &Net, payout: ChainAddress, adapter: u8| Release {
+        name: "almanac".into(),
+        adapter: Hash([adapter; 32]),
+        base: Hash([22; 32]),
+        datanet,
+        head: net.hosts[0].node.datanet(&datanet).expect("it was made here").head().id(),
+        contributors: vec![Contributor {
+            account: contributor,
+            payout,
+            leave_out: BASE_ALONE,
+            together: None,
+            entries: 1,
+            estimated: false,
+        }],
+        notes: Vec::new(),
+        index: Hash([6; 32]),
+        answer_fee: FEE,
+        builder: address(0),
+        node: net.hosts[0].node.id(),
+        unchecked: 0,
+        quality: None,
+    };
+    let known = net.hosts[1].node.datanet(&datanet).expect("it has spread");
+    assert_eq!(release(&net, address(2), 1).redirected(known), None);
+    let stolen = release(&net, ChainAddress([0x66; 20]), ADAPTER.0[0]);
+    assert_eq!(stolen.redirected(known), Some(contributor));
+    net.command(0, Command::Release(Box::new(stolen)));
+    net.pass(6);
+    let asked = net.ask(1, limit());
+    let reason = asked.failure.map(|refusal| refusal.reason).unwrap_or_default();
+    assert!(asked.receipt.is_none() && reason.contains("did not name"), "{reason}");
+    assert_eq!(net.hosts[WORKER].questions, 0);
 }
