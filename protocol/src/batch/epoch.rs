@@ -165,6 +165,9 @@ fn fault(answer: &Receipt, [one, other]: [&Receipt; AUDITORS]) -> Option<&'stati
     if one.payer != answer.payer || other.payer != answer.payer {
         return Some("somebody else than its payer signed");
     }
+    if one.class != answer.class || other.class != answer.class {
+        return Some("an auditor computed in another class");
+    }
     (one.shares != other.shares).then_some("the auditors disagree")
 }
 

@@ -20,7 +20,7 @@ struct Check {
     subject: Subject,
     asker: NodeId,
     asked_ms: u64,
-    /// What is to be found for settlement, where that is what was asked.
+    /// What is to be found for settlement, where that is what was asked and as long as it is computed: it is large.
     audit: Option<Box<Audit>>,
     /// What was found, as the asker is told.
     found: Option<Message>,
@@ -47,8 +47,8 @@ const CHECKS_AT_ONCE: usize = 16;
 
 /// Of these, those for settlement, which take a forward pass for each contributor.
 const AUDITS_AT_ONCE: usize = 4;
-/// Of these, those of one payer.
-const AUDITS_OF_PAYER: usize = 2;
+/// Of these, those of one payer, which asks for no more at a time.
+pub(super) const AUDITS_OF_PAYER: usize = 2;
 
 impl Node {
     /// Starts a check unless it is known; a finished one is answered again.
@@ -146,10 +146,16 @@ impl Node {
         let Some(release) = self.worker.release(&audit.request.body.adapter).cloned() else { return };
         let job = self.derived(if settles { "shares" } else { "audit" }, &receipt.0);
         let (task, subject) = (audit.receipt.receipt.task, Subject::Answer(receipt));
+        let class = audit.receipt.receipt.class.clone();
         let (audit, release) = (Box::new(audit), Box::new(release));
         let kept = settles.then(|| audit.clone());
         let check = Check { task, subject, asker: from, asked_ms: now_ms, audit: kept, found: None };
         if self.begin_check(now_ms, job, check, out) {
+            if settles && !computes_in(&self.config.classes, &class) {
+                // What is signed as found in a class is proven false by who computes in it.
+                let reason = format!("class {class} is not {}", self.config.classes.join(" or "));
+                return self.replayed(now_ms, job, Outcome::Abstained(reason), Vec::new(), out);
+            }
             let work = match settles {
                 true => Work::TrueCredits { audit, release },
                 false => Work::CheckAnswer { audit, release },
@@ -160,7 +166,8 @@ impl Node {
 
     /// What each contributor's absence really changes in an answer was computed: its payer is offered the receipt of it.
     pub(super) fn true_credits(&mut self, now_ms: u64, job: Hash, credits: &[(u32, i64)], out: &mut Out) {
-        let audit = self.verifier.checks.get(&job).and_then(|check| check.audit.clone());
+        let Some(check) = self.verifier.checks.get_mut(&job).filter(|check| check.found.is_none()) else { return };
+        let audit = check.audit.take();
         let offer = audit.and_then(|audit| self.found_shares(&audit, credits, now_ms));
         let Some(offer) = offer else {
             self.abstain(now_ms, job, "the answer's transcript can't be read", out);
@@ -191,6 +198,7 @@ impl Node {
         let body = Verdict { task: check.task, subject: check.subject, checked, outcome, proof };
         let verdict = Signed::new(self.config.network, &self.config.account_key, body);
         let message = Message::Verdict(Box::new(verdict));
+        check.audit = None;
         check.found = Some(message.clone());
         let asker = check.asker;
         self.send(now_ms, asker, &message, out);
