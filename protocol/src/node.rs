@@ -182,7 +182,7 @@ impl Node {
             batches: batches::Batches::default(),
             proofs: proofs::Proofs::default(),
             funding: epochs::FundingRead::default(),
-            anchors: anchors::Anchors::default(),
+            anchors: anchors::Anchors::new(now_ms),
             settling: settling::Settling::default(),
             announced_ms: 0,
             gossiped_ms: 0,

@@ -1,8 +1,8 @@
 //! What the chain says of epochs: which body of a number stands, and the beacon that came with it.
 //!
 //! Invariant: an epoch is checked against the body that stands on the chain before it and no other; a beacon is the
-//! chain's and nobody else's, and what a node is to have audited it reads in a body that stands. Nothing here is durable:
-//! the chain says it again.
+//! chain's and nobody else's, and what a node is to have audited it reads in a body that stands. Who was not known as a
+//! verifier when the node heard of a beacon audits nothing that it draws. Nothing here is durable: the chain says it again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -10,7 +10,7 @@ use super::batches::{WantedBody, WantedHead};
 use super::{Node, Out, Output};
 use crate::batch::{Anchored, EpochBody};
 use crate::id::{Hash, NodeId, ReceiptId};
-use crate::limits::{ANNOUNCE_MS, BATCH_HEADS_MAX, EPOCHS_MAX, EPOCHS_READ_MAX, EPOCHS_UNCHECKED_MAX};
+use crate::limits::{ANNOUNCE_MS, BATCH_HEADS_MAX, EPOCHS_MAX, EPOCHS_READ_MAX, EPOCHS_UNCHECKED_MAX, PEER_STALE_MS};
 
 /// Bodies that are remembered: those that stand before the epochs that are to be checked, and the newest.
 const BODIES_KEPT: usize = EPOCHS_UNCHECKED_MAX + 1;
@@ -18,6 +18,10 @@ const BODIES_KEPT: usize = EPOCHS_UNCHECKED_MAX + 1;
 #[derive(Default)]
 pub(super) struct Anchors {
     beacons: BTreeMap<u64, Hash>,
+    /// Until when a verifier must have been known to audit what each epoch's beacon draws.
+    known_by_ms: BTreeMap<u64, u64>,
+    /// When the node began to listen.
+    begun_ms: u64,
     standing: BTreeMap<u64, Hash>,
     bodies: VecDeque<(Hash, EpochBody)>,
     /// The furthest epoch that somebody announced since the chain was asked, and who.
@@ -31,7 +35,19 @@ pub(super) struct Anchors {
     asked_ms: u64,
 }
 
+/// An answer of this node whose beacon is known.
+struct Drawable {
+    answer: ReceiptId,
+    beacon: Hash,
+    /// Who was not known as a verifier by then is not asked about it.
+    known_by_ms: u64,
+}
+
 impl Anchors {
+    pub(super) fn new(begun_ms: u64) -> Self {
+        Self { begun_ms, ..Self::default() }
+    }
+
     /// The beacons of the epochs that are known to stand.
     pub(super) const fn beacons(&self) -> &BTreeMap<u64, Hash> {
         &self.beacons
@@ -64,23 +80,25 @@ impl Anchors {
         }
     }
 
-    fn hear(&mut self, told: Anchored) {
+    fn hear(&mut self, now_ms: u64, told: Anchored) {
         if self.standing.len() < EPOCHS_MAX {
+            // Who has just begun has yet to hear who was there before the block.
+            let known_by_ms = now_ms.max(self.begun_ms.saturating_add(PEER_STALE_MS));
+            self.known_by_ms.entry(told.epoch).or_insert(known_by_ms);
             self.beacons.entry(told.epoch).or_insert(told.beacon);
             self.standing.entry(told.epoch).or_insert(told.body);
         }
     }
 
-    /// The answers whose beacon is known by now, each with it and its epoch.
-    fn take_drawable(&mut self) -> Vec<(u64, ReceiptId, Hash)> {
-        let beacons = &self.beacons;
+    /// The answers whose beacon is known by now, and who may audit what it draws.
+    fn take_drawable(&mut self, now_ms: u64) -> Vec<Drawable> {
+        let (beacons, known_by) = (&self.beacons, &self.known_by_ms);
         let mut drawable = Vec::new();
-        self.undrawn.retain(|epoch, answers| match beacons.get(epoch) {
-            Some(beacon) => {
-                drawable.extend(answers.drain(..).map(|answer| (*epoch, answer, *beacon)));
-                false
-            }
-            None => true,
+        self.undrawn.retain(|epoch, answers| {
+            let known_by_ms = known_by.get(epoch).copied().filter(|known_by_ms| *known_by_ms <= now_ms);
+            let (Some(beacon), Some(known_by_ms)) = (beacons.get(epoch).copied(), known_by_ms) else { return true };
+            drawable.extend(answers.drain(..).map(|answer| Drawable { answer, beacon, known_by_ms }));
+            false
         });
         drawable
     }
@@ -101,7 +119,7 @@ impl Node {
         if !wanted.is_empty() || rumour.is_some() {
             out.push(Output::ReadEpochs(wanted));
         }
-        // Those wait who were drawn when too few verifiers were known.
+        // A node that has just begun waits with what is drawn until it has heard who is there.
         self.epochs_read(now_ms, Vec::new(), out);
     }
 
@@ -152,13 +170,11 @@ impl Node {
     /// The chain's word on epochs that were asked for, or a body that it names: what it draws of this node's answers is to
     /// be audited.
     pub(super) fn epochs_read(&mut self, now_ms: u64, told: Vec<Anchored>, out: &mut Out) {
-        told.into_iter().for_each(|one| self.anchors.hear(one));
+        told.into_iter().for_each(|one| self.anchors.hear(now_ms, one));
         self.want_standing();
         self.look_for_own();
-        for (epoch, answer, beacon) in self.anchors.take_drawable() {
-            if !self.draw(now_ms, answer, &beacon, out) {
-                self.anchors.undrawn.entry(epoch).or_default().push(answer);
-            }
+        for Drawable { answer, beacon, known_by_ms } in self.anchors.take_drawable(now_ms) {
+            self.draw(now_ms, answer, (&beacon, known_by_ms), out);
         }
         self.recheck_epochs(out);
         self.settling_tick(now_ms, out);

@@ -122,6 +122,10 @@ impl Asker {
         self.verdicts.insert(key, verdict);
     }
 
+    pub(super) fn verdict_of(&self, key: &Hash) -> Option<&Signed<Verdict>> {
+        self.verdicts.get(key)
+    }
+
     fn note_failed(&mut self, now_ms: u64, worker: Option<NodeId>) {
         super::trim(&mut self.failed_ms, OUTBOX_MAX, |failed| now_ms.saturating_sub(*failed) < FAILED_FOR_MS);
         self.failed_ms.extend(worker.map(|worker| (worker, now_ms)));

@@ -132,7 +132,14 @@ impl Node {
 
     pub(super) fn answer_verdict(&mut self, from: NodeId, verdict: Signed<Verdict>, out: &mut Out) {
         let Subject::Answer(receipt) = verdict.body.subject else { return };
-        self.settling.declined(&receipt, from);
+        let outcome = &verdict.body.outcome;
+        // A verdict of the ordinary check of the same answer is not about its shares.
+        let finds_none = matches!(outcome, Outcome::Abstained(_) | Outcome::Refuted(_));
+        let audits = finds_none && self.settling.declined(&receipt, from);
+        let is_proven = matches!(outcome, Outcome::Refuted(_)) && verdict.body.proof.is_some();
+        if audits && is_proven {
+            return self.refuted_by_auditor(from, &receipt, verdict, out);
+        }
         let about = |check: &Check| check.audit.receipt.receipt.id() == receipt && check.verifier == Some(from);
         let Some((key, check)) = self.audits.open.iter_mut().find(|(_, check)| about(check)) else { return };
         // What nobody can be shown is a word against a word: it counts as little as none.
@@ -143,6 +150,19 @@ impl Node {
             return;
         }
         let key = *key;
+        self.take_verdict(from, key, verdict, out);
+    }
+
+    /// What an auditor for settlement can prove counts as if it had been asked for an ordinary check, also after one that ended well.
+    fn refuted_by_auditor(&mut self, from: NodeId, receipt: &ReceiptId, verdict: Signed<Verdict>, out: &mut Out) {
+        let Some(key) = self.audits.kept.keys.get(receipt).copied() else { return };
+        let known = self.asker.verdict_of(&key).map(|known| &known.body.outcome);
+        if !matches!(known, Some(Outcome::Refuted(_))) {
+            self.take_verdict(from, key, verdict, out);
+        }
+    }
+
+    fn take_verdict(&mut self, from: NodeId, key: Hash, verdict: Signed<Verdict>, out: &mut Out) {
         if let Some(blob) = verdict.body.proof {
             // Not waited for: whoever wants it later asks the verifier again.
             let bytes = u64::try_from(PROOF_MAX_BYTES).unwrap_or(u64::MAX);

@@ -164,7 +164,7 @@ pub enum Fact {
     AuditDrawn {
         /// The answer.
         receipt: crate::id::ReceiptId,
-        /// Who may be asked, in this order.
+        /// Who may be asked, in this order; nobody where too few verifiers were known, so that nobody ever audits it.
         auditors: Vec<NodeId>,
     },
 }

@@ -33,6 +33,8 @@ impl PeerView {
 #[derive(Default)]
 pub(super) struct Peers {
     known: BTreeMap<NodeId, PeerView>,
+    /// Since when each known verifier has said that it is one, for the same account.
+    verifies_since_ms: BTreeMap<NodeId, u64>,
     own_control: Vec<String>,
     own_data: Vec<String>,
 }
@@ -81,6 +83,22 @@ impl Peers {
             .collect()
     }
 
+    /// Whether the peer was known as a verifier, of the same account, by then.
+    pub(super) fn verified_by(&self, peer: &NodeId, then_ms: u64) -> bool {
+        self.verifies_since_ms.get(peer).is_some_and(|since_ms| *since_ms <= then_ms)
+    }
+
+    fn remember(&mut self, now_ms: u64, peer: NodeId, view: PeerView) {
+        let account = view.record.certificate.account;
+        if !view.record.roles.verifier || self.account_of(&peer).is_some_and(|known| known != account) {
+            self.verifies_since_ms.remove(&peer);
+        }
+        if view.record.roles.verifier {
+            self.verifies_since_ms.entry(peer).or_insert(now_ms);
+        }
+        self.known.insert(peer, view);
+    }
+
     /// The node that works for `account`, the one heard last if there are several.
     pub(super) fn node_of(&self, account: &AccountId) -> Option<NodeId> {
         self.known
@@ -94,6 +112,7 @@ impl Peers {
         let quietest = self.known.iter().min_by_key(|(_, view)| view.heard_ms).map(|(peer, _)| *peer);
         if let Some(peer) = quietest {
             self.known.remove(&peer);
+            self.verifies_since_ms.remove(&peer);
         }
     }
 }
@@ -134,7 +153,7 @@ impl Node {
         let started = self.peers.get(&from).is_none_or(|known| known.record.certificate != record.certificate);
         let fresh_for_ms = self.peers.announce_interval_ms() * PEER_STALE_INTERVALS;
         let view = PeerView { record, heard_ms: now_ms, connected: true, fresh_for_ms };
-        self.peers.known.insert(from, view);
+        self.peers.remember(now_ms, from, view);
         if started {
             self.greet(now_ms, from, out);
         }
