@@ -190,7 +190,7 @@ fn wrong_sums_are_disputed_although_the_body_before_came_late() {
 
 /// An audit on an audit's terms by an auditor, who finds that the answer owes nothing to any contributor.
 fn nothing_owed(net: &Net, of: &ReceiptId, auditor: usize, class: &str) -> ReceiptOffer {
-    let answer = &net.hosts[0].node.receipt_of(of).unwrap().receipt;
+    let answer = &net.hosts[0].node.receipt_of(of).expect("the payer has it").receipt;
     let (signer, node) = (key(auditor + 100), net.hosts[auditor].node.id());
     let mut found = finding(answer, answer.payer, &signer, (node, address(auditor)));
     (found.shares, found.commons, found.class) = (Vec::new(), WHOLE, class.into());
@@ -202,16 +202,16 @@ fn nothing_owed(net: &Net, of: &ReceiptId, auditor: usize, class: &str) -> Recei
 fn tell_found(net: &mut Net, of: &ReceiptId, class: &str, turn: u64) {
     for auditor in [2, 3] {
         let offer = nothing_owed(net, of, auditor, class);
-        let turn = 10 * turn + u64::try_from(auditor).unwrap();
+        let turn = 10 * turn + u64::try_from(auditor).expect("few hosts");
         send(net, (auditor, 0), &Message::ReceiptOffered(Box::new(offer)), turn);
     }
 }
 
 fn tell_verdict(net: &mut Net, of: &ReceiptId, auditor: usize, outcome: Outcome, proof: Option<Hash>) {
-    let task = net.hosts[0].node.receipt_of(of).unwrap().receipt.task;
+    let task = net.hosts[0].node.receipt_of(of).expect("the payer has it").receipt.task;
     let body = Verdict { task, subject: Subject::Answer(*of), checked: Vec::new(), outcome, proof };
     let verdict = Signed::new(NetworkId::named("market"), &key(auditor + 100), body);
-    send(net, (auditor, 0), &Message::Verdict(Box::new(verdict)), u64::try_from(auditor).unwrap());
+    send(net, (auditor, 0), &Message::Verdict(Box::new(verdict)), u64::try_from(auditor).expect("few hosts"));
 }
 
 /// A market in which a block drew answers that two auditors compute for long.
@@ -260,7 +260,7 @@ fn wanted(net: &mut Net, seconds: u64) -> (BTreeMap<NodeId, BTreeSet<ReceiptId>>
         for output in net.hosts[0].node.handle(net.now_ms, Input::Tick) {
             let Output::Send { to, bytes } = output else { continue };
             let network = NetworkId::named("market");
-            let opened = envelope::open(&bytes, network, net.now_ms, &mut ReplayGuard::default()).unwrap();
+            let opened = envelope::open(&bytes, network, net.now_ms, &mut ReplayGuard::default()).expect("an envelope");
             if let Ok(Message::SharesWanted(audit)) = Message::from_body(opened.kind, &opened.body) {
                 wanted.entry(to).or_insert_with(BTreeSet::new).insert(audit.receipt.receipt.id());
                 sent += 1;
