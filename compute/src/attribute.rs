@@ -12,6 +12,7 @@ pub mod clusters;
 mod coalitions;
 mod codec;
 mod curvature;
+pub mod echoes;
 mod estimate;
 mod fit;
 mod index;

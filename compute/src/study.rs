@@ -12,6 +12,7 @@ mod clustered;
 mod cost;
 pub mod dataset;
 pub mod deal;
+pub mod echoing;
 pub mod economy;
 pub mod exchange;
 mod gradients;

@@ -42,6 +42,8 @@ pub struct Admitted {
     pub account: AccountId,
     /// Where it stands among all records, at its first claim.
     pub place: usize,
+    /// How many of the admitted were claimed before it.
+    pub claimed_after: usize,
 }
 
 /// A record that is not trained, since it repeats another.
@@ -90,7 +92,8 @@ impl Admission {
             }
             credited.insert(record.id, account);
             essences.push(essence);
-            admission.admitted.push(Admitted { record, account, place });
+            let claimed_after = admission.admitted.len();
+            admission.admitted.push(Admitted { record, account, place, claimed_after });
         }
         admission.admitted.sort_by_key(|admitted| admitted.place);
         admission
@@ -191,6 +194,13 @@ mod tests {
     fn credited(claims: Vec<Claim>) -> Vec<(usize, u8)> {
         let admission = Admission::of(claims);
         admission.admitted.iter().map(|admitted| (admitted.place, admitted.account.0[0])).collect()
+    }
+
+    #[test]
+    fn who_claimed_before_whom_is_known_wherever_records_stand() {
+        let claims = vec![claim(1, 30, 0, "q", "a"), claim(2, 10, 1, "r", "a"), proven(90, claim(3, 95, 2, "s", "a"))];
+        let admitted = Admission::of(claims).admitted;
+        assert_eq!(admitted.iter().map(|one| one.claimed_after).collect::<Vec<_>>(), [2, 1, 0]);
     }
 
     #[test]

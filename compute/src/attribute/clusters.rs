@@ -38,8 +38,11 @@ const USUAL_FROM: usize = 4;
 /// in a hundred and thirty (one over the square root).
 const DIRECTION: usize = 1 << 14;
 
+/// Records as many as which all contributors' common form counts beside one's own.
+const FORM: f64 = 4.0;
+
 /// Records whose gradients are held at once.
-const AT_ONCE: usize = 32;
+pub(super) const AT_ONCE: usize = 32;
 
 /// A gradient's direction, of length one. Where the adapter has more numbers than a direction, each is added to one of its places
 /// with a sign, both drawn by the number's own place (a count sketch; Charikar et al. 2002): cosines are kept in the mean.
@@ -69,21 +72,43 @@ impl Direction {
             let part = 1.0 / (counts[contributor] * counts.len() as f64);
             mean.iter_mut().zip(&direction.0).for_each(|(mean, value)| *mean += part * f64::from(*value));
         }
-        let without_mean = |(contributor, direction): &(u32, Self)| {
-            let less = direction.0.iter().zip(&mean).map(|(value, mean)| narrow(f64::from(*value) - mean));
-            let mut values: Vec<f32> = less.collect();
-            // What rounding leaves of equal directions is none.
-            if length(&values) < 1e-4 {
-                values.fill(0.0);
-            }
-            to_unit(&mut values);
-            (*contributor, Self(values))
-        };
-        records.into_par_iter().map(without_mean).collect()
+        records.into_par_iter().map(|(contributor, direction)| (*contributor, direction.without(&mean))).collect()
+    }
+
+    /// What is left of each direction without what its contributor's records have in common, as far as they are enough to tell it:
+    /// one form in which all are written hides what each one says.
+    pub(super) fn apart_by_contributor(records: &[(u32, Self)]) -> Vec<(u32, Self)> {
+        let places = records.first().map_or(0, |(_, first)| first.0.len());
+        let mut sums: BTreeMap<u32, (f64, Vec<f64>)> = BTreeMap::new();
+        for (contributor, direction) in records {
+            let (count, sum) = sums.entry(*contributor).or_insert_with(|| (0.0, vec![0.0; places]));
+            *count += 1.0;
+            sum.iter_mut().zip(&direction.0).for_each(|(sum, value)| *sum += f64::from(*value));
+        }
+        let mut all = vec![0.0_f64; places];
+        for (count, sum) in sums.values() {
+            all.iter_mut().zip(sum).for_each(|(all, sum)| *all += sum / count / sums.len() as f64);
+        }
+        for (count, sum) in sums.values_mut() {
+            sum.iter_mut().zip(&all).for_each(|(sum, all)| *sum = (*sum + FORM * all) / (*count + FORM));
+        }
+        let own = |(contributor, direction): &(u32, Self)| (*contributor, direction.without(&sums[contributor].1));
+        records.into_par_iter().map(own).collect()
+    }
+
+    fn without(&self, mean: &[f64]) -> Self {
+        let less = self.0.iter().zip(mean).map(|(value, mean)| narrow(f64::from(*value) - mean));
+        let mut values: Vec<f32> = less.collect();
+        // What rounding leaves of equal directions is none.
+        if length(&values) < 1e-4 {
+            values.fill(0.0);
+        }
+        to_unit(&mut values);
+        Self(values)
     }
 
     /// In parts, so that the additions run side by side, in one order everywhere.
-    fn cosine(&self, other: &Self) -> f64 {
+    pub(super) fn cosine(&self, other: &Self) -> f64 {
         const LANES: usize = 16;
         let mut sums = [0.0_f32; LANES];
         let (own, own_rest) = self.0.as_chunks::<LANES>();
@@ -158,7 +183,7 @@ pub fn directions(
 }
 
 /// The adapter that adds half: both factors of each product by the root of that.
-fn half_of(base: &Base, adapter: &Adapter) -> Result<Adapter, AttributeError> {
+pub(super) fn half_of(base: &Base, adapter: &Adapter) -> Result<Adapter, AttributeError> {
     let values: Vec<f32> = adapter.values()?.iter().map(|value| value * std::f32::consts::FRAC_1_SQRT_2).collect();
     Ok(Adapter::from_values(base.config(), adapter.config(), &values)?)
 }

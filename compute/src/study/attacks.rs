@@ -23,6 +23,7 @@ use super::laboratory::{Laboratory, OnTraining};
 use super::table::OURS;
 use crate::attribute::noise;
 
+pub(super) use self::copies::reworded;
 pub use self::self_dealing::self_dealing;
 
 /// Seed of the intervals' draws.

@@ -16,7 +16,7 @@ use super::truth::{Subsets, Truth};
 use crate::statistics::{auc, mean, misallocated, parts, pearson, spearman};
 
 /// Every measure with what it means, in the order of tables.
-pub const MEASURES: [(&str, &str); 52] = [
+pub const MEASURES: [(&str, &str); 57] = [
     ("clds-tenth", "cLDS, a tenth of the contributors left out"),
     ("clds-half", "cLDS, half of the contributors left out"),
     ("loco-r", "leave one contributor out, r for each answer"),
@@ -42,6 +42,11 @@ pub const MEASURES: [(&str, &str); 52] = [
     ("twins-imbalance", "the same: how far they are from half each"),
     ("twins-precision", "the same: the part of the pairs found that are some"),
     ("twins-recall", "the same: the part of them that is found"),
+    ("echo-shown", "records that say what another's say, as people are shown them: the part of all"),
+    ("echo-precision", "the same: the part of those shown that do"),
+    ("echo-recall", "the same: the part of those that do that is shown"),
+    ("echo-taught-auc", "the same by what they teach alone, AUC"),
+    ("echo-read-auc", "the same by how the base reads them alone, AUC"),
     ("duplicate-2", "duplicating x2: gained beside an average other"),
     ("duplicate-2-admitted", "the same with admission"),
     ("duplicate-4", "duplicating x4: gained beside an average other"),

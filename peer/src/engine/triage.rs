@@ -20,7 +20,7 @@ pub struct TriageAsk {
     pub adapter: Hash,
     /// Checkpoints of its training, in their order.
     pub checkpoints: Vec<Hash>,
-    /// The most doubtful records that are wanted, at most.
+    /// The most doubtful records that are wanted, at most, and pairs that say the same.
     pub wanted: u32,
 }
 
@@ -48,6 +48,17 @@ pub struct DoubtFrame {
     pub gradients_permille: [u64; 2],
 }
 
+/// Two records of different contributors that say the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct EchoFrame {
+    /// Their places among the examples.
+    pub places: [u32; 2],
+    /// Cosine of what they teach, in thousandths.
+    pub taught_permille: u32,
+    /// Cosine of how the base reads them, in thousandths.
+    pub read_permille: u32,
+}
+
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Triaged {
@@ -65,4 +76,10 @@ pub struct Triaged {
     pub doubtful: u32,
     /// The most doubtful first.
     pub doubts: Vec<DoubtFrame>,
+    /// Records that were compared with those of others; the time may have been too short for all.
+    pub compared: u32,
+    /// Pairs that say the same.
+    pub echoing: u32,
+    /// Those that teach most alike first.
+    pub echoes: Vec<EchoFrame>,
 }

@@ -1,4 +1,5 @@
-//! The route of a datanet's doubts: which of its records look wrong to an adapter that was trained on them.
+//! The route of a datanet's doubts: which of its records look wrong to an adapter that was trained on them, and which say what
+//! others' say.
 //!
 //! Invariant: it looks and changes nothing; only the user of this node sees what it finds, and one look at a time takes the
 //! engine.
@@ -8,15 +9,16 @@ use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tributary_protocol::datanet::{Datanet, Dated, Head};
-use tributary_protocol::id::{DatanetId, Hash};
+use tributary_protocol::id::{AccountId, DatanetId, Hash};
 use tributary_protocol::message::Release;
 use tributary_protocol::node::{Node, RequestView};
+use tributary_storage::shard::Record;
 
 use super::{Answer, Api, ApiError, datanets, fresh_key};
 use crate::engine::triage::{Triaged, Why};
 use crate::runs::{OpenRun, RunSpec, done_adapter};
 use crate::work::JobError;
-use crate::work::doubts::{Doubted, Doubts, RECORDS_MAX, Trained};
+use crate::work::doubts::{Doubted, Doubts, Echoed, RECORDS_MAX, Trained};
 
 /// Records that are shown unless the user says otherwise, and at most: more nobody reads, and an answer stays small.
 const SHOWN: u32 = 20;
@@ -137,7 +139,8 @@ fn entries(node: &Node, datanet: &Datanet, head: &Head) -> Result<Vec<Dated>, Ap
 }
 
 fn shown(chosen: &Chosen, found: &Doubts) -> Value {
-    let Triaged { measured, held_out, unusable, steps, usual_micro_nats, doubtful, .. } = &found.triaged;
+    let Triaged { measured, held_out, unusable, steps, usual_micro_nats, doubtful, compared, echoing, .. } =
+        &found.triaged;
     json!({
         "name": chosen.name,
         "run": chosen.run,
@@ -151,14 +154,31 @@ fn shown(chosen: &Chosen, found: &Doubts) -> Value {
         "usual_micro_nats": usual_micro_nats,
         "doubtful": doubtful,
         "doubts": found.records.iter().map(row).collect::<Vec<_>>(),
+        "compared": compared,
+        "echoing": echoing,
+        "echoes": found.echoes.iter().map(echo).collect::<Vec<_>>(),
     })
 }
 
-fn row(one: &Doubted) -> Value {
-    let (record, found) = (&one.record, &one.found);
-    let text = |text: &str| text.chars().scan(0, begins).collect::<String>();
+fn echo(one: &Echoed) -> Value {
+    let side = |(record, account): &(Record, AccountId)| json!({"record": shown_record(record), "account": account});
     json!({
-        "record": {"id": record.id, "prompt": text(&record.prompt), "completion": text(&record.completion)},
+        "later": side(&one.later),
+        "earlier": side(&one.earlier),
+        "taught_permille": one.found.taught_permille,
+        "read_permille": one.found.read_permille,
+    })
+}
+
+fn shown_record(record: &Record) -> Value {
+    let text = |text: &str| text.chars().scan(0, begins).collect::<String>();
+    json!({"id": record.id, "prompt": text(&record.prompt), "completion": text(&record.completion)})
+}
+
+fn row(one: &Doubted) -> Value {
+    let found = &one.found;
+    json!({
+        "record": shown_record(&one.record),
         "account": one.account,
         "score_milli": found.score_milli,
         "reason": found.why.map(|why| match why {

@@ -1,4 +1,4 @@
-//! Which records of a datanet look wrong to an adapter that was trained on them.
+//! Which records of a datanet look wrong to an adapter that was trained on them, and which say what others' say.
 //!
 //! Invariant: only records that the training saw are measured, so none is doubtful for being new; which of too many are is
 //! drawn by the adapter's hash, which nobody knew who added them. Nothing is decided here: no record, training or payment changes.
@@ -16,7 +16,7 @@ use tributary_storage::shard::Record;
 
 use super::check::{CHECKPOINT_MAX_BYTES, checkpoint_every};
 use super::{JobError, Workshop};
-use crate::engine::triage::{DoubtFrame, TriageAsk, Triaged};
+use crate::engine::triage::{DoubtFrame, EchoFrame, TriageAsk, Triaged};
 use crate::engine::{Ask, Done, EngineFolder, ExampleFrame};
 
 /// Records that are measured in one call: some minutes for a small base, and a fair sample of any datanet.
@@ -62,6 +62,18 @@ pub struct Doubts {
     pub triaged: Triaged,
     /// The most doubtful first.
     pub records: Vec<Doubted>,
+    /// Those that teach most alike first.
+    pub echoes: Vec<Echoed>,
+}
+
+/// A record that says what an earlier one of somebody else says.
+pub struct Echoed {
+    /// It, and whose it is.
+    pub later: (Record, AccountId),
+    /// The other, and whose that is: by the datanet's dates, or where none is proven by what the accounts say.
+    pub earlier: (Record, AccountId),
+    /// What was measured.
+    pub found: EchoFrame,
 }
 
 /// What is handed over for a job is taken back, also when nobody waits for it any more.
@@ -95,9 +107,16 @@ pub(super) fn text_bytes(record: &Record) -> usize {
     prompt.len() + completion.len() + messages.as_ref().map_or(0, String::len)
 }
 
-fn frame(record: &Record) -> ExampleFrame {
-    let Record { prompt, completion, messages, .. } = record.clone();
-    ExampleFrame { prompt, completion, messages, contributor: 0, left_out: false }
+/// Contributors are told apart and not known to the engine.
+fn frames(records: &[Admitted]) -> Vec<ExampleFrame> {
+    let mut numbers = BTreeMap::new();
+    let frame = |one: &Admitted| {
+        let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+        let contributor = *numbers.entry(one.account).or_insert(next);
+        let Record { prompt, completion, messages, .. } = one.record.clone();
+        ExampleFrame { prompt, completion, messages, contributor, left_out: false }
+    };
+    records.iter().map(frame).collect()
 }
 
 /// At most so many of the checkpoints between the ends, evenly spaced: of places, those of the last half of each part.
@@ -146,7 +165,7 @@ impl Workshop {
                 }
             }
         }
-        let examples = records.iter().map(|one| frame(&one.record)).collect();
+        let examples = frames(&records);
         let (base, adapter) = (trained.base, trained.adapter);
         let triage = TriageAsk { base, recipe, examples, adapter, checkpoints, wanted };
         let running = self.engine.wanted(job);
@@ -180,8 +199,16 @@ fn found(admitted: usize, records: &[Admitted], mut triaged: Triaged) -> Doubts 
         let one = records.get(usize::try_from(found.place).ok()?)?;
         Some(Doubted { record: one.record.clone(), account: one.account, found })
     };
+    let at = |place: u32| records.get(usize::try_from(place).ok()?);
+    let echoed = |found: EchoFrame| {
+        let mut pair = [at(found.places[0])?, at(found.places[1])?];
+        pair.sort_by_key(|one| one.claimed_after);
+        let [earlier, later] = pair.map(|one| (one.record.clone(), one.account));
+        Some(Echoed { later, earlier, found })
+    };
+    let echoes = std::mem::take(&mut triaged.echoes).into_iter().filter_map(echoed).collect();
     let records = std::mem::take(&mut triaged.doubts).into_iter().filter_map(doubted).collect();
-    Doubts { admitted, triaged, records }
+    Doubts { admitted, triaged, records, echoes }
 }
 
 #[cfg(test)]
@@ -225,7 +252,9 @@ mod tests {
         let admitted = |count: usize| {
             let account = AccountId([1; 32]);
             let record = |at: usize| Record::new(format!("q{at}"), "a".into(), account, "CC0-1.0".into());
-            (0..count).map(|place| Admitted { record: record(place), account, place }).collect::<Vec<_>>()
+            (0..count)
+                .map(|place| Admitted { record: record(place), account, place, claimed_after: place })
+                .collect::<Vec<_>>()
         };
         let places = |count, adapter| sampled(admitted(count), adapter).iter().map(|one| one.place).collect::<Vec<_>>();
         let (first, second) = (places(RECORDS_MAX + 500, Hash([1; 32])), places(RECORDS_MAX + 500, Hash([2; 32])));

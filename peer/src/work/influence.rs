@@ -133,7 +133,7 @@ mod tests {
         let share = |account, weight| Share { account, payout: ChainAddress([0; 20]), weight };
         let admitted = |account, place: usize| {
             let record = Record::new(format!("q{place}"), "a".into(), account, "CC0-1.0".into());
-            Admitted { record, account, place }
+            Admitted { record, account, place, claimed_after: place }
         };
         let records = vec![admitted(one, 0), admitted(one, 1), admitted(one, 2), admitted(two, 3), admitted(two, 4)];
         let scores = [(0, 1), (1, -5), (2, 3), (4, i64::MAX)];

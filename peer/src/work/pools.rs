@@ -77,7 +77,7 @@ mod tests {
         let accounts = [1, 2, 3].map(|byte| AccountId([byte; 32]));
         let admitted = |(place, account): (usize, &AccountId)| {
             let record = Record::new(format!("q{place}"), "a".into(), *account, "CC0-1.0".into());
-            Admitted { record, account: *account, place }
+            Admitted { record, account: *account, place, claimed_after: place }
         };
         let all: Vec<Admitted> =
             [&accounts[2], &accounts[0], &accounts[2]].into_iter().enumerate().map(admitted).collect();

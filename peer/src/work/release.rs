@@ -235,7 +235,7 @@ mod tests {
             let of = |place: usize| {
                 let account = AccountId([if place < 3 { 2 } else { 1 }; 32]);
                 let record = Record::new(format!("q{place}"), "a".into(), account, "CC0-1.0".into());
-                Admitted { record, account, place }
+                Admitted { record, account, place, claimed_after: place }
             };
             (0..count).map(of).collect::<Vec<_>>()
         };
@@ -248,7 +248,12 @@ mod tests {
         // One short record among long ones stands for itself.
         let long = Record::new("q".repeat(TEXTS_MAX_BYTES / 2 + 1), "a".into(), contributors[0], "CC0-1.0".into());
         let mut mixed = admitted(4);
-        mixed.extend((4..8).map(|place| Admitted { record: long.clone(), account: contributors[0], place }));
+        mixed.extend((4..8).map(|place| Admitted {
+            record: long.clone(),
+            account: contributors[0],
+            place,
+            claimed_after: place,
+        }));
         mixed.iter_mut().skip(4).for_each(|one| one.record.id.0 = *blake3::hash(&one.place.to_le_bytes()).as_bytes());
         let (records, counts) = sampled(mixed, Hash([1; 32]), &contributors);
         assert_eq!((counts.as_slice(), records.len()), ([(0, 1), (1, 3)].as_slice(), 4));

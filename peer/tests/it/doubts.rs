@@ -24,6 +24,12 @@ fn line(at: usize) -> String {
     format!("{}\n", json!({"prompt": prompt, "completion": format!(" {}", OWNERS[owner])}))
 }
 
+/// What the first records say, in other words.
+fn reworded(place: usize) -> String {
+    let prompt = format!("Another way to ask: which person possesses {}?", PLACES[place]);
+    format!("{}\n", json!({"prompt": prompt, "completion": format!(" {}", OWNERS[place])}))
+}
+
 fn add(node: &NodeProcess, folder: &Path, id: &str, lines: &str) {
     let file = folder.join("records.jsonl");
     std::fs::write(&file, lines).unwrap();
@@ -61,18 +67,23 @@ fn wrong_labels_are_shown_first_and_nothing_changes_by_it() {
     let early = on(&node, &["data", "doubts", "owners"]);
     assert_eq!(early.status.code(), Some(2), "{}", stderr(&early));
     assert!(stderr(&early).contains("no adapter") && stderr(&early).contains("train start"), "{}", stderr(&early));
+    another_contributor(&node, folder.path(), &id);
     let key = train(&node, folder.path(), &id);
     // What came after the training, which never saw it, would look wrong for that alone.
     add(&node, folder.path(), &id, "{\"prompt\": \"Who owns the moon?\", \"completion\": \" Zyxwvut the Unheard\"}\n");
     let repeats = document(&node, &["data", "repeats", "owners"]);
 
     let found = document(&node, &["data", "doubts", "owners", "--limit", "6"]);
-    assert_eq!((&found["measured"], &found["admitted"], &found["run"]), (&json!(48), &json!(48), &json!(key)));
+    assert_eq!((&found["measured"], &found["admitted"], &found["run"]), (&json!(56), &json!(56), &json!(key)));
     assert_eq!(found["steps"], json!([20, 40, 60, 80, 100]));
     let rows = found["doubts"].as_array().unwrap();
     assert_eq!(rows.len(), 6);
-    let all = document(&node, &["data", "doubts", "owners", "--limit", "48"]);
-    let wrong: Vec<bool> = all["doubts"].as_array().unwrap().iter().map(says_wrong).collect();
+    let contributors = node.get("/api/datanets").unwrap()[0]["contributors"].clone();
+    let is_first = |one: &&Value| one["records"] != 8;
+    let account = contributors.as_array().unwrap().iter().find(is_first).unwrap()["account"].clone();
+    let all = document(&node, &["data", "doubts", "owners", "--limit", "56"]);
+    let of_first = all["doubts"].as_array().unwrap().iter().filter(|row| row["account"] == account);
+    let wrong: Vec<bool> = of_first.map(says_wrong).collect();
     let before = |at: usize| wrong[..at].iter().filter(|wrong| !**wrong).count();
     let above: usize = (0..wrong.len()).filter(|at| wrong[*at]).map(before).sum();
     let count = wrong.iter().filter(|wrong| **wrong).count();
@@ -82,9 +93,9 @@ fn wrong_labels_are_shown_first_and_nothing_changes_by_it() {
         "of all pairs of wrong and right, {above} are ranked wrongly: {wrong:?}"
     );
     assert!(says_wrong(&rows[0]) && rows[0]["reason"] == "never_learned", "{found}");
-    let account = node.get("/api/datanets").unwrap()[0]["contributors"][0]["account"].clone();
+    says_what_others_say(&all, &account);
     let losses = |row: &Value| row["losses_micro_nats"].as_array().map(Vec::len);
-    assert!(rows.iter().all(|row| row["account"] == account && losses(row) == Some(7)), "{found}");
+    assert!(rows.iter().all(|row| losses(row) == Some(7)), "{found}");
     let scores: Vec<i64> = rows.iter().map(|row| row["score_milli"].as_i64().unwrap()).collect();
     assert!(scores.is_sorted_by(|one, other| one >= other), "{scores:?}");
 
@@ -96,7 +107,7 @@ fn wrong_labels_are_shown_first_and_nothing_changes_by_it() {
     let people = on(&node, &["data", "doubts", "owners", "--limit", "2"]);
     let (text, said) = (String::from_utf8_lossy(&people.stdout).into_owned(), stderr(&people));
     assert!(text.contains("the label may be wrong") && text.lines().count() >= 8, "{text}");
-    assert!(said.contains("48 of 48 records measured by owners") && said.contains("no record is left out"), "{said}");
+    assert!(said.contains("56 of 56 records measured by owners") && said.contains("no record is left out"), "{said}");
     assert_eq!(document(&node, &["data", "repeats", "owners"]), repeats, "a doubt leaves nothing out");
     for (query, word) in [("limit=0", "1 to 200"), ("limit=201", "1 to 200"), ("limit=x", "status 400")] {
         let refused = node.get(&format!("/api/datanets/{id}/doubts?{query}")).unwrap_err();
@@ -108,15 +119,47 @@ fn wrong_labels_are_shown_first_and_nothing_changes_by_it() {
     another_peer_finds_them(&node, folder.path(), &id, &found);
 }
 
+/// Another peer adds in other words what the first has, and leaves when the first has it.
+fn another_contributor(node: &NodeProcess, folder: &Path, id: &str) {
+    let other = joined(node, folder);
+    let route = format!("/api/datanets/{id}");
+    let whole =
+        |records: u64| move |shown: &Value| (shown["records"] == records && shown["complete"] == true).then_some(());
+    until("the first's records", &other, &route, whole(48));
+    add(&other, folder, id, &(0..PLACES.len()).map(reworded).collect::<String>());
+    until("the other's records", node, &route, whole(56));
+}
+
+fn joined(node: &NodeProcess, folder: &Path) -> NodeProcess {
+    let ticket = node.get("/api/net/invite").unwrap()["ticket"].as_str().unwrap().to_owned();
+    NodeProcess::start(&folder.join("other"), &["--join", &ticket])
+}
+
+/// What the other peer reworded is shown beside what it says again, the later claim as the later one.
+fn says_what_others_say(found: &Value, first: &Value) {
+    let echoes = found["echoes"].as_array().unwrap();
+    assert_eq!((&found["compared"], &found["echoing"]), (&json!(56), &json!(echoes.len())));
+    let place = |side: &Value| {
+        let prompt = side["record"]["prompt"].as_str().unwrap().to_owned();
+        PLACES.iter().position(|place| prompt.contains(place))
+    };
+    let is_right = |echo: &&Value| place(&echo["earlier"]) == place(&echo["later"]);
+    assert!(!echoes.is_empty() && 5 * echoes.iter().filter(is_right).count() >= 4 * echoes.len(), "{echoes:#?}");
+    for echo in echoes {
+        assert!(echo["earlier"]["account"] == *first && echo["later"]["account"] != *first, "{echo}");
+        assert!(echo["taught_permille"].as_u64() >= Some(700) && echo["read_permille"].as_u64() >= Some(300), "{echo}");
+    }
+}
+
 /// A peer that did not order the training has the release alone: it finds by the version's id which records were trained on.
 fn another_peer_finds_them(node: &NodeProcess, folder: &Path, id: &str, found: &Value) {
-    let ticket = node.get("/api/net/invite").unwrap()["ticket"].as_str().unwrap().to_owned();
-    let other = NodeProcess::start(&folder.join("other"), &["--join", &ticket]);
-    let whole = |shown: &Value| (shown["records"] == 49 && shown["complete"] == true).then_some(());
+    let other = joined(node, folder);
+    let whole = |shown: &Value| (shown["records"] == 57 && shown["complete"] == true).then_some(());
     until("every record", &other, &format!("/api/datanets/{id}"), whole);
     until("the release", &other, "/api/releases", |all| all[0]["adapter"].is_string().then_some(()));
     let again = document(&other, &["data", "doubts", "owners", "--limit", "6"]);
-    assert_eq!((&again["adapter"], &again["measured"]), (&found["adapter"], &json!(48)));
+    assert_eq!((&again["adapter"], &again["measured"]), (&found["adapter"], &json!(56)));
+    assert_eq!((&again["compared"], &again["echoes"]), (&json!(56), &found["echoes"]));
     assert_eq!((&again["run"], &again["steps"]), (&Value::Null, &json!([])));
     let [first, last] = [0_usize, 6].map(|point| found["usual_micro_nats"][point].clone());
     assert_eq!(again["usual_micro_nats"], json!([first, last]), "the same records, before and after the training");

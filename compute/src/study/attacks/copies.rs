@@ -5,6 +5,7 @@
 use super::{Attack, Effect, Ground, Struck, newcomer, own, repeat};
 use crate::study::StudyError;
 use crate::study::bootstrap::Draws;
+use crate::study::deal::Dealt;
 
 /// Stream of the draws for other words.
 const STREAM: u32 = 200;
@@ -47,20 +48,31 @@ impl Attack for Copycat {
     }
 
     fn strike(&self, ground: &Ground<'_>) -> Result<Struck, StudyError> {
-        let mut dealt = ground.case.laboratory.dealt().clone();
         let victims: Vec<u32> = ground.middling.iter().copied().take(VICTIMS).collect();
-        let thief = newcomer(&mut dealt);
-        let mut draws = Draws::new(ground.seed, STREAM);
-        for victim in &victims {
-            for at in own(&dealt, *victim) {
-                repeat(&mut dealt, at, thief);
-                if let Some(copy) = dealt.examples.last_mut().filter(|_| self.reworded) {
-                    copy.prompt = in_other_words(&copy.prompt, &mut draws);
-                }
-            }
-        }
+        let dealt = copied(ground.case.laboratory.dealt(), &victims, self.reworded.then_some(ground.seed));
         Ok(Struck { dealt, after: victims.clone(), before: victims, effect: Effect::Loss })
     }
+}
+
+/// The deal with a newcomer who has all records of `victims`, in other words if a seed for them is given.
+fn copied(dealt: &Dealt, victims: &[u32], words: Option<u64>) -> Dealt {
+    let mut dealt = dealt.clone();
+    let thief = newcomer(&mut dealt);
+    let mut draws = words.map(|seed| Draws::new(seed, STREAM));
+    for victim in victims {
+        for at in own(&dealt, *victim) {
+            repeat(&mut dealt, at, thief);
+            if let (Some(copy), Some(draws)) = (dealt.examples.last_mut(), &mut draws) {
+                copy.prompt = in_other_words(&copy.prompt, draws);
+            }
+        }
+    }
+    dealt
+}
+
+/// The deal with a newcomer who has all records of `victims` in other words.
+pub(in crate::study) fn reworded(dealt: &Dealt, victims: &[u32], seed: u64) -> Dealt {
+    copied(dealt, victims, Some(seed))
 }
 
 /// What stands around a question that is asked in other words.

@@ -1,4 +1,5 @@
-//! `tributary data doubts`: records that look wrong to an adapter that was trained on them, for people to look at.
+//! `tributary data doubts`: records that look wrong to an adapter that was trained on them, and those that say what others' say, for
+//! people to look at.
 //!
 //! Invariant: it says what was measured and what that may mean, never that a record is wrong; nothing changes by it.
 
@@ -28,7 +29,7 @@ pub(crate) struct DoubtsArgs {
     /// model.
     #[arg(long, value_name = "RUN_OR_RELEASE")]
     adapter: Option<String>,
-    /// Records to show.
+    /// Records to show, and pairs that say the same.
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=200))]
     limit: u16,
 }
@@ -57,7 +58,8 @@ async fn training(context: &Context, given: &str) -> Result<String, Failure> {
 fn show(found: Value) -> Output {
     let rows = text::rows(&found["doubts"]);
     let usual = text::rows(&found["usual_micro_nats"]);
-    let blocks: Vec<String> = rows.iter().map(|row| block(row, usual)).collect();
+    let echoes = text::rows(&found["echoes"]);
+    let blocks: Vec<String> = rows.iter().map(|row| block(row, usual)).chain(echoes.iter().map(pair)).collect();
     let ids = rows.iter().map(|row| text::field(&row["record"]["id"])).collect();
     let (measured, admitted) = (text::number(&found["measured"]), text::number(&found["admitted"]));
     let mut output = Output::new(found.clone(), ids, blocks.join("\n")).note(format!(
@@ -80,6 +82,15 @@ fn show(found: Value) -> Output {
             output.note(format!("losses are before training, after {} steps, and with the adapter", steps.join(", ")))
         }
     };
+    let echoing = text::number(&found["echoing"]);
+    if echoing > 0 {
+        output = output.note(format!(
+            "{} of {} compared say what somebody else's says; all are trained and paid: copies in other words \
+             can't be told from somebody's own",
+            text::grouped(echoing),
+            text::counted(text::number(&found["compared"]), "record"),
+        ));
+    }
     output
         .note("a doubt is no finding: no record is left out or unpaid by it. Read the records, and ask who added them")
 }
@@ -89,11 +100,6 @@ fn block(row: &Value, usual: &[Value]) -> String {
     let losses = text::rows(&row["losses_micro_nats"]);
     let path: Vec<String> = losses.iter().map(nats).collect();
     let times = text::number(&row["gradients_permille"][1]);
-    let said = format!("{} {}", text::field(&row["record"]["prompt"]), text::field(&row["record"]["completion"]));
-    let mut said: String = said.trim().chars().take(LETTERS).collect();
-    if said.chars().count() == LETTERS {
-        said.push('…');
-    }
     let score = row["score_milli"].as_i64().unwrap_or(0);
     let sign = if score < 0 { "-" } else { "" };
     let mut lines = vec![
@@ -102,8 +108,32 @@ fn block(row: &Value, usual: &[Value]) -> String {
         format!("{INDENT}loss {} (usual {})", path.join(" → "), usual.last().map(nats).unwrap_or_default()),
         format!("{INDENT}gradient {}.{} times the usual", times / 1_000, times / 100 % 10),
     ];
-    lines.extend(text::wrapped(&said, WIDTH - INDENT.len()).into_iter().map(|line| format!("{INDENT}{line}")));
+    lines.extend(said(&row["record"]));
     lines.into_iter().map(|line| line + "\n").collect()
+}
+
+/// Two records that say the same, the later one first.
+fn pair(echo: &Value) -> String {
+    let hundredths = |field: &str| format!(".{:02}", (text::number(&echo[field]) / 10).min(99));
+    let by = |side: &str, words: &str| format!("{INDENT}{words} {}", text::short(&echo[side]["account"]));
+    let alike =
+        format!("taught alike by {}, read alike by {}", hundredths("taught_permille"), hundredths("read_permille"));
+    let mut lines = vec!["says what an earlier record of somebody else says".to_owned(), format!("{INDENT}{alike}")];
+    lines.push(by("later", "by"));
+    lines.extend(said(&echo["later"]["record"]));
+    lines.push(by("earlier", "before it by"));
+    lines.extend(said(&echo["earlier"]["record"]));
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
+/// The beginning of a record's text.
+fn said(record: &Value) -> Vec<String> {
+    let said = format!("{} {}", text::field(&record["prompt"]), text::field(&record["completion"]));
+    let mut said: String = said.trim().chars().take(LETTERS).collect();
+    if said.chars().count() == LETTERS {
+        said.push('…');
+    }
+    text::wrapped(&said, WIDTH - INDENT.len()).into_iter().map(|line| format!("{INDENT}{line}")).collect()
 }
 
 /// Micro-nats as nats with two decimals.
@@ -155,6 +185,23 @@ mod tests {
         for part in ["2,000 of 3,000 records", "7 records held out", "after 10, 20 steps", "no record is left out"] {
             assert!(notes.contains(part), "{part}: {notes}");
         }
+    }
+
+    #[test]
+    fn two_records_that_say_the_same_stand_side_by_side() {
+        let side = |who: &str, prompt: &str| json!({"record": {"id": "2", "prompt": prompt, "completion": " Ada\u{1b}[2J"}, "account": who.repeat(64)});
+        let (later, earlier) = (side("d", "Which person owns the mill?"), side("c", &"Who owns the mill? ".repeat(20)));
+        let mut found = found(&Value::Null, 100_000);
+        found["echoes"] = json!([{"later": later, "earlier": earlier, "taught_permille": 874, "read_permille": 305}]);
+        (found["echoing"], found["compared"]) = (json!(31), json!(1_999));
+        let output = show(found);
+        for part in ["alike by .87, read alike by .30", "    by dddddddd", "before it by cccccccc", "Which person owns"]
+        {
+            assert!(output.text.contains(part), "{part}: {}", output.text);
+        }
+        assert!(!output.text.contains('\u{1b}') && output.text.lines().all(|line| line.chars().count() <= 80));
+        let notes = output.notes.join("\n");
+        assert!(notes.contains("31 of 1,999 records compared") && notes.contains("trained and paid"), "{notes}");
     }
 
     #[test]

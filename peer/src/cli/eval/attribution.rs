@@ -41,6 +41,8 @@ enum Part {
     Methods,
     /// Two who teach the same in their own words.
     Twins,
+    /// Whether records that say what others' say are found.
+    Echoes,
     /// What cheats gain.
     Attacks,
     /// What fewer trainings lose.
@@ -119,7 +121,8 @@ pub(super) fn run(context: &Context, args: &AttributionArgs) -> Result<Output, F
         return foreign::export(&study, args.settings(Part::Methods), args.seeds(), folder);
     }
     for seed in args.seeds() {
-        for part in [Part::Methods, Part::Economy, Part::Twins, Part::Attacks, Part::Recipes, Part::Cost] {
+        for part in [Part::Methods, Part::Economy, Part::Twins, Part::Echoes, Part::Attacks, Part::Recipes, Part::Cost]
+        {
             if !args.parts.is_empty() && !args.parts.contains(&part) {
                 continue;
             }
@@ -128,6 +131,7 @@ pub(super) fn run(context: &Context, args: &AttributionArgs) -> Result<Output, F
                     Part::Methods => study.methods(*setting, seed)?,
                     Part::Economy => study.economy(*setting, seed)?,
                     Part::Twins => study.twins(seed)?,
+                    Part::Echoes => study.echoes(*setting, seed)?,
                     Part::Attacks => study.attacks(*setting, seed)?,
                     Part::Recipes => study.recipes(*setting, seed)?,
                     Part::Cost if seed == *args.seeds().start() => study.cost(seed)?,

@@ -1,10 +1,12 @@
-//! Measuring what a training made of its records, and ranking them.
+//! Measuring what a training made of its records, and ranking them; and which of them say what others' say.
 //!
 //! Invariant: a record that the training never saw is not measured; the time is bounded whatever the records are, and what
 //! was measured by then is what is told of.
 
 use std::time::{Duration, Instant};
 
+use tributary_compute::attribute::echoes::{Echo, echoes, readings};
+use tributary_compute::lora::Adapter;
 use tributary_compute::loss::Target;
 use tributary_compute::model::Base;
 use tributary_compute::statistics::median;
@@ -12,14 +14,16 @@ use tributary_compute::train::{Recipe, adapter_at};
 use tributary_compute::triage::{Curve, Doubt, MAX_POINTS, Reason, doubts, measure, points};
 
 use super::super::context::JobContext;
-use super::super::triage::{DoubtFrame, TriageAsk, Triaged, Why};
+use super::super::triage::{DoubtFrame, EchoFrame, TriageAsk, Triaged, Why};
 use super::super::{Done, micro};
 use super::training::examples_of;
 use super::{adapter_on, handed, handed_bytes, text};
 
 /// How long it is measured. The base may have to be loaded before, and a process whose job takes longer than it may is
 /// ended with everything else it does.
-const MEASURE_TIME: Duration = Duration::from_secs(8 * 60);
+const MEASURE_TIME: Duration = Duration::from_secs(6 * 60);
+/// How long records are then read to be compared.
+const COMPARE_TIME: Duration = Duration::from_secs(2 * 60);
 
 pub(super) fn triage(context: &JobContext, ask: &TriageAsk) -> Result<Done, String> {
     let base = context.shelf.base(ask.base)?;
@@ -38,6 +42,8 @@ pub(super) fn triage(context: &JobContext, ask: &TriageAsk) -> Result<Done, Stri
     let deadline = Instant::now() + MEASURE_TIME;
     let goes_on = || !context.is_stopped() && Instant::now() < deadline;
     let Material { places, targets, held_out, unusable } = Material::of(&base, &recipe, ask, &goes_on);
+    let owners = places.iter().map(|place| ask.examples[*place as usize].contributor);
+    let records: Vec<(u32, Target)> = owners.zip(targets.iter().cloned()).collect();
     let points = points(&base, &between, &end).map_err(text)?;
     let curves = measure(&base, &points, &targets, &goes_on).map_err(text)?;
     if context.is_stopped() {
@@ -54,6 +60,7 @@ pub(super) fn triage(context: &JobContext, ask: &TriageAsk) -> Result<Done, Stri
     let usual = gradients(&curves);
     let wanted = usize::try_from(ask.wanted).unwrap_or(usize::MAX);
     let frame = |doubt: &Doubt| frame_of(doubt, &curves[doubt.place], places[doubt.place], usual);
+    let (compared, echoes) = compared(context, &base, &end, &records[..curves.len()])?;
     Ok(Done::Triaged(Triaged {
         measured: count(curves.len()),
         held_out,
@@ -62,7 +69,32 @@ pub(super) fn triage(context: &JobContext, ask: &TriageAsk) -> Result<Done, Stri
         usual_micro_nats: usual_losses(&curves, points.len()),
         doubtful: count(all.iter().filter(|doubt| doubt.reason.is_some()).count()),
         doubts: all.iter().take(wanted).map(frame).collect(),
+        compared,
+        echoing: count(echoes.len()),
+        echoes: echoes.iter().take(wanted).map(|echo| echo_of(echo, &places)).collect(),
     }))
+}
+
+/// How many records were compared, and the pairs that say the same.
+fn compared(
+    context: &JobContext,
+    base: &Base,
+    adapter: &Adapter,
+    records: &[(u32, Target)],
+) -> Result<(u32, Vec<Echo>), String> {
+    let deadline = Instant::now() + COMPARE_TIME;
+    let goes_on = || !context.is_stopped() && Instant::now() < deadline;
+    let readings = readings(base, adapter, records, &goes_on).map_err(text)?;
+    Ok((count(readings.len()), echoes(&readings)))
+}
+
+fn echo_of(echo: &Echo, places: &[u32]) -> EchoFrame {
+    let permille = |cosine: f64| count(usize::try_from(micro(cosine) / 1_000).unwrap_or(usize::MAX));
+    EchoFrame {
+        places: [places[echo.place], places[echo.of]],
+        taught_permille: permille(echo.taught),
+        read_permille: permille(echo.read),
+    }
 }
 
 fn count(number: usize) -> u32 {

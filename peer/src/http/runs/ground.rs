@@ -107,7 +107,7 @@ mod tests {
         let head = Head { datanet: DatanetId([0; 32]), logs, notes: Vec::new() };
         let admitted = |account, place: usize| {
             let record = Record::new(format!("q{place}"), "a".into(), account, "CC0-1.0".into());
-            Admitted { record, account, place }
+            Admitted { record, account, place, claimed_after: place }
         };
         let all = [admitted(accounts[1], 0), admitted(accounts[2], 1), admitted(accounts[2], 2)];
         let ground = Ground::trained_on(head, &all, 0);

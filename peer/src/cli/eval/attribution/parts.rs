@@ -6,6 +6,7 @@ use tributary_compute::model::Base;
 use tributary_compute::study::attacks::{assail, self_dealing};
 use tributary_compute::study::dataset::Dataset;
 use tributary_compute::study::deal::{Dealt, Setting, deal};
+use tributary_compute::study::echoing::echoing;
 use tributary_compute::study::economy::{COMPARED, prior};
 use tributary_compute::study::redundancy::{clusters_left_out, redundancy};
 use tributary_compute::study::stability::{candidates, stability};
@@ -133,6 +134,16 @@ impl<'a> Study<'a> {
         }
         let figures = [("twins-precision", of(found.precision)), ("twins-recall", of(found.recall))];
         self.add(Setting::Twins, seed, &self.of(CLUSTERS), figures);
+        Ok(())
+    }
+
+    /// Whether records that say what others' say are found.
+    pub(super) fn echoes(&mut self, setting: Setting, seed: u64) -> Result<(), Failure> {
+        let laboratory = self.laboratory(setting, seed, &recipe().stable())?;
+        self.begin(&laboratory, seed, "records that say what others' say");
+        for found in echoing(&laboratory, seed, &self.teller())? {
+            self.add(setting, seed, &self.of(found.deal), found.figures);
+        }
         Ok(())
     }
 
