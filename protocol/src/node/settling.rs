@@ -15,7 +15,7 @@ use crate::attribution::Share;
 use crate::batch::{AUDITORS, has_part, is_drawn, pair_of};
 use crate::id::{AccountId, ChainAddress, Hash, NodeId, ReceiptId};
 use crate::limits::{OUTBOX_MAX, REPEATS_PER_TICK, RETRY_MS};
-use crate::message::{Audit, Message};
+use crate::message::{Audit, Message, computes_in};
 use crate::node::verifier::AUDITS_OF_PAYER;
 use crate::receipt::ReceiptOffer;
 use crate::transcript::Transcript;
@@ -139,7 +139,10 @@ impl Node {
         let account_of = |node: &NodeId| self.peers.account_of(node);
         let mut accounts = BTreeSet::new();
         let mut verifiers = self.verifiers_for(now_ms, answer.worker_node, &BTreeSet::new());
-        verifiers.retain(|node| self.peers.verified_by(node, known_by_ms));
+        // Who computes in another class can only decline, and would take the place of one who can find something.
+        let can =
+            |node: &NodeId| self.peers.get(node).is_some_and(|peer| computes_in(&peer.record.classes, &answer.class));
+        verifiers.retain(|node| self.peers.verified_by(node, known_by_ms) && can(node));
         let order = rendezvous(&self.derived("auditors", &receipt.0).0, &verifiers, |node| node.0);
         let eligible = order.into_iter().filter(|node| {
             account_of(node).is_some_and(|account| !has_part(account, answer, answer) && accounts.insert(account))
