@@ -18,7 +18,8 @@ use crate::work::pools::OWN_ROWS_MAX;
 const LEFT_OUT: &str = "The model was trained once more without the records of each contributor. A share tells how much less likely the \
                         model would be to say exactly this without them, beside the others; that is also so for what they \
                         taught it in general. What no contributor explains goes to the commons, the network's treasury: the \
-                        base model knew it already, or nobody can be named for it.";
+                        base model knew it already, or several taught it, so that the others still teach it without any one of \
+                        them, or nobody can be named for it.";
 /// How it differs for those who were left out together, who were not left out, and without whom nothing is left.
 const TOGETHER: &str = "Those who teach the same in their own words were left out together, and what that changes is divided among them \
                         by what their records say.";

@@ -85,9 +85,9 @@ fn show(found: Value) -> Output {
     let echoing = text::number(&found["echoing"]);
     if echoing > 0 {
         output = output.note(format!(
-            "{} of {} compared say what somebody else's says; all are trained and paid: copies in other words \
-             can't be told from somebody's own",
-            text::grouped(echoing),
+            "{} among {} compared may say the same in other words; all are trained and paid: copies in other \
+             words can't be told from somebody's own",
+            text::counted(echoing, "pair"),
             text::counted(text::number(&found["compared"]), "record"),
         ));
     }
@@ -118,7 +118,7 @@ fn pair(echo: &Value) -> String {
     let by = |side: &str, words: &str| format!("{INDENT}{words} {}", text::short(&echo[side]["account"]));
     let alike =
         format!("taught alike by {}, read alike by {}", hundredths("taught_permille"), hundredths("read_permille"));
-    let mut lines = vec!["says what an earlier record of somebody else says".to_owned(), format!("{INDENT}{alike}")];
+    let mut lines = vec!["may say what an earlier record of somebody else says".to_owned(), format!("{INDENT}{alike}")];
     lines.push(by("later", "by"));
     lines.extend(said(&echo["later"]["record"]));
     lines.push(by("earlier", "before it by"));
@@ -201,7 +201,10 @@ mod tests {
         }
         assert!(!output.text.contains('\u{1b}') && output.text.lines().all(|line| line.chars().count() <= 80));
         let notes = output.notes.join("\n");
-        assert!(notes.contains("31 of 1,999 records compared") && notes.contains("trained and paid"), "{notes}");
+        assert!(
+            notes.contains("31 pairs among 1,999 records compared") && notes.contains("trained and paid"),
+            "{notes}"
+        );
     }
 
     #[test]

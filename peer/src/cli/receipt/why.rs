@@ -235,7 +235,7 @@ fn treasury_reason(receipt: &Receipt) -> String {
     match &receipt.work {
         Work::Training { .. } => format!("the network's {part} of the fee, and what rounding left"),
         Work::Inference { .. } | Work::Audit { .. } => format!(
-            "the network's {part} of the fee, and of the contributors' part the {} that no record explains, and what rounding left",
+            "the network's {part} of the fee, and of the contributors' part the {} that no contributor alone explains, and what rounding left",
             text::percent(receipt.commons.into()),
         ),
     }
