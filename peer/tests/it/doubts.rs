@@ -1,6 +1,6 @@
 //! Doubtful records of a real training, as a reviewer asks for them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -60,14 +60,14 @@ fn says_wrong(row: &Value) -> bool {
 #[test]
 fn wrong_labels_are_shown_first_and_nothing_changes_by_it() {
     let folder = folder();
-    let node = NodeProcess::start(&folder.path().join("node"), &[]);
+    let (node, others) = with_a_lower_account_beside(folder.path());
     let made = node.post("/api/datanets", &json!({"name": "owners", "licence": "CC0-1.0"})).unwrap();
     let id = made["id"].as_str().unwrap().to_owned();
     add(&node, folder.path(), &id, &(0..PLACES.len() * TIMES).map(line).collect::<String>());
     let early = on(&node, &["data", "doubts", "owners"]);
     assert_eq!(early.status.code(), Some(2), "{}", stderr(&early));
     assert!(stderr(&early).contains("no adapter") && stderr(&early).contains("train start"), "{}", stderr(&early));
-    another_contributor(&node, folder.path(), &id);
+    another_contributor(&node, &others, folder.path(), &id);
     let key = train(&node, folder.path(), &id);
     // What came after the training, which never saw it, would look wrong for that alone.
     add(&node, folder.path(), &id, "{\"prompt\": \"Who owns the moon?\", \"completion\": \" Zyxwvut the Unheard\"}\n");
@@ -116,12 +116,23 @@ fn wrong_labels_are_shown_first_and_nothing_changes_by_it() {
     let unknown = node.get(&format!("/api/datanets/{id}/doubts?of={}", "ab".repeat(32))).unwrap_err();
     assert!(unknown.to_string().contains("no such training"), "{unknown}");
     assert_eq!(on(&node, &["data", "doubts", "owners", "--adapter", "nothing"]).status.code(), Some(2));
-    another_peer_finds_them(&node, folder.path(), &id, &found);
+    another_peer_finds_them(&node, &others, &id, &found);
+}
+
+/// A node, and the home of another on its network whose account is lower. A version has its contributors in the order of
+/// their accounts, which are drawn anew in every run: with a fixed order the training is the same in each, bit for bit.
+fn with_a_lower_account_beside(folder: &Path) -> (NodeProcess, PathBuf) {
+    let account = |node: &NodeProcess| node.get("/api/status").expect("a status")["account"].to_string();
+    let homes = ["one", "two"].map(|name| folder.join(name));
+    let one = NodeProcess::start(&homes[0], &[]);
+    let two = joined(&one, &homes[1]);
+    let [home_of_one, home_of_two] = homes;
+    if account(&one) > account(&two) { (one, home_of_two) } else { (two, home_of_one) }
 }
 
 /// Another peer adds in other words what the first has, and leaves when the first has it.
-fn another_contributor(node: &NodeProcess, folder: &Path, id: &str) {
-    let other = joined(node, folder);
+fn another_contributor(node: &NodeProcess, home: &Path, folder: &Path, id: &str) {
+    let other = joined(node, home);
     let route = format!("/api/datanets/{id}");
     let whole =
         |records: u64| move |shown: &Value| (shown["records"] == records && shown["complete"] == true).then_some(());
@@ -130,9 +141,9 @@ fn another_contributor(node: &NodeProcess, folder: &Path, id: &str) {
     until("the other's records", node, &route, whole(56));
 }
 
-fn joined(node: &NodeProcess, folder: &Path) -> NodeProcess {
+fn joined(node: &NodeProcess, home: &Path) -> NodeProcess {
     let ticket = node.get("/api/net/invite").unwrap()["ticket"].as_str().unwrap().to_owned();
-    NodeProcess::start(&folder.join("other"), &["--join", &ticket])
+    NodeProcess::start(home, &["--join", &ticket])
 }
 
 /// What the other peer reworded is shown beside what it says again, the later claim as the later one.
@@ -152,8 +163,8 @@ fn says_what_others_say(found: &Value, first: &Value) {
 }
 
 /// A peer that did not order the training has the release alone: it finds by the version's id which records were trained on.
-fn another_peer_finds_them(node: &NodeProcess, folder: &Path, id: &str, found: &Value) {
-    let other = joined(node, folder);
+fn another_peer_finds_them(node: &NodeProcess, home: &Path, id: &str, found: &Value) {
+    let other = joined(node, home);
     let whole = |shown: &Value| (shown["records"] == 57 && shown["complete"] == true).then_some(());
     until("every record", &other, &format!("/api/datanets/{id}"), whole);
     until("the release", &other, "/api/releases", |all| all[0]["adapter"].is_string().then_some(()));
