@@ -2,6 +2,8 @@
 //!
 //! Invariant: percentages of parts that are shown together sum to their sum's own percentage, whatever is rounded.
 
+use tributary_protocol::receipt::Receipt;
+
 /// Parts of a million that a tenth of a percent is.
 const TENTH: u64 = 1_000;
 
@@ -17,6 +19,15 @@ pub fn percents(parts: &[u64]) -> Vec<String> {
         tenths[at] += 1;
     }
     tenths.into_iter().map(|tenths| format!("{}.{} %", tenths / 10, tenths % 10)).collect()
+}
+
+/// The shares of `receipt` in its order, and its commons: everywhere that shows them, the same figures.
+#[must_use]
+pub fn shares(receipt: &Receipt) -> (Vec<String>, String) {
+    let weights = receipt.shares.iter().map(|share| share.weight).chain([receipt.commons]).map(u64::from);
+    let mut parts = percents(&weights.collect::<Vec<_>>());
+    let commons = parts.pop().unwrap_or_default();
+    (parts, commons)
 }
 
 #[cfg(test)]

@@ -204,7 +204,8 @@ async fn explained(context: &Context, key: &Hash, with_records: Option<bool>) ->
         }
         None => Value::Null,
     };
-    Ok(explain::explain(&answer, &signed.receipt, &evidence, &records))
+    let own = context.client.get("/api/status").await?["account"].take();
+    Ok(explain::explain(&answer, &signed.receipt, &evidence, &records, &own))
 }
 
 /// What to do with what does not hold.

@@ -138,7 +138,13 @@ pub(super) async fn join(State(api): Api, Json(join): Json<Join>) -> Answer<Valu
     let hint = "get a ticket with tributary net invite on a node of the network";
     let ticket = Ticket::from_text(&join.ticket).map_err(|reason| ApiError::usage(reason, hint))?;
     if (&ticket.network.name, ticket.network.treasury) != (&api.network.name, api.network.treasury) {
-        let reason = format!("the ticket is of network {}, this node is of {}", ticket.network.name, api.network.name);
+        let reason = match ticket.network.name == api.network.name {
+            true => format!(
+                "the ticket is of another network than this node's, though both are called {}",
+                api.network.name
+            ),
+            false => format!("the ticket is of network {}, this node is of {}", ticket.network.name, api.network.name),
+        };
         return Err(ApiError::usage(
             reason,
             "join another network from a new folder: tributary up --data-dir DIR --join TICKET",

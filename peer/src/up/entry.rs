@@ -24,7 +24,12 @@ pub(super) fn check(options: &UpOptions) -> anyhow::Result<Entry> {
     if let (Some(ticket), Some(known)) = (&ticket, &known)
         && (&known.name, known.treasury) != (&ticket.network.name, ticket.network.treasury)
     {
-        let reason = format!("this folder belongs to network {}, the ticket is of {}", known.name, ticket.network.name);
+        let reason = match known.name == ticket.network.name {
+            true => {
+                format!("this folder belongs to another network than the ticket, though both are called {}", known.name)
+            }
+            false => format!("this folder belongs to network {}, the ticket is of {}", known.name, ticket.network.name),
+        };
         return Err(Usage::new(reason, "join another network from a new folder: --data-dir DIR --join TICKET").into());
     }
     if ticket.is_none() && known.is_none() && !is_network_name(&options.network) {

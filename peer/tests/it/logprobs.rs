@@ -114,6 +114,16 @@ fn explained(node: &NodeProcess, answer: &Value) {
             && !shown.contains("\n\n\n"),
         "{shown}"
     );
+    let own = node.get("/api/status").unwrap()["account"].clone();
+    let is_paid = document["shares"].as_array().unwrap().iter().any(|share| share["account"] == own);
+    assert_eq!(shown.contains("(you)"), is_paid, "{shown}");
+    // The receipt gives the same figure for a share.
+    let first = document["shares"][0]["account"].as_str().unwrap();
+    let row = shown.lines().find(|line| line.trim_start().starts_with(&first[..10])).unwrap();
+    let part = row[..=row.find('%').unwrap()].rsplit("  ").next().unwrap().trim();
+    let why = run(&["receipt", "why", document["receipt"].as_str().unwrap(), "--data-dir", place]);
+    let why = String::from_utf8(why.stdout).unwrap();
+    assert!(why.contains(&format!("{part} of the contributors' part")), "{part} in {why}");
     // A record with the letter that the answer has has the most of its contributor's share, and all have no more than that. The
     // receipt's id names the answer as well.
     let receipt = document["receipt"].as_str().unwrap();

@@ -11,7 +11,7 @@ use tributary_protocol::receipt::Receipt;
 use crate::cli::output::Output;
 use crate::cli::table::{Table, WIDTH};
 use crate::cli::{amount, ask, quality, text};
-use crate::percent::percents;
+use crate::percent;
 use crate::work::pools::OWN_ROWS_MAX;
 
 /// What the adapter's contributors are paid by.
@@ -46,8 +46,9 @@ const MAGNIFIED_PERMILLE: u64 = 5_000;
 /// Characters before what belongs to a heading.
 const INDENT: usize = 2;
 
-/// The explanation of `answer` (as the API shows it) with its receipt and what the node found of it in the records.
-pub(super) fn explain(answer: &Value, receipt: &Receipt, evidence: &Value, records: &Value) -> Output {
+/// The explanation of `answer` (as the API shows it) with its receipt and what the node, whose account is `own`, found of it in
+/// the records.
+pub(super) fn explain(answer: &Value, receipt: &Receipt, evidence: &Value, records: &Value, own: &Value) -> Output {
     let mut shares: Vec<&Share> = receipt.shares.iter().collect();
     shares.sort_by_key(|share| std::cmp::Reverse(share.weight));
     let note = &receipt.attribution;
@@ -71,7 +72,7 @@ pub(super) fn explain(answer: &Value, receipt: &Receipt, evidence: &Value, recor
     let asked = answer["question"].as_str().map(|question| format!("{}\n\n", text::printable(question.trim())));
     let shown = [
         asked.unwrap_or_default() + &text::printable(answer["text"].as_str().unwrap_or_default().trim()) + "\n",
-        section("Who taught it", &table(receipt, &shares, &evidence["contributors"])),
+        section("Who taught it", &table(receipt, &evidence["contributors"], own.as_str())),
         records.as_object().map(|_| section("Which records helped", &helped(records))).unwrap_or_default(),
         sources.unwrap_or_default(),
         section("How this is known", &method(receipt, answer, &evidence["contributors"])),
@@ -119,22 +120,25 @@ fn left_out(contributors: &Value, account: &str) -> String {
     }
 }
 
-fn table(receipt: &Receipt, shares: &[&Share], contributors: &Value) -> String {
+/// The shares, the largest first, and the commons with what is left.
+fn table(receipt: &Receipt, contributors: &Value, own: Option<&str>) -> String {
     let mut table = Table::wrapping(&["CONTRIBUTOR", "SHARE", "OPEN", "KNOWN BY"]).within(WIDTH - INDENT);
-    let weights = shares.iter().map(|share| share.weight).chain([receipt.commons]).map(u64::from);
-    let weights: Vec<u64> = weights.collect();
-    let mut parts = percents(&weights).into_iter();
-    let mut part = || parts.next().unwrap_or_default();
-    for share in shares {
+    let (parts, commons) = percent::shares(receipt);
+    let mut rows: Vec<(&Share, String)> = receipt.shares.iter().zip(parts).collect();
+    rows.sort_by_key(|(share, _)| std::cmp::Reverse(share.weight));
+    for (share, part) in rows {
+        let account = share.account.to_string();
         let earned = paid(receipt, share).map_or_else(|| "-".into(), amount::exact);
-        let known = left_out(contributors, &share.account.to_string());
-        table.row([share.account.short(), part(), earned, known]);
+        let you = if own == Some(account.as_str()) { " (you)" } else { "" };
+        table.row([share.account.short() + you, part, earned, left_out(contributors, &account)]);
     }
-    table.row(["the commons".into(), part(), "-".into(), "what is left".into()]);
-    table.row(["together".into(), text::percent(weights.iter().sum()), "-".into(), String::new()]);
     let (of_fee, given) = contributors_part(receipt);
+    table.row(["the commons".into(), commons, "the rest".into(), "what is left".into()]);
+    let whole: u64 =
+        receipt.shares.iter().map(|share| u64::from(share.weight)).sum::<u64>() + u64::from(receipt.commons);
+    table.row(["together".into(), text::percent(whole), String::new(), String::new()]);
     let whole = format!(
-        "Of the fee of {} OPEN, {of_fee} is the contributors' part; {} OPEN of it went to those above.",
+        "Of the fee of {} OPEN, {of_fee} is the contributors' part; {} OPEN of it went to contributors and the rest to the commons.",
         amount::exact(receipt.fee()),
         amount::exact(given)
     );
@@ -161,21 +165,28 @@ fn helped(records: &Value) -> String {
     if others > 0 {
         table.row([text::percent(rest), "-".into(), format!("{} together", text::counted(others, "other"))]);
     }
-    let how = match text::number(&records["magnified_permille"]) {
-        _ if records["exact"] != true => BY_GRADIENTS.to_owned(),
-        ..MAGNIFIED_PERMILLE => BACKWARDS.to_owned(),
-        much => format!(
-            "{BACKWARDS} But this training magnified small changes {} times on the way: what one record did is then chance for \
-             the most part, and this ranking no better. A run with train start --preset stable hardly does.",
-            text::grouped(much / 1_000)
-        ),
-    };
+    let how = if records["exact"] == true { BACKWARDS } else { BY_GRADIENTS };
     let looked = format!(
         "{} of {} looked at, as parts of their contributors' shares; nobody is paid by it. {how}",
         text::grouped(text::number(&records["looked_at"])),
         text::counted(text::number(&records["admitted"]), "record"),
     );
-    table.render() + &text::wrapped(&looked, WIDTH - INDENT).join("\n") + "\n"
+    let parts = [magnified(records), table.render(), text::wrapped(&looked, WIDTH - INDENT).join("\n")];
+    parts.concat() + "\n"
+}
+
+/// A warning where the training itself leaves little to be told of single records, to be read before they are.
+fn magnified(records: &Value) -> String {
+    let times = text::number(&records["magnified_permille"]);
+    if records["exact"] != true || times < MAGNIFIED_PERMILLE {
+        return String::new();
+    }
+    let warning = format!(
+        "! Take this ranking as a hint at most: the training magnified small changes {} times on its way, so that what a single \
+         record did is for the most part chance. A run with train start --preset stable magnifies little.",
+        text::grouped(times / 1_000)
+    );
+    text::wrapped(&warning, WIDTH - INDENT).join("\n") + "\n\n"
 }
 
 /// As much of a text as a few lines show.
@@ -292,7 +303,8 @@ mod tests {
         (exactly["exact"], exactly["magnified_permille"]) = (json!(true), json!(2_000));
         assert!(helped(&exactly).contains("backwards") && !helped(&exactly).contains("magnified"));
         exactly["magnified_permille"] = json!(48_000);
-        assert!(helped(&exactly).contains("magnified small changes 48 times"), "{}", helped(&exactly));
+        let warned = helped(&exactly).replace('\n', " ");
+        assert!(warned.starts_with("! ") && warned.contains("magnified small changes 48 times"), "{warned}");
         let shown = helped(&records);
         assert!(shown.contains("question 4") && !shown.contains("question 5") && !shown.contains('\u{1b}'), "{shown}");
         assert!(shown.contains("30.0 %") && shown.contains("4 others together") && shown.contains("20 of"), "{shown}");

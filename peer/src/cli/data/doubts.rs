@@ -77,7 +77,10 @@ fn show(found: Value) -> Output {
     }
     let steps: Vec<String> = text::rows(&found["steps"]).iter().map(|step| text::grouped(text::number(step))).collect();
     output = match steps.as_slice() {
-        [] => output.note("losses are before training and with the adapter: its checkpoints are not at hand"),
+        [] => output.note(
+            "losses are before training and with the adapter; the node that had it trained measures at its \
+             checkpoints too, so its scores are others",
+        ),
         steps => {
             output.note(format!("losses are before training, after {} steps, and with the adapter", steps.join(", ")))
         }
@@ -92,6 +95,7 @@ fn show(found: Value) -> Output {
         ));
     }
     output
+        .note("a score is how far a record lies above the middle of all, in standard deviations; from 2.5 on it stands out")
         .note("a doubt is no finding: no record is left out or unpaid by it. Read the records, and ask who added them")
 }
 
@@ -105,7 +109,11 @@ fn block(row: &Value, usual: &[Value]) -> String {
     let mut lines = vec![
         format!("{sign}{}.{}  {}", score.abs() / 1_000, score.abs() / 100 % 10, reason(row)),
         format!("{INDENT}by {}", text::short(&row["account"])),
-        format!("{INDENT}loss {} (usual {})", path.join(" → "), usual.last().map(nats).unwrap_or_default()),
+        format!(
+            "{INDENT}loss {} (usually {} at the end)",
+            path.join(" → "),
+            usual.last().map(nats).unwrap_or_default()
+        ),
         format!("{INDENT}gradient {}.{} times the usual", times / 1_000, times / 100 % 10),
     ];
     lines.extend(said(&row["record"]));
@@ -176,7 +184,7 @@ mod tests {
     fn a_doubt_says_what_was_measured_and_what_it_may_mean() {
         let output = show(found(&json!("never_learned"), 5_000_000));
         for part in
-            ["5.2  still unlikely", "by cccccccc", "6.00 → 5.90 → 5.50 → 5.00 (usual 0.31)", "3.1 times", "Who built"]
+            ["5.2  still unlikely", "by cccccccc", "6.00 → 5.90 → 5.50 → 5.00 (usually 0.31", "3.1 times", "Who built"]
         {
             assert!(output.text.contains(part), "{part}: {}", output.text);
         }

@@ -13,6 +13,7 @@ use tributary_protocol::receipt::{Receipt, Work};
 use crate::cli::output::Output;
 use crate::cli::table::{Table, WIDTH};
 use crate::cli::{amount, quality, text};
+use crate::percent;
 
 /// Where reasons begin: behind the longest role.
 const INDENT: usize = 13;
@@ -165,21 +166,23 @@ fn render(line: &Line) -> String {
 
 /// The payments in their order; a contributor's is matched with the share it was made from.
 fn lines(receipt: &Receipt) -> Vec<Line> {
-    let mut shares = receipt.shares.iter();
+    let (parts, commons) = percent::shares(receipt);
+    let mut shares = receipt.shares.iter().zip(parts);
     receipt
         .payments
         .iter()
         .map(|payment| {
             let share = match payment.role {
-                PaymentRole::Contributor => shares.find(|share| share.payout == payment.to),
+                PaymentRole::Contributor => shares.find(|(share, _)| share.payout == payment.to),
                 _ => None,
             };
             let account = match payment.role {
                 PaymentRole::Worker => Some(receipt.worker),
-                _ => share.map(|share| share.account),
+                _ => share.as_ref().map(|(share, _)| share.account),
             };
-            let weight = share.map(|share| share.weight);
-            Line { payment: *payment, account, weight, reason: reason(receipt, payment.role, weight) }
+            let weight = share.as_ref().map(|(share, _)| share.weight);
+            let part = share.map_or_else(|| commons.clone(), |(_, part)| part);
+            Line { payment: *payment, account, weight, reason: reason(receipt, payment.role, &part) }
         })
         .collect()
 }
@@ -188,18 +191,14 @@ fn of_fee(basis_points: u16) -> String {
     text::percent(u64::from(basis_points) * u64::from(WHOLE) / u64::from(BASIS_POINTS))
 }
 
-fn reason(receipt: &Receipt, role: PaymentRole, weight: Option<u32>) -> String {
+/// Why; `part` is what a contributor, or the commons, has of the contributors' part.
+fn reason(receipt: &Receipt, role: PaymentRole, part: &str) -> String {
     match role {
         PaymentRole::Worker => worker_reason(receipt),
         PaymentRole::Builder => format!("made the model: {} of the fee", of_fee(receipt.policy.builder_bps)),
         PaymentRole::Verifier => verifier_reason(receipt),
-        PaymentRole::Contributor => {
-            format!(
-                "{} of the contributors' part, for this account's records",
-                text::percent(weight.unwrap_or(0).into())
-            )
-        }
-        PaymentRole::Treasury => treasury_reason(receipt),
+        PaymentRole::Contributor => format!("{part} of the contributors' part, for this account's records"),
+        PaymentRole::Treasury => treasury_reason(receipt, part),
     }
 }
 
@@ -230,13 +229,12 @@ fn verifier_reason(receipt: &Receipt) -> String {
     }
 }
 
-fn treasury_reason(receipt: &Receipt) -> String {
+fn treasury_reason(receipt: &Receipt, commons: &str) -> String {
     let part = of_fee(receipt.policy.treasury_bps);
     match &receipt.work {
         Work::Training { .. } => format!("the network's {part} of the fee, and what rounding left"),
         Work::Inference { .. } | Work::Audit { .. } => format!(
-            "the network's {part} of the fee, and of the contributors' part the {} that no contributor alone explains, and what rounding left",
-            text::percent(receipt.commons.into()),
+            "the network's {part} of the fee, and of the contributors' part the {commons} that no contributor alone explains, and what rounding left",
         ),
     }
 }
