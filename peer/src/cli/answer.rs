@@ -37,8 +37,9 @@ pub(crate) enum AnswerCommand {
         /// Also tell which of their records helped most; the node goes through them twice, which can take minutes.
         #[arg(long)]
         records: bool,
-        /// Tell it of records by going through the model's training backwards: far nearer to what leaving one out would
-        /// have done, in several times the training's time. Only for models that were trained for this node.
+        /// Tell it of records by going through the model's training backwards, in several times the training's time: after a
+        /// run of the stable preset far nearer to what leaving one out would have done. Only for models that were trained for
+        /// this node.
         #[arg(long, requires = "records")]
         exact: bool,
     },

@@ -15,7 +15,7 @@ pub(super) fn told(measured: Option<Quality>) -> String {
     });
     format!(
         "How well that works on this model: its builder tested it on {} drawn by lot from the datanet. By the models really \
-         trained without each of {}, on average {} of an answer's fee would have gone to somebody else{alike}. Another \
+         trained without each of {}, on average {} of the contributors' part of a fee would have gone to somebody else{alike}. Another \
          training of the same model would have learned a little differently, so the first {} nats a token of everybody's \
          credit are taken for chance and not paid.",
         text::counted(answers.into(), "record"),

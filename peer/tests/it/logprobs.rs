@@ -88,6 +88,12 @@ fn probabilities_reach_the_asker_and_are_checked_like_the_text() {
     explained(&nodes[0], &answer);
 }
 
+/// An amount in OPEN as people read it.
+fn atto(open: &str) -> u128 {
+    let (whole, part) = open.split_once('.').unwrap_or((open, ""));
+    format!("{whole}{part:0<18}").parse().expect("an amount")
+}
+
 /// What a person reads about the answer sums to the whole, and so does what a program reads.
 fn explained(node: &NodeProcess, answer: &Value) {
     let key = answer["id"].as_str().unwrap().rsplit_once('-').unwrap().1;
@@ -117,6 +123,16 @@ fn explained(node: &NodeProcess, answer: &Value) {
     let own = node.get("/api/status").unwrap()["account"].clone();
     let is_paid = document["shares"].as_array().unwrap().iter().any(|share| share["account"] == own);
     assert_eq!(shown.contains("(you)"), is_paid, "{shown}");
+    let of_column =
+        |line: &str| line.split_once('%').and_then(|(_, rest)| rest.split_whitespace().next().map(str::to_owned));
+    let rows = shown
+        .lines()
+        .skip_while(|line| !line.contains("KNOWN BY"))
+        .skip(1)
+        .take(document["shares"].as_array().unwrap().len() + 2);
+    let open: Vec<u128> = rows.filter_map(of_column).map(|open| atto(&open)).collect();
+    let (together, single) = open.split_last().unwrap();
+    assert!(single.len() > 1 && single.iter().sum::<u128>() == *together && *together > 0, "{shown}");
     // The receipt gives the same figure for a share.
     let first = document["shares"][0]["account"].as_str().unwrap();
     let row = shown.lines().find(|line| line.trim_start().starts_with(&first[..10])).unwrap();

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 use tributary_protocol::attribution::{Share, WHOLE};
-use tributary_protocol::economy::{BASIS_POINTS, Payment, PaymentRole};
+use tributary_protocol::economy::{self, BASIS_POINTS, Payment, PaymentRole};
 use tributary_protocol::id::Amount;
 use tributary_protocol::receipt::Receipt;
 
@@ -93,18 +93,18 @@ fn paid(receipt: &Receipt, share: &Share) -> Option<tributary_protocol::id::Amou
     payment.map(|payment| payment.amount)
 }
 
-/// Which part of the fee is the contributors', and what of it they were paid.
-fn contributors_part(receipt: &Receipt) -> (String, Amount) {
+/// Which part of the fee is the contributors', and what of it they were paid and the commons got, with what rounding left.
+fn contributors_part(receipt: &Receipt) -> Option<(String, Amount, Amount)> {
     let policy = receipt.policy;
-    let others = [policy.builder_bps, policy.verifier_bps, policy.treasury_bps].map(u64::from).iter().sum::<u64>();
-    let left = u64::from(BASIS_POINTS).saturating_sub(others);
-    let is_theirs = |payment: &&Payment| payment.role == PaymentRole::Contributor;
-    let given = receipt
-        .payments
-        .iter()
-        .filter(is_theirs)
-        .fold(Amount::ZERO, |sum, one| Amount(sum.0.saturating_add(one.amount.0)));
-    (text::percent(left * u64::from(WHOLE) / u64::from(BASIS_POINTS)), given)
+    let others = [policy.builder_bps, policy.verifier_bps, policy.treasury_bps];
+    let left = u64::from(BASIS_POINTS).saturating_sub(others.iter().map(|bps| u64::from(*bps)).sum());
+    let fee = receipt.fee();
+    let cut = |left: Amount, bps: &u16| left.checked_sub(fee.checked_mul_div((*bps).into(), BASIS_POINTS.into())?);
+    let part = others.iter().try_fold(fee, cut)?;
+    let theirs: Vec<Payment> =
+        receipt.payments.iter().filter(|payment| payment.role == PaymentRole::Contributor).copied().collect();
+    let commons = part.checked_sub(economy::total(&theirs)?)?;
+    Some((text::percent(left * u64::from(WHOLE) / u64::from(BASIS_POINTS)), part, commons))
 }
 
 /// How one knows what somebody taught, in a word or two.
@@ -132,15 +132,17 @@ fn table(receipt: &Receipt, contributors: &Value, own: Option<&str>) -> String {
         let you = if own == Some(account.as_str()) { " (you)" } else { "" };
         table.row([share.account.short() + you, part, earned, left_out(contributors, &account)]);
     }
-    let (of_fee, given) = contributors_part(receipt);
-    table.row(["the commons".into(), commons, "the rest".into(), "what is left".into()]);
+    // The sums of a receipt that was checked do fit.
+    let (of_fee, in_all, left) = contributors_part(receipt).unwrap_or_default();
+    table.row(["the commons".into(), commons, amount::exact(left), "what is left".into()]);
     let whole: u64 =
         receipt.shares.iter().map(|share| u64::from(share.weight)).sum::<u64>() + u64::from(receipt.commons);
-    table.row(["together".into(), text::percent(whole), String::new(), String::new()]);
+    table.row(["together".into(), text::percent(whole), amount::exact(in_all), String::new()]);
     let whole = format!(
-        "Of the fee of {} OPEN, {of_fee} is the contributors' part; {} OPEN of it went to contributors and the rest to the commons.",
+        "That is the contributors' part, {of_fee} of the fee of {} OPEN. Who got the rest of it, and what the worker got: tributary \
+         receipt why {}",
         amount::exact(receipt.fee()),
-        amount::exact(given)
+        receipt.id().short(),
     );
     table.render() + &text::wrapped(&whole, WIDTH - INDENT).join("\n") + "\n"
 }
@@ -183,7 +185,8 @@ fn magnified(records: &Value) -> String {
     }
     let warning = format!(
         "! Take this ranking as a hint at most: the training magnified small changes {} times on its way, so that what a single \
-         record did is for the most part chance. A run with train start --preset stable magnifies little.",
+         record did is for the most part chance. Compare it with the ranking without --exact. A run with train \
+         start --preset stable magnifies little.",
         text::grouped(times / 1_000)
     );
     text::wrapped(&warning, WIDTH - INDENT).join("\n") + "\n\n"
@@ -231,7 +234,10 @@ fn method(receipt: &Receipt, answer: &Value, contributors: &Value) -> String {
         None if text::rows(&answer["auditors"]).len() > 1 => {
             "For settlement, auditors who did not serve it computed answer and shares again: receipt why tells of each what was found."
         }
-        None => "No other peer has checked the answer.",
+        None => {
+            "No other peer has checked the answer: some are drawn for it, and every one asked with ask --check; answer verify \
+             computes it again here."
+        }
     };
     let by = format!(
         "Method {}, version {}, by index {}, published before the answer.",
